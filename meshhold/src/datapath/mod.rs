@@ -1,0 +1,3 @@
+//! The packet path: policy in the kernel, encryption in the workers.
+
+pub mod policy;

@@ -1,0 +1,9 @@
+//! The daemon and the command line, as a library so that tests can reach the parts.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod datapath;
+pub mod link;
+pub mod platform;
