@@ -19,7 +19,7 @@ pub struct NetworkPolicy {
     pub index: u16,
     /// The network's IPv4 range: base address and prefix length.
     pub range: (Ipv4Addr, u8),
-    /// The network's IPv6 prefix, always a /48 ("fd12" + 16 bits of network + 16 bits of padding below).
+    /// The network's IPv6 prefix, always a /32: `fd12` and 16 bits of network.
     pub prefix6: (Ipv6Addr, u8),
     /// This node's own IPv4 address; `None` while the range is unusable here.
     pub own4: Option<Ipv4Addr>,

@@ -1,0 +1,24 @@
+//! Layout of the circuit datagrams: `type 1, flags 1, reserved 2 | receiver index 4 | counter 8 | ciphertext | tag 16`.
+//!
+//! All integers are big-endian. The first byte of a circuit datagram is below 0x40 and that of a QUIC
+//! packet is not (RFC 9000 section 17, fixed bit), so both share one UDP port.
+//! The data header (16 bytes) is the additional data of the AEAD; the nonce is 4 zero bytes and the counter.
+
+/// First bytes at and above this belong to QUIC.
+pub const QUIC_FIRST_BYTE: u8 = 0x40;
+/// Handshake message 1 (initiator to responder).
+pub const TYPE_INITIATION: u8 = 1;
+/// Handshake message 2 (responder to initiator).
+pub const TYPE_RESPONSE: u8 = 2;
+/// Cookie reply of a responder under load.
+pub const TYPE_COOKIE: u8 = 3;
+/// A sealed inner packet, or a keepalive when it seals nothing.
+pub const TYPE_DATA: u8 = 4;
+/// Bytes before the ciphertext of a data datagram.
+pub const DATA_HEADER: usize = 16;
+/// Bytes of the AEAD tag at the end of a data datagram.
+pub const TAG: usize = 16;
+/// Low bits of a receiver index that name the lane.
+pub const LANE_BITS: u32 = 4;
+/// Most lanes of a circuit.
+pub const MAX_LANES: u8 = 1 << LANE_BITS;
