@@ -5,8 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod circuit;
+pub mod cookie;
+pub mod handshake;
 pub mod identity;
 pub mod key;
+pub mod limiter;
 pub mod membership;
 pub mod name;
 pub mod record;
