@@ -108,11 +108,12 @@ fn is_underlay(interface: &Interface, all: &[Interface], uplinks: &BTreeSet<u32>
     if uplinks.contains(&interface.index) {
         return true;
     }
-    let foreign_name = FOREIGN_NAMES.iter().any(|prefix| interface.name.starts_with(prefix));
-    // A bridge over a hardware port is a LAN of the host; one over virtual ports alone holds containers.
-    let has_hardware_port =
-        || all.iter().any(|port| port.controller == Some(interface.index) && port.kind.is_none());
-    !foreign_name && (kind != "bridge" || has_hardware_port())
+    // A bridge over a hardware port is a LAN of the host, whatever its name (OpenWrt's `br-lan`); one over
+    // virtual ports alone holds containers.
+    if kind == "bridge" {
+        return all.iter().any(|port| port.controller == Some(interface.index) && port.kind.is_none());
+    }
+    !FOREIGN_NAMES.iter().any(|prefix| interface.name.starts_with(prefix))
 }
 
 fn is_reachable(address: &Address, mesh: &InterfaceSetup) -> bool {
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_bridge_over_hardware_is_a_lan() {
-        let interfaces = [interface(1, "lan", Some("bridge"), None), interface(2, "eth0", None, Some(1))];
+        let interfaces = [interface(1, "br-lan", Some("bridge"), None), interface(2, "eth0", None, Some(1))];
         let address = Address { interface: 1, ip: [192, 168, 1, 2].into(), prefix: 24, flags: NONE };
         assert_eq!(choose(&interfaces, &[address], &BTreeSet::new(), &mesh()), [address.ip]);
     }

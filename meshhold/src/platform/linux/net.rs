@@ -3,8 +3,11 @@
 //! Owns the order in which they are put in place and taken away. Must not know who decided on them.
 
 use std::{
+    ffi::OsStr,
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
 use futures_util::TryStreamExt as _;
@@ -203,13 +206,21 @@ fn range_route(range: (impl Into<IpAddr>, u8), source: impl Into<IpAddr>) -> Wan
 
 /// Whether 127.0.0.1 is an address of this namespace: only then the kernel takes it as a route's source.
 fn loopback_is_up() -> bool {
-    std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok()
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok()
 }
 
 /// Says which process holds a TUN device, as far as `/proc` shows it.
 fn tun_owner(interface: &str) -> String {
-    let Ok(processes) = fs::read_dir("/proc") else { return String::from("a TUN device") };
-    let holder = processes.flatten().find(|process| holds_tun(&process.path().join("fdinfo"), interface));
+    let namespace = |process: &Path| fs::metadata(process.join("ns/net")).map(|metadata| metadata.ino()).ok();
+    let own = namespace(Path::new("/proc/self"));
+    let holder = fs::read_dir("/proc").ok().and_then(|entries| {
+        let mut processes = entries.flatten().filter(|entry| is_number(&entry.file_name()));
+        // The same name may exist in other namespaces.
+        processes.find(|entry| {
+            let path = entry.path();
+            namespace(&path) == own && holds_tun(&path.join("fdinfo"), interface)
+        })
+    });
     let Some(holder) = holder else {
         return format!("a TUN device whose process can't be seen (left over? `ip link del {interface}`)");
     };
@@ -217,7 +228,11 @@ fn tun_owner(interface: &str) -> String {
     format!("process {} ({})", holder.file_name().display(), command.trim())
 }
 
-fn holds_tun(descriptors: &std::path::Path, interface: &str) -> bool {
+fn is_number(name: &OsStr) -> bool {
+    name.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+}
+
+fn holds_tun(descriptors: &Path, interface: &str) -> bool {
     let Ok(entries) = fs::read_dir(descriptors) else { return false };
     entries.flatten().any(|entry| {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();

@@ -25,11 +25,11 @@ use super::{
 };
 
 /// rtnetlink protocol number of every route and rule that MeshHold makes (`ip route show proto 77`).
-pub const PROTOCOL: u8 = 0x4d;
+pub(super) const PROTOCOL: u8 = 0x4d;
 /// The rules' priority: after `local` (0), before the usual VPNs (Tailscale 5210…) and main (32766).
-pub const RULE_PRIORITY: u32 = 5100;
+pub(super) const RULE_PRIORITY: u32 = 5100;
 /// Where caller addresses live; routed back to the mesh instead of to `lo`.
-pub const CALLERS: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 64, 0, 0), 10);
+pub(super) const CALLERS: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 64, 0, 0), 10);
 
 /// Numbers of the kernel's own tables (linux/rtnetlink.h).
 pub(super) const MAIN_TABLE: u32 = 254;
@@ -58,7 +58,7 @@ impl Wanted {
 }
 
 /// The routing table of one interface name, the same at each start.
-pub fn table_of(interface: &str) -> u32 {
+pub(super) fn table_of(interface: &str) -> u32 {
     // FNV-1a: the same on each machine and in each version, unlike the standard library's hasher.
     let hash = interface
         .bytes()

@@ -216,6 +216,34 @@ fn without_ipv6_the_rest_works() {
 }
 
 #[test]
+fn sysctls_of_the_host_are_followed_where_they_must_be() {
+    isolated(module_path!(), "sysctls_of_the_host_are_followed_where_they_must_be", async || {
+        let net = Net::new().unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv4/conf/default/forwarding", "1").unwrap();
+        {
+            let _device = create_tun("mesh0");
+            assert_eq!(net.set_up(&setup(vec![network(0)])).await.unwrap(), [""; 0]);
+            assert!(ip("-6 route get fd12:0:0:9::1").contains("dev mesh0"));
+        }
+        cleanup::stale(&net, "mesh0").await.unwrap();
+
+        // As in a container: what can't be written is asked for by netlink, or done without.
+        for arguments in ["--bind /proc/sys /proc/sys", "-o remount,ro,bind /proc/sys"] {
+            let mut mount = std::process::Command::new("mount");
+            assert!(mount.args(arguments.split(' ')).status().unwrap().success());
+        }
+        let _device = create_tun("mesh0");
+        let notices = net.set_up(&setup(vec![network(0)])).await.unwrap();
+        assert!(notices.len() == 1 && notices[0].contains("IPv6"), "{notices:?}");
+        for (name, value) in [("route_localnet", "1"), ("rp_filter", "1"), ("forwarding", "0")] {
+            let path = format!("/proc/sys/net/ipv4/conf/mesh0/{name}");
+            assert_eq!(std::fs::read_to_string(path).unwrap().trim(), value, "{name}");
+        }
+    });
+}
+
+#[test]
 fn conflicts_name_route_and_interface() {
     isolated(module_path!(), "conflicts_name_route_and_interface", async || {
         let net = Net::new().unwrap();

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::ready,
     io,
 };
 
@@ -70,7 +71,6 @@ pub fn watch(mesh: &str) -> Result<mpsc::Receiver<NetEvent>, NetError> {
     ];
     let mask = groups.iter().fold(0_u32, |mask, group| mask | 1 << (group - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask)).map_err(failed)?;
-    request_links(&socket).map_err(failed)?;
 
     let (events, receiver) = mpsc::channel(QUEUE);
     let tracker = Tracker::new(mesh);
@@ -83,9 +83,19 @@ pub fn watch(mesh: &str) -> Result<mpsc::Receiver<NetEvent>, NetError> {
 }
 
 async fn run(socket: &TokioSocket, mut tracker: Tracker, events: &mpsc::Sender<NetEvent>) -> io::Result<()> {
+    let mut listing_due = true;
     loop {
         let received = tokio::select! {
+            biased;
             received = socket.recv_from_full() => received,
+            // Only once the queue is empty: after an overflow it holds messages older than the listing, and
+            // until it is empty the kernel drops further ones without another error.
+            () = ready(()), if listing_due => {
+                listing_due = false;
+                tracker.listing_begins();
+                request_links(socket)?;
+                continue;
+            }
             () = events.closed() => return Ok(()),
         };
         let found = match received {
@@ -93,8 +103,8 @@ async fn run(socket: &TokioSocket, mut tracker: Tracker, events: &mpsc::Sender<N
             Ok((datagram, from)) if from.port_number() == 0 => tracker.take(&datagram),
             Ok(_) => continue,
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                tracker.restart();
-                request_links(socket)?;
+                tracing::debug!("network changes came too fast, listing interfaces again");
+                listing_due = true;
                 vec![NetEvent::AddressesChanged]
             }
             Err(error) => return Err(error),
@@ -136,8 +146,7 @@ impl Tracker {
         }
     }
 
-    /// Notifications were lost: a new listing begins.
-    fn restart(&mut self) {
+    fn listing_begins(&mut self) {
         self.listed = Some(BTreeSet::new());
     }
 
