@@ -5,17 +5,17 @@
 //! Must not know the daemon or the command line.
 
 pub mod file;
+pub mod identity;
+pub mod keys;
 pub mod private;
+pub mod range;
+pub mod store;
 mod value;
-
-/// Stub until the core has it.
-#[derive(Clone, Copy, Debug)]
-pub struct Ipv4Range { base: std::net::Ipv4Addr, prefix: u8 }
-impl std::str::FromStr for Ipv4Range { type Err = String; fn from_str(t: &str) -> Result<Self, String> { let (b, p) = t.split_once("/").ok_or("no /; write a range")?; Ok(Self{base: b.parse().map_err(|_| "bad; x")?, prefix: p.parse().map_err(|_| "bad; x")?}) } }
 
 pub use file::ConfigError;
 pub use value::SwarmKey;
 
+use meshhold_core::key::Ipv4Range;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};

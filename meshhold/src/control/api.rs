@@ -2,6 +2,7 @@
 //!
 //! Owns the stable shapes. No reply carries a secret. Must not know how the daemon computes them.
 
+use crate::config::keys::{KeyError, KeyReply, KeyRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +15,8 @@ pub enum Request {
     Status,
     /// The key store changed on disk: read it again.
     Reload,
+    /// Look at the management keys or change them; a change applies live.
+    Key(KeyRequest),
 }
 
 /// What the daemon answers. One JSON line each.
@@ -22,10 +25,18 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
-    /// Done, nothing to tell.
+    /// To [`Request::Key`].
+    Key(KeyReply),
+    /// To [`Request::Reload`]: done, nothing to tell.
     Done,
     /// It failed; a sentence for the user.
     Error(String),
+}
+
+impl From<Result<KeyReply, KeyError>> for Response {
+    fn from(result: Result<KeyReply, KeyError>) -> Self {
+        result.map_or_else(|error| Self::Error(error.to_string()), Self::Key)
+    }
 }
 
 /// What `meshlan status --json` prints.

@@ -4,3 +4,8 @@
 //! command line's side, [`server`] the daemon's.
 
 pub mod api;
+pub mod client;
+pub mod server;
+
+/// Longer requests are refused (bytes, with the line end).
+pub const MAX_REQUEST: usize = 64 << 10;
