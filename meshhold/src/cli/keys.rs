@@ -97,7 +97,8 @@ fn add(config: &Config, args: AddArgs, json: bool) -> anyhow::Result<Outcome> {
     let expires = args.expires_in.map(|time| time::now().saturating_add(time.as_secs()));
     let scope = Scope::new(args.allow);
     let exposed = if scope.to_string().is_empty() { "nothing".to_owned() } else { scope.to_string() };
-    let new = NewKey { name: args.name, caps: args.caps, allow: scope, expires, key: key.clone(), owner_secret };
+    let new =
+        NewKey { name: args.name, caps: args.caps, allow: scope, expires, key: key.clone(), owner_secret };
     let added = one(config, KeyRequest::Add(new))?;
 
     let warning = "warning: a key given with --key shows in the process list and the shell's history; prefer --key-file or --key -";
@@ -117,7 +118,9 @@ fn add(config: &Config, args: AddArgs, json: bool) -> anyhow::Result<Outcome> {
 /// The key to join with; `None` mints a new one.
 fn read_key(args: &AddArgs) -> anyhow::Result<Option<SecretText>> {
     let text = match (&args.key, &args.key_file) {
-        (Some(key), _) if key.reveal() == "-" => read_limited(io::stdin().lock()).context("reading the key from stdin")?,
+        (Some(key), _) if key.reveal() == "-" => {
+            read_limited(io::stdin().lock()).context("reading the key from stdin")?
+        }
         (Some(key), _) => return Ok(Some(key.clone())),
         (None, Some(path)) => read_file(path)?,
         (None, None) => return Ok(None),
@@ -139,7 +142,8 @@ fn read_limited(source: impl Read) -> io::Result<Zeroizing<String>> {
 /// A new key and its owner's private half.
 fn mint(config: &Config, wanted: Option<Ipv4Range>) -> anyhow::Result<(SecretText, Option<SecretText>)> {
     let store = KeyStore::open(&config.node.data_dir)?;
-    let networks: Vec<Used> = store.keys().iter().map(|key| (key.key.range.base, key.key.range.prefix)).collect();
+    let networks: Vec<Used> =
+        store.keys().iter().map(|key| (key.key.range.base, key.key.range.prefix)).collect();
     let range = match wanted {
         Some(range) => check_range(range, &networks)?,
         None => {
@@ -157,7 +161,9 @@ fn mint(config: &Config, wanted: Option<Ipv4Range>) -> anyhow::Result<(SecretTex
 
 fn check_range(range: Ipv4Range, networks: &[Used]) -> anyhow::Result<Ipv4Range> {
     if let Some((base, prefix)) = range::conflict(range, networks) {
-        bail!("{range} overlaps {base}/{prefix}, the range of another network of this node; give another one");
+        bail!(
+            "{range} overlaps {base}/{prefix}, the range of another network of this node; give another one"
+        );
     }
     if let Some((base, prefix)) = range::conflict(range, &range::host_routes()) {
         bail!("{range} overlaps {base}/{prefix}, which this host routes elsewhere; give another one");
@@ -194,7 +200,9 @@ fn list(keys: &[KeyEntry]) -> String {
         return "no keys\n".to_owned();
     }
     let head = ["ID", "NAME", "CAPS", "EXPIRES", "OPEN PORTS", "NETWORK"].map(str::to_owned).to_vec();
-    let row = |key: &KeyEntry| vec![key.id.clone(), printable(&key.name), caps(key), expiry(key), scope(key), key.network.clone()];
+    let row = |key: &KeyEntry| {
+        vec![key.id.clone(), printable(&key.name), caps(key), expiry(key), scope(key), key.network.clone()]
+    };
     table(&[vec![head], keys.iter().map(row).collect()].concat())
 }
 

@@ -65,9 +65,14 @@ fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
 
 fn start_log() -> anyhow::Result<()> {
     let wanted = std::env::var("MESHHOLD_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&wanted)
-        .with_context(|| format!("MESHHOLD_LOG={wanted} isn't a log filter; use e.g. 'info' or 'meshhold=debug'"))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+    let filter = tracing_subscriber::EnvFilter::try_new(&wanted).with_context(|| {
+        format!("MESHHOLD_LOG={wanted} isn't a log filter; use e.g. 'info' or 'meshhold=debug'")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
     Ok(())
 }
 
@@ -83,5 +88,6 @@ fn keygen(json: bool) -> Outcome {
     if json {
         return Outcome::json(&json!({ "swarm_key": *key }));
     }
-    Outcome::text(key).advise("put it into every node's configuration as swarm_key, or into a file named by swarm_key_file")
+    Outcome::text(key)
+        .advise("put it into every node's configuration as swarm_key, or into a file named by swarm_key_file")
 }

@@ -24,7 +24,8 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
 
 /// What is known without a daemon, in the same shape.
 fn stopped(config: &Config) -> Status {
-    let node_id = identity::load(&config.node.data_dir).ok().flatten().map(|identity| identity.node_id().to_string());
+    let node_id =
+        identity::load(&config.node.data_dir).ok().flatten().map(|identity| identity.node_id().to_string());
     Status {
         node_id: node_id.unwrap_or_default(),
         name: config.node.name.clone(),
@@ -41,11 +42,18 @@ fn render(status: &Status) -> String {
     let single = status.networks.len() == 1;
     for network in &status.networks {
         if !single {
-            let _ = write!(text, "\nnetwork: {} ({}, {})\n", printable(&network.name), network.range, network.id);
+            let _ =
+                write!(text, "\nnetwork: {} ({}, {})\n", printable(&network.name), network.range, network.id);
         }
         section(&mut text, network);
     }
-    let _ = write!(text, "\nnode: {} {}\ndatapath: {}\n", printable(&status.name), status.node_id, datapath(status));
+    let _ = write!(
+        text,
+        "\nnode: {} {}\ndatapath: {}\n",
+        printable(&status.name),
+        status.node_id,
+        datapath(status)
+    );
     for warning in &status.warnings {
         let _ = writeln!(text, "warning: {}", printable(warning));
     }
@@ -86,7 +94,11 @@ fn peer_rows(peer: &PeerStatus) -> Vec<Vec<String>> {
         (PeerState::Idle, _) => "idle".to_owned(),
     };
     let row = |address: String| vec![address, peer.node_id.clone(), printable(&peer.name), state.clone()];
-    peer.ipv4.map(|address| row(address.to_string())).into_iter().chain([row(peer.ipv6.to_string())]).collect()
+    peer.ipv4
+        .map(|address| row(address.to_string()))
+        .into_iter()
+        .chain([row(peer.ipv6.to_string())])
+        .collect()
 }
 
 #[cfg(test)]
@@ -124,7 +136,14 @@ mod tests {
 
     fn status(networks: Vec<NetworkStatus>) -> Status {
         let datapath = DatapathStatus { mode: DatapathMode::Ebpf, hook: Some("tcx".into()), workers: 2 };
-        Status { running: true, interface: "mesh0".into(), networks, datapath, warnings: vec!["no tun".into()], ..Status::default() }
+        Status {
+            running: true,
+            interface: "mesh0".into(),
+            networks,
+            datapath,
+            warnings: vec!["no tun".into()],
+            ..Status::default()
+        }
     }
 
     #[test]
@@ -147,7 +166,9 @@ mod tests {
     #[test]
     fn json_shape_is_stable() {
         let value = serde_json::to_value(status(vec![network("Home")])).unwrap();
-        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        let keys = |value: &serde_json::Value| {
+            value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+        };
         assert_eq!(keys(&value), "counters datapath interface name networks node_id running warnings");
         assert_eq!(keys(&value["datapath"]), "hook mode workers");
         assert_eq!(keys(&value["networks"][0]), "id ipv4 ipv6 name peers range scope warnings");

@@ -52,7 +52,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("30d", 2_592_000), ("12h", 43_200), ("45m", 2700), ("1s", 1), ("2w", 1_209_600)] {
+        for (text, seconds) in
+            [("30d", 2_592_000), ("12h", 43_200), ("45m", 2700), ("1s", 1), ("2w", 1_209_600)]
+        {
             assert_eq!(parse_duration(text).unwrap().as_secs(), seconds);
         }
         for text in ["", "d", "0d", "30", "-1d", "1.5h", "99999999999999999999d", "101000d", "5 d", "5µ"] {

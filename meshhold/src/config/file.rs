@@ -48,7 +48,10 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
     })?;
     let config = parse(path, &text)?;
     if text.lines().any(|line| line.trim_start().starts_with("swarm_key:")) && readable_by_others(path) {
-        tracing::warn!("{0} holds the swarm key and other users can read it; run `chmod 600 {0}`", path.display());
+        tracing::warn!(
+            "{0} holds the swarm key and other users can read it; run `chmod 600 {0}`",
+            path.display()
+        );
     }
     Ok(config)
 }
@@ -74,7 +77,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let advice = "name another file with --config, or create it from packaging/config.example.yaml";
-    let size = std::fs::metadata(path).map_err(|e| format!("can't read the configuration: {e}; {advice}"))?.len();
+    let size =
+        std::fs::metadata(path).map_err(|e| format!("can't read the configuration: {e}; {advice}"))?.len();
     if size > MAX_BYTES {
         return Err(format!("{size} bytes is too large for a configuration (limit {MAX_BYTES}); {advice}"));
     }
@@ -96,7 +100,8 @@ fn line_of(text: &str, key: &str) -> usize {
 /// Turns the parser's error into ours: `node.listen: bad port at line 3 column 11`.
 fn explain(path: &Path, text: &str, error: &serde_yaml::Error) -> ConfigError {
     let message = error.to_string();
-    let place = error.location().map(|at| (at.line(), format!(" at line {} column {}", at.line(), at.column())));
+    let place =
+        error.location().map(|at| (at.line(), format!(" at line {} column {}", at.line(), at.column())));
     let (line, message) = match &place {
         Some((line, suffix)) => (*line, message.strip_suffix(suffix).unwrap_or(&message)),
         None => (text.lines().count().max(1), message.as_str()),
@@ -106,7 +111,11 @@ fn explain(path: &Path, text: &str, error: &serde_yaml::Error) -> ConfigError {
         (Some(_), _) => (at.to_owned(), "not supported by this version; remove it".to_owned()),
         (None, Some((kind @ ("unknown field" | "duplicate field"), name, rest))) => {
             let section = at.trim_end_matches('.');
-            let key = if section.is_empty() || section.ends_with(name) { name.to_owned() } else { format!("{section}.{name}") };
+            let key = if section.is_empty() || section.ends_with(name) {
+                name.to_owned()
+            } else {
+                format!("{section}.{name}")
+            };
             let what = match kind {
                 "unknown field" => format!("unknown key{rest}; fix or remove it"),
                 _ => "set twice; keep one of them".to_owned(),

@@ -30,7 +30,9 @@ pub fn load(folder: &Path) -> Result<Option<Identity>, IdentityError> {
     private::folder(folder)?;
     let path = folder.join("identity");
     let Some(content) = private::read(&path)? else { return Ok(None) };
-    let Some((seed, public)) = content.split_first_chunk::<32>() else { return Err(IdentityError::Damaged(path)) };
+    let Some((seed, public)) = content.split_first_chunk::<32>() else {
+        return Err(IdentityError::Damaged(path));
+    };
     let identity = Identity::from_seed(*seed);
     if identity.node_id().0.as_slice() != public {
         return Err(IdentityError::Damaged(path));

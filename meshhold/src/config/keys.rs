@@ -218,7 +218,9 @@ pub fn execute(store: &mut KeyStore, request: KeyRequest) -> Result<KeyReply, Ke
     match request {
         KeyRequest::Add(new) => add(store, new),
         KeyRequest::List => Ok(KeyReply::Keys(store.keys().iter().map(ManagementKey::entry).collect())),
-        KeyRequest::Show { id } => store.keys().get(find(store.keys(), &id)?).map_or(Err(KeyError::NotFound(id)), reply),
+        KeyRequest::Show { id } => {
+            store.keys().get(find(store.keys(), &id)?).map_or(Err(KeyError::NotFound(id)), reply)
+        }
         KeyRequest::Edit { id, allow, name } => edit(store, &id, allow, name),
         KeyRequest::Remove { id } => store.update(|keys| {
             let index = find(keys, &id)?;
@@ -244,7 +246,9 @@ pub fn find(keys: &[ManagementKey], prefix: &str) -> Result<usize, KeyError> {
 fn add(store: &mut KeyStore, new: NewKey) -> Result<KeyReply, KeyError> {
     super::value::check_name(&new.name).map_err(KeyError::Invalid)?;
     if !new.caps.contains(&Capability::MeshRoute) {
-        return Err(KeyError::Invalid("a key without 'mesh-route' opens nothing in this version; add it to --caps".into()));
+        return Err(KeyError::Invalid(
+            "a key without 'mesh-route' opens nothing in this version; add it to --caps".into(),
+        ));
     }
     let key = MeshKey::from_str(new.key.reveal()).map_err(|e| KeyError::Invalid(e.to_string()))?;
     let owner_secret = new.owner_secret.as_ref().map(|text| parse_hex(text.reveal())).transpose();
@@ -257,14 +261,28 @@ fn add(store: &mut KeyStore, new: NewKey) -> Result<KeyReply, KeyError> {
         if let Some(known) = keys.iter().find(|known| known.network == network) {
             return Err(KeyError::Known { id: known.id.clone(), name: known.name.clone() });
         }
-        let added = ManagementKey { id: new_id(keys), name: new.name, caps, allow: new.allow, expires: new.expires, key, network, owner_secret };
+        let added = ManagementKey {
+            id: new_id(keys),
+            name: new.name,
+            caps,
+            allow: new.allow,
+            expires: new.expires,
+            key,
+            network,
+            owner_secret,
+        };
         let answer = reply(&added);
         keys.push(added);
         answer
     })
 }
 
-fn edit(store: &mut KeyStore, id: &str, allow: Option<Scope>, name: Option<String>) -> Result<KeyReply, KeyError> {
+fn edit(
+    store: &mut KeyStore,
+    id: &str,
+    allow: Option<Scope>,
+    name: Option<String>,
+) -> Result<KeyReply, KeyError> {
     if let Some(name) = &name {
         super::value::check_name(name).map_err(KeyError::Invalid)?;
     }

@@ -86,7 +86,9 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), PrivateError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let temporary = path.with_extension("tmp");
     match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("can't remove an old temporary file")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(fail("can't remove an old temporary file")(error));
+        }
         _ => {}
     }
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
@@ -100,7 +102,10 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), PrivateError> {
 /// Waits for the folder's lock, which is held until the returned file is dropped.
 pub fn lock(folder: &Path) -> Result<File, PrivateError> {
     let path = folder.join("lock");
-    let fail = |action| { let path = path.clone(); move |e| io_error(&path, action, e) };
+    let fail = |action| {
+        let path = path.clone();
+        move |e| io_error(&path, action, e)
+    };
     let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened.map_err(fail("can't open the lock"))?;
     adopt(&file, folder).map_err(fail("can't give it to its folder's owner"))?;

@@ -34,7 +34,8 @@ pub fn host_routes() -> Vec<Used> {
 /// Columns of `/proc/net/route`: interface, destination, gateway, flags, …, mask (8th), addresses in hex
 /// as the kernel holds them in memory.
 fn parse_routes(table: &str) -> Vec<Used> {
-    let address = |text: &str| u32::from_str_radix(text, 16).ok().map(|raw| Ipv4Addr::from(raw.to_ne_bytes()));
+    let address =
+        |text: &str| u32::from_str_radix(text, 16).ok().map(|raw| Ipv4Addr::from(raw.to_ne_bytes()));
     let route = |line: &str| {
         let mut columns = line.split_whitespace();
         let base = address(columns.nth(1)?)?;
@@ -48,7 +49,10 @@ fn split(space: Ipv4Range) -> impl Iterator<Item = Ipv4Range> {
     let prefix = space.prefix.max(RANGE_PREFIX);
     let count = 1u32 << (prefix - space.prefix);
     let step = 1u32 << (32 - u32::from(prefix));
-    (0..count).map(move |index| Ipv4Range { base: Ipv4Addr::from_bits(space.base.to_bits() + index * step), prefix })
+    (0..count).map(move |index| Ipv4Range {
+        base: Ipv4Addr::from_bits(space.base.to_bits() + index * step),
+        prefix,
+    })
 }
 
 fn mask(prefix: u8) -> u32 {
@@ -70,7 +74,8 @@ mod tests {
         let all: Vec<Used> = split(space).map(|range| (range.base, range.prefix)).collect();
         assert_eq!(all.len(), 8);
         for free in 0..8 {
-            let used: Vec<Used> = all.iter().copied().enumerate().filter(|(i, _)| *i != free).map(|(_, u)| u).collect();
+            let used: Vec<Used> =
+                all.iter().copied().enumerate().filter(|(i, _)| *i != free).map(|(_, u)| u).collect();
             let picked = pick(space, &used, &mut OsRng).unwrap();
             assert_eq!((picked.base, picked.prefix), all[free]);
         }
@@ -86,8 +91,13 @@ mod tests {
     #[test]
     fn wider_and_narrower_routes_conflict() {
         let wanted = range("198.18.64.0/18");
-        for (used, conflicts) in [("198.18.0.0", 15, true), ("198.18.65.9", 32, true), ("198.18.128.0", 18, false), ("10.0.0.0", 8, false)]
-            .map(|(base, prefix, conflicts)| ((base.parse().unwrap(), prefix), conflicts))
+        for (used, conflicts) in [
+            ("198.18.0.0", 15, true),
+            ("198.18.65.9", 32, true),
+            ("198.18.128.0", 18, false),
+            ("10.0.0.0", 8, false),
+        ]
+        .map(|(base, prefix, conflicts)| ((base.parse().unwrap(), prefix), conflicts))
         {
             assert_eq!(conflict(wanted, &[used]).is_some(), conflicts, "{used:?}");
         }
@@ -96,8 +106,13 @@ mod tests {
     #[test]
     fn reads_the_kernels_route_table() {
         let hex = |address: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(address));
-        let line = |base, mask| format!("eth0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n", hex(base), hex(mask));
-        let table = format!("Iface\tDestination\n{}{}garbage\n", line([0; 4], [0; 4]), line([198, 18, 0, 0], [255, 254, 0, 0]));
+        let line =
+            |base, mask| format!("eth0\t{}\t00000000\t0001\t0\t0\t0\t{}\t0\t0\t0\n", hex(base), hex(mask));
+        let table = format!(
+            "Iface\tDestination\n{}{}garbage\n",
+            line([0; 4], [0; 4]),
+            line([198, 18, 0, 0], [255, 254, 0, 0])
+        );
         assert_eq!(parse_routes(&table), [(Ipv4Addr::new(198, 18, 0, 0), 15)]);
     }
 }

@@ -110,7 +110,8 @@ fn read(folder: &Path) -> Result<Vec<ManagementKey>, StoreError> {
     private::folder(folder)?;
     let path = path(folder);
     let Some(content) = private::read(&path)? else { return Ok(Vec::new()) };
-    let stored: StoredFile<StoredKey> = serde_json::from_slice(&content).map_err(|error| describe(&path, &error))?;
+    let stored: StoredFile<StoredKey> =
+        serde_json::from_slice(&content).map_err(|error| describe(&path, &error))?;
     if stored.version != VERSION {
         let what = format!("it has version {} and this program knows {VERSION}", stored.version);
         return Err(StoreError::Damaged { path, place: String::new(), what });

@@ -3,11 +3,14 @@
 //! Each message says what is wrong; what to do. Must not know files' places or sections.
 
 use bech32::{Bech32m, Hrp};
+use meshhold_core::key::Ipv4Range;
+use meshhold_core::multiaddr::Multiaddr;
 use meshhold_core::session::Secret;
-use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use zeroize::Zeroizing;
@@ -44,7 +47,8 @@ impl FromStr for SwarmKey {
     fn from_str(text: &str) -> Result<Self, String> {
         const ADVICE: &str = "copy it again, or make a new one with `meshhold keygen`";
         let bad = || format!("not a swarm key (damaged or mistyped); {ADVICE}");
-        let checked = bech32::primitives::decode::CheckedHrpstring::new::<Bech32m>(text.trim()).map_err(|_| bad())?;
+        let checked =
+            bech32::primitives::decode::CheckedHrpstring::new::<Bech32m>(text.trim()).map_err(|_| bad())?;
         if checked.hrp() != SWARM_HRP {
             return Err(format!("a swarm key starts with 'swarm1'; {ADVICE}"));
         }
@@ -58,7 +62,10 @@ impl FromStr for SwarmKey {
 }
 
 /// Reads a scalar by the visitor, so that a refusal carries the scalar's own line.
-fn check<'de, D: Deserializer<'de>, T>(input: D, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<T, D::Error> {
+fn check<'de, D: Deserializer<'de>, T>(
+    input: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
     struct Check<F, T>(F, PhantomData<T>);
     impl<T, F: FnOnce(&str) -> Result<T, String>> Visitor<'_> for Check<F, T> {
         type Value = T;
@@ -95,7 +102,9 @@ where
 }
 
 /// A section; one without content (`api:`) means its defaults.
-pub(super) fn section<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(input: D) -> Result<T, D::Error> {
+pub(super) fn section<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    input: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
@@ -146,7 +155,9 @@ const MAX_SOCKET_PATH: usize = 107;
 
 pub(super) fn socket_path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
     check(input, |text| match check_path(text)? {
-        _ if text.len() > MAX_SOCKET_PATH => Err(format!("a socket path of {} bytes is too long; use at most {MAX_SOCKET_PATH}", text.len())),
+        _ if text.len() > MAX_SOCKET_PATH => {
+            Err(format!("a socket path of {} bytes is too long; use at most {MAX_SOCKET_PATH}", text.len()))
+        }
         path => Ok(Some(path)),
     })
 }
@@ -162,7 +173,8 @@ fn check_path(text: &str) -> Result<PathBuf, String> {
 pub(super) fn listen<'de, D: Deserializer<'de>>(input: D) -> Result<SocketAddr, D::Error> {
     check(input, |text| {
         let advice = "write an address and a port, e.g. '[::]:7777'";
-        let address: SocketAddr = text.parse().map_err(|_| format!("'{text}' isn't an address and a port; {advice}"))?;
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("'{text}' isn't an address and a port; {advice}"))?;
         if address.port() == 0 { Err(format!("port 0 can't be listened on; {advice}")) } else { Ok(address) }
     })
 }
@@ -173,7 +185,9 @@ pub(super) fn interface<'de, D: Deserializer<'de>>(input: D) -> Result<String, D
         if fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
             return Ok(text.to_owned());
         }
-        Err(format!("'{text}' can't name an interface; use 1 to 15 letters, digits, '.', '_' or '-', e.g. 'mesh0'"))
+        Err(format!(
+            "'{text}' can't name an interface; use 1 to 15 letters, digits, '.', '_' or '-', e.g. 'mesh0'"
+        ))
     })
 }
 
@@ -203,13 +217,24 @@ pub(super) fn swarm_key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Opti
     check(input, |text| {
         let path = check_path(text)?;
         let content = super::private::read(&path).map_err(|e| e.to_string())?;
-        let content = content.ok_or_else(|| format!("there is no file '{text}'; make one with `meshhold keygen > {text}`"))?;
+        let content = content
+            .ok_or_else(|| format!("there is no file '{text}'; make one with `meshhold keygen > {text}`"))?;
         let text = std::str::from_utf8(&content).map_err(|_| "the file holds no swarm key".to_owned())?;
         text.parse().map(Some)
     })
 }
 
-pub(super) fn default_space() -> super::Ipv4Range { "198.18.0.0/15".parse().unwrap() }
+/// 198.18.0.0/15, the benchmarking range (RFC 2544), which nobody routes.
+pub(super) fn default_space() -> Ipv4Range {
+    Ipv4Range { base: Ipv4Addr::new(198, 18, 0, 0), prefix: 15 }
+}
 
-/// Stub.
-pub(super) fn bootstrap_peers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> { Vec::deserialize(input) }
+pub(super) fn bootstrap_peers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Multiaddr>, D::Error> {
+    /// One entry, read so that a refusal carries its own line.
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Entry(#[serde(deserialize_with = "scalar")] Multiaddr);
+
+    let entries: Option<Vec<Entry>> = Option::deserialize(input)?;
+    Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.0).collect())
+}

@@ -35,7 +35,9 @@ pub enum ClientError {
 /// Sends `request` to the daemon at `socket` and waits for its reply.
 pub fn call(socket: &Path, request: &Request) -> Result<Response, ClientError> {
     let stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(socket.to_owned()),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning(socket.to_owned())
+        }
         io::ErrorKind::PermissionDenied => ClientError::Denied(socket.to_owned()),
         _ => broken(socket, &error),
     })?;
@@ -60,7 +62,9 @@ fn exchange(mut stream: &UnixStream, request: &Request) -> io::Result<Response> 
 
 fn broken(socket: &Path, error: &io::Error) -> ClientError {
     let what = match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => format!("no reply within {} s", TIMEOUT.as_secs()),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("no reply within {} s", TIMEOUT.as_secs())
+        }
         _ => error.to_string(),
     };
     ClientError::Broken { path: socket.to_owned(), what }

@@ -122,7 +122,12 @@ fn own_uid() -> io::Result<u32> {
     Ok(one.peer_cred()?.uid())
 }
 
-async fn converse(mut stream: UnixStream, own_uid: u32, requests: mpsc::Sender<Asked>, _slot: OwnedSemaphorePermit) {
+async fn converse(
+    mut stream: UnixStream,
+    own_uid: u32,
+    requests: mpsc::Sender<Asked>,
+    _slot: OwnedSemaphorePermit,
+) {
     let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own_uid);
     if !allowed {
         answer(&mut stream, &Response::Error("only root and the daemon's own user may ask".to_owned())).await;
@@ -136,7 +141,9 @@ async fn converse(mut stream: UnixStream, own_uid: u32, requests: mpsc::Sender<A
                 // Not the parser's own words: they may quote a secret.
                 Err(_) => (Response::Error("not a request of this version".to_owned()), true),
             },
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => (Response::Error(error.to_string()), true),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                (Response::Error(error.to_string()), true)
+            }
             Ok(Ok(None) | Err(_)) | Err(_) => return,
         };
         if !answer(&mut stream, &response).await || last {
@@ -146,17 +153,24 @@ async fn converse(mut stream: UnixStream, own_uid: u32, requests: mpsc::Sender<A
 }
 
 /// The next line without its end; `None` when the client is done.
-async fn next_line(stream: &mut UnixStream, received: &mut Vec<u8>) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+async fn next_line(
+    stream: &mut UnixStream,
+    received: &mut Vec<u8>,
+) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     loop {
         if let Some(end) = received.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = received.split_at(end);
-            let (line, rest) = (Zeroizing::new(line.to_vec()), Zeroizing::new(rest.get(1..).unwrap_or_default().to_vec()));
+            let (line, rest) =
+                (Zeroizing::new(line.to_vec()), Zeroizing::new(rest.get(1..).unwrap_or_default().to_vec()));
             received.zeroize();
             received.extend_from_slice(&rest);
             return Ok(Some(line));
         }
         if received.len() >= MAX_REQUEST {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a request is at most {MAX_REQUEST} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("a request is at most {MAX_REQUEST} bytes"),
+            ));
         }
         let room = (MAX_REQUEST - received.len()) as u64;
         if (&mut *stream).take(room).read_buf(received).await? == 0 {
