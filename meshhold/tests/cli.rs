@@ -364,6 +364,25 @@ fn leftovers_of_a_power_loss_do_no_harm() {
 }
 
 #[test]
+fn killed_writers_leave_a_whole_store() {
+    let node = Node::new();
+    node.mint("Home");
+    let id = node.ids().remove(0);
+    for round in 0..60 {
+        let line = format!("mgmt-keys edit {id} --name N{round}");
+        let mut child = node.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        (0..round * 20_000).for_each(|spin| {
+            std::hint::black_box(spin);
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(node.ids(), [id.clone()], "round {round}");
+    }
+    node.expect(&format!("mgmt-keys edit {id} --name Whole"), 0);
+    assert_eq!(node.json("mgmt-keys list")[0]["name"], "Whole");
+}
+
+#[test]
 fn concurrent_writers_lose_nothing() {
     let node = Node::new();
     let line = |n: usize| format!("mgmt-keys add --name N{n} --never-expires --ipv4-range 10.{n}.0.0/16");

@@ -1,6 +1,7 @@
 //! The grammar of the command line.
 
-use crate::config::keys::{Capability, SecretText};
+use crate::config::keys::Capability;
+use crate::config::secret::SecretText;
 use clap::{ArgGroup, Parser, Subcommand};
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::scope::PortRule;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 /// A flat, encrypted LAN for all your nodes, wherever they are.
 #[derive(Debug, Parser)]
-#[command(name = "meshhold", version, infer_subcommands = false)]
+#[command(name = "meshhold", version)]
 pub(super) struct Args {
     /// Configuration file [default: /etc/meshhold/config.yaml]
     #[arg(long, global = true, env = "MESHHOLD_CONFIG", value_name = "FILE")]

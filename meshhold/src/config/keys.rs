@@ -3,15 +3,15 @@
 //! Owns the one implementation of `mgmt-keys`: the daemon runs it on a request, the command line runs it
 //! where no daemon answers. Replies never carry a secret. Must not know sockets or terminals.
 
+use super::secret::{SecretText, hex, parse_hex};
 use super::store::{KeyStore, StoreError};
 use meshhold_core::key::{MeshKey, NetworkId, NetworkKeys};
 use meshhold_core::scope::Scope;
 use meshhold_core::session::Secret;
 use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
-use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// What a management key permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
@@ -77,29 +77,6 @@ impl ManagementKey {
     fn details(&self) -> KeyDetails {
         let (range, minted_here) = (self.key.range.to_string(), self.owner_secret.is_some());
         KeyDetails { entry: self.entry(), range, minted_here }
-    }
-}
-
-/// Text that is a secret: never printed, zeroed on drop, passed on only by [`SecretText::reveal`].
-#[derive(Clone, Serialize, Deserialize, ZeroizeOnDrop)]
-#[serde(transparent)]
-pub struct SecretText(String);
-
-impl SecretText {
-    /// Wraps it.
-    pub fn new(text: impl Into<Zeroizing<String>>) -> Self {
-        Self(std::mem::take(&mut *text.into()))
-    }
-
-    /// The text itself.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretText(..)")
     }
 }
 
@@ -289,8 +266,12 @@ fn edit(
     store.update(|keys| {
         let index = find(keys, id)?;
         let key = keys.get_mut(index).ok_or_else(|| KeyError::NotFound(id.to_owned()))?;
-        key.allow = allow.unwrap_or_else(|| key.allow.clone());
-        key.name = name.unwrap_or_else(|| key.name.clone());
+        if let Some(allow) = allow {
+            key.allow = allow;
+        }
+        if let Some(name) = name {
+            key.name = name;
+        }
         reply(key)
     })
 }
@@ -308,31 +289,4 @@ fn new_id(keys: &[ManagementKey]) -> String {
             return id.to_string();
         }
     }
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(2 * bytes.len()));
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-/// 32 bytes from their hex. The error doesn't repeat the text.
-pub(super) fn parse_hex(text: &str) -> Result<Secret, String> {
-    let mut secret = Secret([0; 32]);
-    let digits = text.as_bytes().chunks_exact(2);
-    if text.len() != 64 {
-        return Err(format!("a secret of {} hex digits instead of 64", text.len()));
-    }
-    for (slot, pair) in secret.0.iter_mut().zip(digits) {
-        let digit = |byte: &u8| (*byte as char).to_digit(16);
-        *slot = match pair {
-            [high, low] => digit(high).zip(digit(low)).map(|(high, low)| (high << 4 | low) as u8),
-            _ => None,
-        }
-        .ok_or("a secret that isn't hex")?;
-    }
-    Ok(secret)
 }

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod keys;
 pub mod private;
 pub mod range;
+pub mod secret;
 pub mod store;
 mod value;
 

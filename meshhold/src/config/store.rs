@@ -4,8 +4,9 @@
 //! file again under it, so the daemon and the command line can't undo each other's changes.
 //! Must not know what the operations mean.
 
-use super::keys::{Capability, ManagementKey, SecretText, hex, parse_hex};
+use super::keys::{Capability, ManagementKey};
 use super::private::{self, PrivateError};
+use super::secret::{SecretText, hex, parse_hex};
 use meshhold_core::key::{MeshKey, NetworkKeys};
 use meshhold_core::scope::Scope;
 use serde::{Deserialize, Serialize};
