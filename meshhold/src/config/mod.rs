@@ -1,7 +1,7 @@
 //! What an operator sets: `config.yaml`, its defaults and its checks.
 //!
-//! Owns the shape of the configuration; loading and its error messages stand in [`file`], the checks of
-//! single values in [`value`], secrets at rest in [`store`] and [`identity`].
+//! Owns the shape of the configuration; loading and its error messages stand in [`mod@file`], the checks of
+//! single values in `value`, secrets at rest in [`store`] and [`identity`].
 //! Must not know the daemon or the command line.
 
 pub mod file;
