@@ -231,7 +231,8 @@ fn other_users_are_refused_even_when_the_modes_let_them_in() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
     }
     let copy = daemon.folder.path().join("meshhold");
-    std::fs::copy(env!("CARGO_BIN_EXE_meshhold"), &copy).unwrap();
+    // Not by std::fs::copy: a process that another test forks meanwhile would hold the copy open for writing (ETXTBSY).
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_meshhold")).arg(&copy).status().unwrap().success());
     let mut stranger = Command::new(copy);
     stranger.args(["meshlan", "status"]).env("MESHHOLD_CONFIG", daemon.folder.path().join("config.yaml"));
     let output = stranger.uid(65534).gid(65534).output().unwrap();

@@ -35,7 +35,7 @@ pub(super) fn run(config: &Config, command: KeysCommand, json: bool) -> anyhow::
         }
         KeysCommand::Show { id, reveal } => show(config, id, reveal, json),
         KeysCommand::Edit { id, allow, deny_all, name } => {
-            let allow = (deny_all || !allow.is_empty()).then(|| Scope::new(allow));
+            let allow = (deny_all || !allow.is_empty()).then(|| Scope::from(allow));
             let key = one(config, KeyRequest::Edit { id, allow, name })?;
             Ok(if json { Outcome::json(&key) } else { Outcome::text(describe(&key)) })
         }
@@ -96,8 +96,8 @@ fn add(config: &Config, args: AddArgs, json: bool) -> anyhow::Result<Outcome> {
         None => mint(config, args.ipv4_range)?,
     };
     let expires = args.expires_in.map(|time| time::now().saturating_add(time.as_secs()));
-    let scope = Scope::new(args.allow);
-    let exposed = if scope.to_string().is_empty() { "nothing".to_owned() } else { scope.to_string() };
+    let scope = Scope::from(args.allow);
+    let exposed = if scope.is_empty() { "nothing".to_owned() } else { scope.to_string() };
     let new =
         NewKey { name: args.name, caps: args.caps, allow: scope, expires, key: key.clone(), owner_secret };
     let added = one(config, KeyRequest::Add(new))?;
@@ -157,7 +157,7 @@ fn mint(config: &Config, wanted: Option<Ipv4Range>) -> anyhow::Result<(SecretTex
     };
     let owner = Identity::generate(&mut OsRng);
     let key = MeshKey::mint(range, owner.node_id().0, &mut OsRng);
-    Ok((SecretText::new(key.to_string_secret()), Some(SecretText::new(hex(&owner.seed())))))
+    Ok((SecretText::new(key.to_string_secret()), Some(SecretText::new(hex(&owner.seed().0)))))
 }
 
 fn check_range(range: Ipv4Range, networks: &[Used]) -> anyhow::Result<Ipv4Range> {
@@ -193,7 +193,7 @@ fn reveal(config: &Config, id: &str) -> anyhow::Result<Zeroizing<String>> {
     let store = KeyStore::open(&config.node.data_dir)?;
     let index = keys::find(store.keys(), id)?;
     let key = store.keys().get(index).context("the key is gone; look again")?;
-    Ok(key.key.to_string_secret().into())
+    Ok(key.key.to_string_secret())
 }
 
 fn list(keys: &[KeyEntry]) -> String {
@@ -236,6 +236,5 @@ fn expiry(key: &KeyEntry) -> String {
 }
 
 fn scope(key: &KeyEntry) -> String {
-    let text = key.allow.to_string();
-    if text.is_empty() { "none".to_owned() } else { text }
+    if key.allow.is_empty() { "none".to_owned() } else { key.allow.to_string() }
 }

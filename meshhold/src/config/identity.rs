@@ -49,7 +49,7 @@ pub fn load_or_create(folder: &Path) -> Result<Identity, IdentityError> {
     }
     let identity = Identity::generate(&mut OsRng);
     let mut content = Zeroizing::new(Vec::with_capacity(64));
-    content.extend_from_slice(&identity.seed());
+    content.extend_from_slice(&identity.seed().0);
     content.extend_from_slice(&identity.node_id().0);
     private::write(&folder.join("identity"), &content)?;
     Ok(identity)

@@ -227,7 +227,8 @@ fn add(store: &mut KeyStore, new: NewKey) -> Result<KeyReply, KeyError> {
             "a key without 'mesh-route' opens nothing in this version; add it to --caps".into(),
         ));
     }
-    let key = MeshKey::from_str(new.key.reveal()).map_err(|e| KeyError::Invalid(e.to_string()))?;
+    let key = MeshKey::from_str(new.key.reveal())
+        .map_err(|e| KeyError::Invalid(format!("{e}; copy the whole key string again")))?;
     let owner_secret = new.owner_secret.as_ref().map(|text| parse_hex(text.reveal())).transpose();
     let owner_secret = owner_secret.map_err(KeyError::Invalid)?;
     let network = NetworkKeys::derive(&key).id;

@@ -4,15 +4,13 @@ use meshhold_core::key::Ipv4Range;
 use rand_core::CryptoRngCore;
 use std::net::Ipv4Addr;
 
-/// Prefix length of the ranges that a space is split into.
-const RANGE_PREFIX: u8 = 18;
-
 /// Addresses in use on this host: base and prefix length.
 pub type Used = (Ipv4Addr, u8);
 
 /// A random range of `space` that overlaps nothing in `used`; `None` when all are taken.
 pub fn pick(space: Ipv4Range, used: &[Used], rng: &mut impl CryptoRngCore) -> Option<Ipv4Range> {
-    let free: Vec<Ipv4Range> = split(space).filter(|range| conflict(*range, used).is_none()).collect();
+    let free: Vec<Ipv4Range> =
+        Ipv4Range::networks(space).filter(|range| conflict(*range, used).is_none()).collect();
     let count = u32::try_from(free.len()).ok().filter(|count| *count > 0)?;
     // At most 1024 candidates: the bias of the remainder is below 2^-21.
     free.get((rng.next_u32() % count) as usize).copied()
@@ -45,16 +43,6 @@ fn parse_routes(table: &str) -> Vec<Used> {
     table.lines().skip(1).filter_map(route).collect()
 }
 
-fn split(space: Ipv4Range) -> impl Iterator<Item = Ipv4Range> {
-    let prefix = space.prefix.max(RANGE_PREFIX);
-    let count = 1u32 << (prefix - space.prefix);
-    let step = 1u32 << (32 - u32::from(prefix));
-    (0..count).map(move |index| Ipv4Range {
-        base: Ipv4Addr::from_bits(space.base.to_bits() + index * step),
-        prefix,
-    })
-}
-
 fn mask(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
 }
@@ -71,7 +59,7 @@ mod tests {
     #[test]
     fn default_space_has_eight_ranges_and_picks_the_free_one() {
         let space = range("198.18.0.0/15");
-        let all: Vec<Used> = split(space).map(|range| (range.base, range.prefix)).collect();
+        let all: Vec<Used> = Ipv4Range::networks(space).map(|range| (range.base, range.prefix)).collect();
         assert_eq!(all.len(), 8);
         for free in 0..8 {
             let used: Vec<Used> =
