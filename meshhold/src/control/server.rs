@@ -26,6 +26,9 @@ const MAX_CONNECTIONS: usize = 32;
 /// Silent clients are dropped after this.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// Clients that were told off have this long to finish writing and read why.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Why the socket can't be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -130,8 +133,8 @@ async fn converse(
 ) {
     let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own_uid);
     if !allowed {
-        answer(&mut stream, &Response::Error("only root and the daemon's own user may ask".to_owned())).await;
-        return;
+        let refusal = Response::Error("only root and the daemon's own user may ask".to_owned());
+        return dismiss(&mut stream, &refusal).await;
     }
     let mut received = Zeroizing::new(Vec::with_capacity(MAX_REQUEST));
     loop {
@@ -146,7 +149,10 @@ async fn converse(
             }
             Ok(Ok(None) | Err(_)) | Err(_) => return,
         };
-        if !answer(&mut stream, &response).await || last {
+        if last {
+            return dismiss(&mut stream, &response).await;
+        }
+        if !answer(&mut stream, &response).await {
             return;
         }
     }
@@ -185,6 +191,17 @@ async fn ask(requests: &mpsc::Sender<Asked>, request: Request) -> Response {
         return Response::Error("the daemon is stopping".to_owned());
     }
     answered.await.unwrap_or_else(|_| Response::Error("the daemon is stopping".to_owned()))
+}
+
+/// Answers, and closes once the client had a chance to read that: closing under its write would show it a
+/// broken pipe instead. Bounded in time, and in memory by one small buffer.
+async fn dismiss(stream: &mut UnixStream, response: &Response) {
+    if !answer(stream, response).await || stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut ignored = Zeroizing::new([0; 4096]);
+    let drain = async { while stream.read(&mut *ignored).await.is_ok_and(|count| count > 0) {} };
+    let _ = timeout(LINGER, drain).await;
 }
 
 async fn answer(stream: &mut UnixStream, response: &Response) -> bool {
