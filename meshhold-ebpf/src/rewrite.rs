@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use meshhold_common::{
-    Action, Packet,
+    Action, Change, Packet,
     packet::{FRAGMENT_BYTES, IPV4_BYTES, IPV6_BYTES, Piece, TCP, UDP},
 };
 
@@ -29,17 +29,11 @@ const ROOM_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET
 /// Carries the action out.
 #[inline(always)]
 pub fn apply(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Failed> {
-    match action {
-        Action::Keep => Ok(()),
-        Action::Rewrite { source, destination } => rewrite4(ctx, packet, join(*source, *destination)),
-        Action::ToIpv4 { source, destination } => to_ipv4(ctx, packet, join(*source, *destination)),
-        Action::ToIpv6 { source, destination } => {
-            let mut ends = [0_u32; 8];
-            let (left, right) = ends.split_at_mut(4);
-            left.copy_from_slice(&words(source.bytes));
-            right.copy_from_slice(&words(destination.bytes));
-            to_ipv6(ctx, packet, ends)
-        }
+    match action.change {
+        Change::Keep => Ok(()),
+        Change::Rewrite => rewrite4(ctx, packet, ends4(action)),
+        Change::ToIpv4 => to_ipv4(ctx, packet, ends4(action)),
+        Change::ToIpv6 => to_ipv6(ctx, packet, ends6(action)),
     }
 }
 
@@ -160,8 +154,15 @@ fn adjust(ctx: &TcContext, bytes: i32) -> Result<(), Failed> {
 }
 
 #[inline(always)]
-fn join(source: [u8; 4], destination: [u8; 4]) -> [u32; 2] {
-    [u32::from_ne_bytes(source), u32::from_ne_bytes(destination)]
+fn ends4(action: &Action) -> [u32; 2] {
+    [action.source, action.destination].map(|end| u32::from_ne_bytes(end.octets4()))
+}
+
+#[inline(always)]
+fn ends6(action: &Action) -> [u32; 8] {
+    let [a, b, c, d] = words(action.source.bytes);
+    let [e, f, g, h] = words(action.destination.bytes);
+    [a, b, c, d, e, f, g, h]
 }
 
 #[inline(always)]
