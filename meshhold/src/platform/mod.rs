@@ -1,1 +1,3 @@
 //! The operating system's side.
+
+pub mod linux;
