@@ -78,7 +78,7 @@ impl Shape {
             packet[transport + 12] = ((20 + self.options) / 4 << 4) as u8;
             packet[transport + 13] = self.flags;
         } else {
-            put_u16(&mut packet, transport + 4, (total - 40 + 20 * usize::from(!self.v6)) as u16);
+            put_u16(&mut packet, transport + 4, (total - transport) as u16);
         }
         let gso_type = match (self.protocol, self.v6) {
             _ if self.payload <= self.size => GSO_NONE,
