@@ -4,5 +4,13 @@
 //! as `now`, randomness as a generator, effects go out as values. See `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+pub mod address;
+pub mod identity;
+pub mod key;
+pub mod membership;
+pub mod name;
+pub mod record;
+pub mod replay;
+pub mod scope;
 pub mod session;
 pub mod wire;
