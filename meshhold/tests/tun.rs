@@ -144,7 +144,8 @@ fn node() {
     }
     let counters = workers.counters();
     let named = Reason::ALL.iter().filter(|reason| counters[**reason as usize] > 0);
-    let named: Vec<_> = named.map(|reason| format!("{}={}", reason.as_str(), counters[*reason as usize])).collect();
+    let named: Vec<_> =
+        named.map(|reason| format!("{}={}", reason.as_str(), counters[*reason as usize])).collect();
     println!("counters {}", named.join(" "));
     workers.stop();
 }
@@ -165,7 +166,6 @@ fn iperf(server: &Side, client: &Side, address: &str, options: &str) -> serde_js
 }
 
 struct Killed(Child);
-
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -195,7 +195,9 @@ fn carries_everything(test: &str, offload: bool) {
     for (side, name) in [(a, "a"), (b, "b")] {
         let counters = side.finish();
         println!("{test} {name} {counters}");
-        for reason in [Reason::BadTag, Reason::Malformed, Reason::SpoofedSource, Reason::TooBig, Reason::NoSession] {
+        for reason in
+            [Reason::BadTag, Reason::Malformed, Reason::SpoofedSource, Reason::TooBig, Reason::NoSession]
+        {
             assert!(!counters.contains(reason.as_str()), "{counters}");
         }
     }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use meshhold::datapath::workers::offload::header::{Layout, TCP, UDP};
 use meshhold::datapath::workers::offload::virtio;
 use meshhold::datapath::workers::tun::Offload;
 use meshhold_common::Reason;
-use meshhold_core::session::Cipher;
+use meshhold_core::session::{Cipher, Session};
 use support::{Inner, Node, WAIT, connected, own4, own6, session, table, until};
 
 const AES: Cipher = Cipher::Aes256Gcm;
@@ -146,7 +147,8 @@ fn inner_addresses_must_be_the_senders_and_ours() {
     a.queues[0].send(&spoofed4.build()).unwrap();
     a.expect(Reason::SpoofedSource, 1);
 
-    let elsewhere = Inner { to: std::net::Ipv4Addr::from(own4(2).to_bits() + 1).into(), ..Inner::v4(UDP, 50) };
+    let elsewhere =
+        Inner { to: std::net::Ipv4Addr::from(own4(2).to_bits() + 1).into(), ..Inner::v4(UDP, 50) };
     a.queues[0].send(&elsewhere.build()).unwrap();
     middle.0.send_to(&middle.capture(), b.address).unwrap();
     b.expect(Reason::NotForUs, 1);
@@ -187,6 +189,39 @@ fn packets_wait_for_their_session() {
 }
 
 #[test]
+fn what_waits_too_long_is_given_up() {
+    let a = Node::start(Offload::TcpAndUdp);
+    a.workers.publish(Arc::new(table(1, &[], None, None)));
+    a.queues[0].send(&Inner::v4(UDP, 30).build()).unwrap();
+    assert_eq!(a.read(0)[virtio::LEN..][20..22], [3, 1], "host unreachable, after five seconds");
+    a.expect(Reason::NoSession, 1);
+}
+
+#[test]
+fn a_peer_with_more_workers_gets_its_lanes_used() {
+    let (a, middle, b) = intercepted();
+    let lanes = |node| {
+        let two = session(node, 3, AES);
+        Arc::new(Session { lanes: 8, ..(*two).clone() })
+    };
+    let at = middle.0.local_addr().ok();
+    a.workers.publish(Arc::new(table(1, &[&lanes(1)], at, None)));
+    b.workers.publish(Arc::new(table(2, &[&lanes(2)], at, None)));
+    let mut used = BTreeSet::new();
+    for port in 1..200 {
+        let packet = Inner { port, ..Inner::v4(UDP, 20) }.build();
+        let queue = usize::from(port) % 2;
+        a.queues[queue].send(&packet).unwrap();
+        let datagram = middle.capture();
+        used.insert(datagram[7] & 15);
+        assert_eq!(usize::from(datagram[7] & 15) % 2, queue, "a worker keeps to its lanes");
+        middle.0.send_to(&datagram, b.address).unwrap();
+        assert_eq!(b.read(queue), packet);
+    }
+    assert_eq!(used, (0..8).collect());
+}
+
+#[test]
 fn nobody_there_is_said_at_once() {
     let (a, _b) = connected(Offload::TcpAndUdp, AES);
     let to4 = Inner { to: own4(9).into(), ..Inner::v4(UDP, 30) }.build();
@@ -221,7 +256,10 @@ fn a_new_address_is_reported_when_authentic() {
     assert!(matches!(b.event(), WorkerEvent::Confirmed { .. }));
     let moved = b.event();
     let at = elsewhere.0.local_addr().unwrap();
-    assert!(matches!(moved, WorkerEvent::Moved { local_index: 0x2000_0000, from } if from == at), "{moved:?}");
+    assert!(
+        matches!(moved, WorkerEvent::Moved { local_index: 0x2000_0000, from } if from == at),
+        "{moved:?}"
+    );
 }
 
 #[test]

@@ -95,8 +95,7 @@ impl Table {
             .enumerate()
             .flat_map(|(at, peer)| slices(peer.block4).map(move |slice| (slice, at)))
             .collect();
-        let mut nets6: Vec<_> =
-            peers.iter().enumerate().map(|(at, peer)| (upper(peer.net6.0), at)).collect();
+        let mut nets6: Vec<_> = peers.iter().enumerate().map(|(at, peer)| (upper(peer.net6.0), at)).collect();
         slices4.sort_unstable();
         nets6.sort_unstable();
         Self { networks, peers, sessions, policy, slices4, nets6 }

@@ -46,7 +46,8 @@ impl Memory {
     pub(super) fn keep(&self, key: &impl Hash, now: u32) {
         let (tag, set) = self.set(key);
         let known = set.iter().find(|place| place.tag.load(Relaxed) == tag);
-        let oldest = || set.iter().min_by_key(|place| (place.tag.load(Relaxed) != 0, place.seen.load(Relaxed)));
+        let oldest =
+            || set.iter().min_by_key(|place| (place.tag.load(Relaxed) != 0, place.seen.load(Relaxed)));
         if let Some(place) = known.or_else(oldest) {
             place.seen.store(now, Relaxed);
             place.tag.store(tag, Relaxed);

@@ -124,9 +124,8 @@ impl Host for View<'_> {
     }
 
     fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
-        let covers = |range: &PortRange| {
-            range.protocol == protocol && (range.first..=range.last).contains(&port)
-        };
+        let covers =
+            |range: &PortRange| range.protocol == protocol && (range.first..=range.last).contains(&port);
         if self.rules.network(network).is_some_and(|network| network.scope.iter().any(covers)) {
             return Port::Open;
         }

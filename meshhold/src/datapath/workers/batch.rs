@@ -83,12 +83,17 @@ impl SendBatch {
         self.used += len;
     }
 
-    /// Sends everything.
+    /// Sends everything; what the kernel still doesn't take after [`PATIENCE`] is dropped and counted.
     pub(super) fn flush(&mut self, exit: Exit<'_>) {
         let mut sent = 0;
         while sent < self.runs.len() {
             match self.send_from(sent, exit) {
                 Ok(count) => sent += count.max(1),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left: usize = self.runs.iter().skip(sent).map(|run| run.datagrams).sum();
+                    exit.counters.add(Reason::QueueFull, left as u64);
+                    break;
+                }
                 Err(error) => {
                     self.settle(sent, error, exit);
                     sent += 1;
@@ -99,7 +104,7 @@ impl SendBatch {
         self.used = 0;
     }
 
-    /// One system call with the runs from `first` on; waits once where the socket is full.
+    /// One system call with the runs from `first` on.
     fn send_from(&self, first: usize, exit: Exit<'_>) -> io::Result<usize> {
         let mut out = [Outgoing { bytes: &[], segment: 0, to: SocketAddr::from(([0; 4], 0)) }; MAX_RUNS];
         let mut count = 0;
@@ -121,8 +126,8 @@ impl SendBatch {
         let Some(run) = self.runs.get(at) else {
             return;
         };
-        if run.datagrams == 1 || error.kind() == ErrorKind::WouldBlock {
-            return exit.counters.add(reason(&error), run.datagrams as u64);
+        if run.datagrams == 1 {
+            return exit.counters.add(reason(&error), 1);
         }
         let whole = self.outgoing(run, exit);
         let mut failed = 0;
@@ -149,6 +154,7 @@ impl Run {
     }
 }
 
+/// Waits while the socket is full, but no longer than [`PATIENCE`].
 fn send(runs: &[Outgoing<'_>], exit: Exit<'_>) -> io::Result<usize> {
     let descriptor = exit.socket.descriptor();
     loop {

@@ -170,4 +170,3 @@ fn spawn(id: usize, worker: Worker, pin: bool) -> anyhow::Result<JoinHandle<()>>
         .spawn(body)
         .with_context(|| format!("starting the thread of worker {id}"))
 }
-

@@ -10,14 +10,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use meshhold_common::Reason;
-use meshhold_core::wire::{DATA_HEADER, TYPE_DATA};
+use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TYPE_DATA};
 
 use super::event::{Command, WorkerEvent};
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
 use super::run::{Wake, Worker};
-use super::session::{DataHeader, FLAG_PARTIAL, LocalSession};
+use super::session::{DataHeader, LocalSession};
 use super::tun::{Offload, TunQueue};
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::table::{PeerRoute, Table};
@@ -110,12 +110,12 @@ impl Worker {
         if packet.is_empty() {
             return Ok(None);
         }
-        if header.flags & !FLAG_PARTIAL != 0 {
+        if header.flags & !FLAG_PARTIAL_CHECKSUM != 0 {
             return Err(Reason::Malformed);
         }
         let total = check(packet, peer, &wake.snapshot.table)?;
         self.admit_incoming(packet.get(..total).unwrap_or_default(), wake)?;
-        Ok(Some(Opened { range: start..start + total, partial: header.flags & FLAG_PARTIAL != 0 }))
+        Ok(Some(Opened { range: start..start + total, partial: header.flags & FLAG_PARTIAL_CHECKSUM != 0 }))
     }
 
     /// Handshakes and QUIC belong to the control socket; they get here only when the steering program doesn't work.

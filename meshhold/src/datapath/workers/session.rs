@@ -13,9 +13,6 @@ use meshhold_core::wire::{DATA_HEADER, LANE_BITS, TAG, TYPE_DATA};
 use super::shared::SharedSession;
 use crate::datapath::crypto::{KeyError, LaneKey};
 
-/// Header flag: the transport checksum of the sealed packet holds the pseudo-header sum only. The packet was
-/// authenticated on its way, so the receiver's kernel need not check it (and gets it as a partial checksum).
-pub(super) const FLAG_PARTIAL: u8 = 1;
 const LANE_MASK: u32 = (1 << LANE_BITS) - 1;
 
 /// One lane.
@@ -164,5 +161,37 @@ impl Lane {
     pub(super) fn open(&mut self, header: &DataHeader, sealed: &mut [u8]) -> Option<usize> {
         let len = self.receive.open(header.counter, &header.bytes, sealed)?;
         self.window.accept(header.counter).then_some(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshhold_core::session::{Cipher, REJECT_AFTER_MESSAGES, Secret};
+
+    fn lane(counter: SendCounter) -> Lane {
+        let key = |n| LaneKey::new(Cipher::Aes256Gcm, &Secret([n; 32])).unwrap();
+        Lane { remote_index: 0x50, send: key(1), counter, receive: key(1), window: ReplayWindow::default() }
+    }
+
+    #[test]
+    fn nothing_is_sealed_beyond_the_counter_limit() {
+        let mut lane = lane(SendCounter::starting_at(REJECT_AFTER_MESSAGES - 2));
+        let sealed: Vec<_> = (0..4).map(|_| lane.seal(0, &mut [0; 60]).is_some()).collect();
+        assert_eq!(sealed, [true, true, false, false]);
+    }
+
+    #[test]
+    fn what_was_sealed_opens_once() {
+        let mut lane = lane(SendCounter::default());
+        let mut datagram = [7; DATA_HEADER + 20 + TAG];
+        lane.seal(1, &mut datagram).unwrap();
+        let header = DataHeader::of(&datagram).unwrap();
+        assert_eq!((header.flags, header.session, header.lane, header.counter), (1, 0x50, 0, 0));
+        let mut copy = datagram;
+        assert_eq!(lane.open(&header, &mut copy[DATA_HEADER..]), Some(20));
+        assert_eq!(copy[DATA_HEADER..DATA_HEADER + 20], [7; 20]);
+        assert!(!lane.is_new(0));
+        assert_eq!(lane.open(&header, &mut datagram[DATA_HEADER..]), None);
     }
 }

@@ -76,7 +76,8 @@ impl Shared {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot.load_full();
         known.retain(|shared| Arc::strong_count(&shared.session) > 1);
-        let sessions = table.sessions.iter().filter_map(|(peer, session)| self.adopt(&mut known, *peer, session));
+        let sessions =
+            table.sessions.iter().filter_map(|(peer, session)| self.adopt(&mut known, *peer, session));
         let sessions: Vec<_> = sessions.collect();
         for gone in before.sessions.iter().filter(|old| !sessions.iter().any(|new| Arc::ptr_eq(old, new))) {
             gone.withdrawn.store(true, Relaxed);
@@ -126,7 +127,8 @@ impl Shared {
     }
 
     pub(super) fn activity(&self) -> Vec<Activity> {
-        let of = |shared: &Arc<SharedSession>| Activity::of(shared.session.local_index, shared.traffic.iter());
+        let of =
+            |shared: &Arc<SharedSession>| Activity::of(shared.session.local_index, shared.traffic.iter());
         self.load().sessions.iter().map(of).collect()
     }
 

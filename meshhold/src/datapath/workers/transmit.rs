@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 
 use meshhold_common::Reason;
-use meshhold_core::wire::{DATA_HEADER, TAG};
+use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TAG};
 
 use super::event::WorkerEvent;
 use super::offload::header::Layout;
 use super::offload::segment::Segments;
 use super::offload::virtio::{self, VirtioHeader};
 use super::run::{Wake, Worker};
-use super::session::{FLAG_PARTIAL, LocalSession};
+use super::session::LocalSession;
 use crate::datapath::icmp::{self, MAX_ERROR};
 use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
 
@@ -75,7 +75,7 @@ impl Worker {
             return Err(Reason::TooBig);
         }
         let hash = segments.layout().flow_hash(segments.packet());
-        let flags = if segments.partial() { FLAG_PARTIAL } else { 0 };
+        let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let exit = self.outlet.exit();
         let local = self.sessions.find(path.session.local_index).ok_or(Reason::NoSession)?;
         let (mut packets, mut bytes) = (0, 0);

@@ -51,8 +51,9 @@ impl TunQueues {
     /// `/dev/net/tun` or CAP_NET_ADMIN is missing, or the name is taken.
     pub fn create(name: &str, queues: usize, offload: bool) -> anyhow::Result<Self> {
         let flags = TunFlags { multi_queue: queues > 1, virtio_header: offload };
-        let (first, name) = sys_net::open_tun(name, flags)
-            .with_context(|| format!("creating the interface {name} (needs /dev/net/tun and CAP_NET_ADMIN)"))?;
+        let (first, name) = sys_net::open_tun(name, flags).with_context(|| {
+            format!("creating the interface {name} (needs /dev/net/tun and CAP_NET_ADMIN)")
+        })?;
         let mut files = vec![first];
         for queue in 1..queues {
             let (file, _) =

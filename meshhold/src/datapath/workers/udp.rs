@@ -43,7 +43,9 @@ impl Port {
         let mut sockets = Vec::with_capacity(workers);
         for _ in 0..workers {
             let socket = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
-            if offload && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
+            if offload
+                && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+            {
                 tracing::warn!(%error, "the kernel does not join received datagrams");
             }
             sockets.push(socket.into());
@@ -59,7 +61,8 @@ impl Port {
 /// Fails where anybody has the port: with SO_REUSEPORT a second daemon would silently share it. Returns the address
 /// with the port that the kernel chose for port 0.
 fn claim(listen: SocketAddr) -> anyhow::Result<SocketAddr> {
-    let probe = bind(listen, false).with_context(|| format!("opening UDP {listen}: is another daemon running?"))?;
+    let probe =
+        bind(listen, false).with_context(|| format!("opening UDP {listen}: is another daemon running?"))?;
     let bound = probe.local_addr().context("reading the UDP address")?.as_socket();
     bound.with_context(|| format!("the kernel shows no address for UDP {listen}"))
 }

@@ -54,8 +54,7 @@ pub struct Received {
 /// # Errors
 /// `/dev/net/tun` can't be opened, CAP_NET_ADMIN is missing, or the name is taken or too long.
 pub fn open_tun(name: &str, flags: TunFlags) -> io::Result<(File, String)> {
-    let file =
-        File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     // SAFETY: ifreq is plain old data; all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
     if name.len() >= request.ifr_name.len() || name.as_bytes().contains(&0) {
@@ -113,10 +112,8 @@ pub type Instruction = (u16, u8, u8, u32);
 /// # Errors
 /// The kernel refuses the program.
 pub fn attach_reuseport_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-    let mut code: Vec<libc::sock_filter> = program
-        .iter()
-        .map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k })
-        .collect();
+    let mut code: Vec<libc::sock_filter> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
     let filter = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
     // SAFETY: the kernel copies the program out of `code`, which outlives the call.
     check(unsafe {
@@ -146,10 +143,8 @@ pub fn send_many(socket: BorrowedFd<'_>, runs: &[Outgoing<'_>]) -> io::Result<us
     let mut count = 0;
     for ((((name, vector), control), message), run) in slots.zip(runs) {
         let name_len = write_address(name, run.to);
-        let vector = vector.write(libc::iovec {
-            iov_base: run.bytes.as_ptr().cast_mut().cast(),
-            iov_len: run.bytes.len(),
-        });
+        let vector = vector
+            .write(libc::iovec { iov_base: run.bytes.as_ptr().cast_mut().cast(), iov_len: run.bytes.len() });
         // SAFETY: msghdr is plain old data; all zeroes is a valid value (it has private padding).
         let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
         header.msg_name = name.as_mut_ptr().cast();
@@ -297,7 +292,12 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_DEL, descriptor, std::ptr::null_mut())
     }
 
-    fn control(&self, op: c_int, descriptor: BorrowedFd<'_>, event: *mut libc::epoll_event) -> io::Result<()> {
+    fn control(
+        &self,
+        op: c_int,
+        descriptor: BorrowedFd<'_>,
+        event: *mut libc::epoll_event,
+    ) -> io::Result<()> {
         // SAFETY: `event` is null only for EPOLL_CTL_DEL, which doesn't read it, else a live local.
         check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, descriptor.as_raw_fd(), event) })
     }

@@ -72,7 +72,8 @@ impl Coalescer {
     /// What was taken since the last [`Self::flush`] must still be in `buffer`, unchanged.
     pub fn push(&mut self, buffer: &[u8], range: Range<usize>, partial: bool, sink: &mut impl PacketSink) {
         let at = range.start;
-        let Some((packet, layout)) = buffer.get(range).and_then(|packet| Some((packet, Layout::of(packet)?))) else {
+        let Some((packet, layout)) = buffer.get(range).and_then(|packet| Some((packet, Layout::of(packet)?)))
+        else {
             return;
         };
         let Some(headers) = layout.payload(packet) else {
@@ -183,7 +184,9 @@ impl Run {
         self.payload = 0;
         self.size = candidate.payload();
         self.closed = false;
-        for (to, from) in self.head.iter_mut().skip(virtio::LEN).zip(candidate.packet.iter().take(self.headers)) {
+        for (to, from) in
+            self.head.iter_mut().skip(virtio::LEN).zip(candidate.packet.iter().take(self.headers))
+        {
             *to = *from;
         }
         self.add_part(candidate);
@@ -242,9 +245,7 @@ impl Run {
         }
         let dont_fragment = a.get(6).is_some_and(|bits| bits & 0x40 != 0);
         let id = get_u16(a, 4).wrapping_add(self.count as u16);
-        a.get(..2) == b.get(..2)
-            && a.get(6..9) == b.get(6..9)
-            && (dont_fragment || id == get_u16(b, 4))
+        a.get(..2) == b.get(..2) && a.get(6..9) == b.get(6..9) && (dont_fragment || id == get_u16(b, 4))
     }
 
     fn transport_follows(&self, candidate: &Candidate<'_>) -> bool {

@@ -35,7 +35,8 @@ impl Layout {
             _ => return None,
         };
         let header = if layout.v6 { 40 } else { 20 };
-        let fits = header <= layout.transport && layout.transport <= layout.total && layout.total <= packet.len();
+        let fits =
+            header <= layout.transport && layout.transport <= layout.total && layout.total <= packet.len();
         fits.then_some(layout)
     }
 
@@ -93,7 +94,13 @@ impl Layout {
             _ => None,
         };
         let words = addresses.into_iter().chain(ports).flat_map(|bytes| bytes.as_chunks::<4>().0);
-        let hash = words.fold(0u32, |hash, word| (hash.rotate_left(5) ^ u32::from_ne_bytes(*word)).wrapping_mul(0x9e37_79b9));
+        let mix = |hash: u32, word: &[u8; 4]| {
+            (hash.rotate_left(5) ^ u32::from_ne_bytes(*word)).wrapping_mul(0x9e37_79b9)
+        };
+        // The finalizer of MurmurHash3: every bit of the input reaches the low bits, which choose the lane.
+        let mut hash = words.fold(0, mix);
+        hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+        hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
         hash ^ (hash >> 16)
     }
 }

@@ -132,7 +132,9 @@ fn shapes() -> Vec<Shape> {
     let mut shapes = Vec::new();
     for v6 in [false, true] {
         for (options, tos, flags) in [(0, 0, 0x10), (12, 1, 0x18), (40, 2, 0x50), (4, 3, 0x59)] {
-            for (payload, size) in [(1, 1000), (1000, 1000), (1001, 1000), (2736, 1368), (60_001, 1367), (300, 7)] {
+            for (payload, size) in
+                [(1, 1000), (1000, 1000), (1001, 1000), (2736, 1368), (60_001, 1367), (300, 7)]
+            {
                 shapes.push(Shape { v6, protocol: TCP, options, payload, size, tos, flags });
             }
         }
@@ -295,7 +297,8 @@ fn corrupted_virtio_headers_are_survived() {
             packet[at] = random.next() as u8;
         }
         let len = random.below(packet.len() + 1);
-        let mut read = [&bytes[..], &packet[..if random.below(2) == 0 { len } else { packet.len() }]].concat();
+        let mut read =
+            [&bytes[..], &packet[..if random.below(2) == 0 { len } else { packet.len() }]].concat();
         let (virtio, packet) = VirtioHeader::split(&mut read).unwrap();
         match split(virtio, packet) {
             None => refused += 1,
@@ -330,10 +333,8 @@ fn sums_match_a_naive_one() {
     let mut random = Random(3);
     for len in 0..600 {
         let bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
-        let naive: u32 = bytes
-            .chunks(2)
-            .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
-            .sum();
+        let naive: u32 =
+            bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
         assert_eq!(fold(sum(&bytes)) % 0xffff, fold(naive) % 0xffff, "{len} bytes");
     }
     let full = vec![0xff; 65_535];
