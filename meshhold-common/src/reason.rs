@@ -90,6 +90,8 @@ reasons! {
     TooBig = "too-big",
     /// Worker, dropped: no room in a queue or socket buffer.
     QueueFull = "queue-full",
+    /// Worker, dropped: the underlay refuses the remote address (no route, forbidden).
+    NoPath = "no-path",
 }
 
 impl Reason {

@@ -19,6 +19,7 @@ mod list;
 pub mod net;
 mod routes;
 pub mod sys;
+pub mod sys_net;
 mod sysctl;
 pub mod watch;
 
