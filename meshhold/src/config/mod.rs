@@ -17,6 +17,7 @@ pub use file::ConfigError;
 pub use value::SwarmKey;
 
 use meshhold_core::key::Ipv4Range;
+use meshhold_core::multiaddr::Multiaddr;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub struct Config {
     pub node: NodeConfig,
     /// Nodes to link to at start, as multiaddrs.
     #[serde(deserialize_with = "value::bootstrap_peers")]
-    pub bootstrap_peers: Vec<String>,
+    pub bootstrap_peers: Vec<Multiaddr>,
     /// Closes the underlay to nodes that don't hold it. Filled from `swarm_key_file` too.
     #[serde(deserialize_with = "value::optional")]
     pub swarm_key: Option<SwarmKey>,

@@ -4,6 +4,7 @@
 
 use bech32::{Bech32m, Hrp};
 use meshhold_core::key::Ipv4Range;
+use meshhold_core::multiaddr::Multiaddr;
 use meshhold_core::session::Secret;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
@@ -228,21 +229,12 @@ pub(super) fn default_space() -> Ipv4Range {
     Ipv4Range { base: Ipv4Addr::new(198, 18, 0, 0), prefix: 15 }
 }
 
-pub(super) fn bootstrap_peers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+pub(super) fn bootstrap_peers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Multiaddr>, D::Error> {
     /// One entry, read so that a refusal carries its own line.
     #[derive(Deserialize)]
     #[serde(transparent)]
-    struct Entry(#[serde(deserialize_with = "bootstrap_peer")] String);
+    struct Entry(#[serde(deserialize_with = "scalar")] Multiaddr);
 
     let entries: Option<Vec<Entry>> = Option::deserialize(input)?;
     Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.0).collect())
-}
-
-fn bootstrap_peer<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    check(input, |text| match text.split('/').collect::<Vec<_>>().as_slice() {
-        ["", _, _, "udp", _, "quic-v1", "p2p", _] => Ok(text.to_owned()),
-        _ => Err(format!(
-            "'{text}' is no peer's address; write it like /ip4/192.0.2.10/udp/7777/quic-v1/p2p/12D3KooW…"
-        )),
-    })
 }
