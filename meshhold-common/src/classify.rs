@@ -286,7 +286,8 @@ fn egress_loopback<L: Load, H: Host>(
     packet: &mut Packet,
     action: &mut Action,
 ) -> Outcome {
-    if packet.source.octets4() != Address::LOOPBACK4 {
+    // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
+    if packet.source != Address::v4(Address::LOOPBACK4) && host.own(&packet.source).is_none() {
         return Err(Reason::LoopbackAddress);
     }
     let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };

@@ -89,8 +89,6 @@ fn install_packages(packages: &[&str]) -> Result<()> {
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.arg("--quiet").args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    // The tests start their own; a freshly installed service must not open a port on this machine.
-    command.env("RUNLEVEL", "1");
     succeed(&mut command)
 }
 

@@ -67,9 +67,10 @@ fn packet(random: &mut Random, seeds: &[(Program, Vec<u8>)]) -> (Program, Vec<u8
         }
     }
     bytes.resize(bytes.len().clamp(*SIZES.start(), *SIZES.end()), 0);
-    // Where the test run takes bytes 12 and 13 for an EtherType it knows, it wants that header behind it.
+    // Where the test run takes bytes 12 and 13 for an EtherType it knows, it wants that header behind it, and room
+    // for the fragment header that the translation takes out.
     match bytes[12..14] {
-        [0x86, 0xdd] if bytes.len() < 54 => bytes.resize(54, 0),
+        [0x86, 0xdd] if bytes.len() < 62 => bytes.resize(62, 0),
         [0x08, 0x00] if bytes.len() < 34 => bytes.resize(34, 0),
         _ => {}
     }

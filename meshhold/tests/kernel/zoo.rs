@@ -87,6 +87,7 @@ fn passes() -> Vec<Specimen> {
         on(Ingress, "error about a service's answer", v6(ICMP6, &icmp_error(2, &ipv6(OWN6, PEER6, TCP, &tcp(22, 9, ACK)))), Reason::PassIcmpError),
         on(Egress, "request", ipv4(OWN4, PEER4, TCP, &tcp(50_002, 443, SYN)), Reason::PassEgress),
         on(Egress, "answer of a loopback service", ipv4(LOCALHOST, CALLER4, TCP, &tcp(22, 9, ACK)), Reason::PassEgress),
+        on(Egress, "answer of a service on 0.0.0.0", ipv4(OWN4, CALLER4, UDP, &udp(5353, 9)), Reason::PassEgress),
         on(Egress, "answer of a native service", ipv6(OWN6, PEER6, TCP, &tcp(22, 9, ACK)), Reason::PassEgress),
     ]
 }
@@ -133,6 +134,7 @@ fn misaddressed() -> Vec<Specimen> {
         on(Ingress, "caller source", to(CALLER4, OWN4), Reason::LoopbackAddress),
         on(Ingress, "loopback destination", to(PEER4, LOCALHOST), Reason::LoopbackAddress),
         on(Ingress, "loopback source by ipv6", ipv6(loopback6, OWN6, TCP, &tcp(1, 22, SYN)), Reason::LoopbackAddress),
+        on(Egress, "peer's address to a caller address", to(PEER4, CALLER4), Reason::LoopbackAddress),
         on(Egress, "loopback destination out", to(OWN4, LOCALHOST), Reason::LoopbackAddress),
         on(Egress, "loopback source out", to(LOCALHOST, PEER4), Reason::LoopbackAddress),
         on(Ingress, "multicast", to(PEER4, [224, 0, 0, 251]), Reason::Multicast),
