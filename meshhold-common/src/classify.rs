@@ -109,8 +109,11 @@ pub struct Action {
 
 impl Action {
     /// Nothing to do.
-    pub const KEEP: Self =
-        Self { change: Change::Keep, source: Address { bytes: [0; 16] }, destination: Address { bytes: [0; 16] } };
+    pub const KEEP: Self = Self {
+        change: Change::Keep,
+        source: Address { bytes: [0; 16] },
+        destination: Address { bytes: [0; 16] },
+    };
 }
 
 /// The outcome of one packet.
@@ -149,12 +152,20 @@ pub fn guard<H: Host>(host: &mut H, source: &Address, destination: &Address) -> 
         || host.range(source).is_some()
 }
 
+/// Makes later reads come from memory. The kernel's verifier then goes on with one state instead of one for each way
+/// through the parser: a sixth of the work.
+#[inline(always)]
+fn settle(packet: &mut Packet) -> &mut Packet {
+    core::hint::black_box(packet)
+}
+
 /// A reason to pass, or one to drop.
 type Outcome = Result<Reason, Reason>;
 
 #[inline(always)]
 fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
+    let packet = settle(packet);
     if packet.source.is_loopback() || packet.destination.is_loopback() {
         return Err(Reason::LoopbackAddress);
     }
@@ -166,6 +177,7 @@ fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action
         return Err(Reason::SpoofedSource);
     }
     packet.parse_transport(load)?;
+    let packet = settle(packet);
     let peer = match host.peer(&packet.source) {
         Some(peer) if peer.network == network => peer,
         // The worker's own Host Unreachable comes from an address that no member owns.
@@ -233,6 +245,7 @@ fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action
 #[inline(always)]
 fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
+    let packet = settle(packet);
     if packet.destination.is_multicast() || packet.source.is_multicast() {
         return Err(Reason::Multicast);
     }
@@ -247,6 +260,7 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
         return Err(Reason::SpoofedSource);
     }
     packet.parse_transport(load)?;
+    let packet = settle(packet);
     if packet.piece == Piece::Later {
         return match host.fragment(packet) {
             Some(_) => Ok(Reason::PassFragment),
@@ -266,12 +280,19 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
 /// From a loopback-delivered service back to its caller. Nothing but answers from an open port leaves here, so
 /// closing the port cuts the flow in this direction too.
 #[inline(always)]
-fn egress_loopback<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
-    if packet.source.octets4() != Address::LOOPBACK4 {
+fn egress_loopback<L: Load, H: Host>(
+    load: &L,
+    host: &mut H,
+    packet: &mut Packet,
+    action: &mut Action,
+) -> Outcome {
+    // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
+    if packet.source != Address::v4(Address::LOOPBACK4) && host.own(&packet.source).is_none() {
         return Err(Reason::LoopbackAddress);
     }
     let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
     packet.parse_transport(load)?;
+    let packet = settle(packet);
     let reason = if packet.piece == Piece::Later {
         if host.fragment(packet).is_none() {
             return Err(Reason::FragmentNoFirst);

@@ -26,17 +26,17 @@ const DROP: i32 = 2;
 /// From the mesh towards local services.
 #[classifier]
 pub fn mesh_ingress(ctx: TcContext) -> i32 {
-    let mut packet = Packet::default();
-    let verdict = classify_ingress(&host::Skb(&ctx), &mut KernelHost(&ctx), &mut packet);
-    finish(&ctx, &packet, verdict, event::INGRESS)
+    let Some(packet) = scratch() else { return DROP };
+    let verdict = classify_ingress(&host::Skb(&ctx), &mut KernelHost(&ctx), packet);
+    finish(&ctx, packet, verdict, event::INGRESS)
 }
 
 /// From local programs into the mesh.
 #[classifier]
 pub fn mesh_egress(ctx: TcContext) -> i32 {
-    let mut packet = Packet::default();
-    let verdict = classify_egress(&host::Skb(&ctx), &mut KernelHost(&ctx), &mut packet);
-    finish(&ctx, &packet, verdict, event::EGRESS)
+    let Some(packet) = scratch() else { return DROP };
+    let verdict = classify_egress(&host::Skb(&ctx), &mut KernelHost(&ctx), packet);
+    finish(&ctx, packet, verdict, event::EGRESS)
 }
 
 /// Keeps mesh addresses off every other interface.
@@ -49,6 +49,16 @@ pub fn lan_guard(ctx: TcContext) -> i32 {
     let packet = Packet { source, destination, ..Packet::default() };
     account(&packet, Reason::LanGuard, event::GUARD, ctx.len());
     DROP
+}
+
+/// An empty packet in memory whose content the verifier does not follow.
+#[inline(always)]
+fn scratch() -> Option<&'static mut Packet> {
+    let packet = maps::SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
+    let packet = unsafe { &mut *packet };
+    *packet = Packet::default();
+    Some(packet)
 }
 
 #[inline(always)]

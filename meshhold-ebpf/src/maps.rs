@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use meshhold_common::{
-    Address, Reason,
+    Address, Packet, Reason,
     event::Event,
     maps::{
         CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation, MAX_FLOWS,
@@ -46,6 +46,10 @@ pub static COUNTERS: PerCpuArray<Counter, { Reason::COUNT + 1 }> = PerCpuArray::
 
 #[btf_map]
 pub static TOKENS: PerCpuArray<Tokens, { Reason::COUNT }> = PerCpuArray::new();
+
+/// The packet under way: programs at this hook don't interrupt each other on a CPU.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();

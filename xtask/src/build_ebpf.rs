@@ -6,6 +6,7 @@
 use std::{
     env,
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,6 +27,15 @@ pub(crate) enum Compiler {
     Prebuilt(PathBuf),
 }
 
+impl fmt::Display for Compiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(rustc) => write!(f, "{} with rust-src", rustc.display()),
+            Self::Prebuilt(rustc) => write!(f, "{} with its prebuilt core", rustc.display()),
+        }
+    }
+}
+
 /// Finds a compiler and the linker.
 ///
 /// # Errors
@@ -34,6 +44,14 @@ pub(crate) fn detect() -> Result<Compiler, String> {
     if find_linker().is_none() {
         return Err(missing("bpf-linker is not installed"));
     }
+    find_compiler()
+}
+
+/// Finds a compiler, whether or not there is a linker.
+///
+/// # Errors
+/// A sentence that names what is missing and how to get it.
+pub(crate) fn find_compiler() -> Result<Compiler, String> {
     let active = PathBuf::from(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     if library(&active).is_some_and(|lib| lib.join("src/rust/library/core/src/lib.rs").is_file()) {
         return Ok(Compiler::Source(active));
@@ -69,7 +87,7 @@ pub(crate) fn build(root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
     command.env("PATH", path_with_linker());
     let status = command.status().map_err(|error| format!("cannot run cargo for the eBPF programs: {error}"))?;
     if !status.success() {
-        return Err(format!("building the eBPF programs failed ({status}); compiler used: {compiler:?}"));
+        return Err(format!("building the eBPF programs failed ({status}); compiler used: {compiler}"));
     }
     Ok(target_dir.join(TARGET).join("release/meshhold"))
 }

@@ -17,10 +17,12 @@ fn the_verifier_accepts_every_program_within_budget() {
     let start = Instant::now();
     let mut datapath = EbpfDatapath::open(None).unwrap();
     println!("loaded in {:?}", start.elapsed());
+    let mut worst = 0;
     for program in Program::ALL {
         let info = datapath.program(program).unwrap().info().unwrap();
         let verified = info.verified_instruction_count().unwrap();
         println!("{}: {verified} instructions verified, {} bytes of machine code", program.name(), info.size_jitted());
-        assert!(verified <= VERIFIED_INSTRUCTIONS, "{} needs {verified}", program.name());
+        worst = worst.max(verified);
     }
+    assert!(worst <= VERIFIED_INSTRUCTIONS);
 }

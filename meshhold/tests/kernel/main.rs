@@ -2,9 +2,12 @@
 //! Needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN); no interface and no traffic.
 #![cfg(target_os = "linux")]
 
+mod attach;
 mod deny;
 mod fuzz;
+mod live;
 mod load;
+mod namespace;
 mod packets;
 mod rewrite;
 mod support;

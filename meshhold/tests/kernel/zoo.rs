@@ -35,6 +35,11 @@ impl Specimen {
         self.before.push((program, packet));
         self
     }
+
+    /// Everything that runs, in order.
+    pub(crate) fn packets(self) -> impl Iterator<Item = (Program, Vec<u8>)> {
+        self.before.into_iter().chain([(self.program, self.packet)])
+    }
 }
 
 fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
@@ -43,6 +48,12 @@ fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
 
 fn v4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     ipv4(PEER4, OWN4, protocol, payload)
+}
+
+/// With bytes behind the packet's end: the test run wants 54 where it takes a packet for Ethernet and IPv6.
+fn padded(mut packet: Vec<u8>) -> Vec<u8> {
+    packet.resize(54, 0);
+    packet
 }
 
 /// A UDP fragment towards an open port; later ones hold bytes that would read as another open port.
@@ -76,6 +87,7 @@ fn passes() -> Vec<Specimen> {
         on(Ingress, "error about a service's answer", v6(ICMP6, &icmp_error(2, &ipv6(OWN6, PEER6, TCP, &tcp(22, 9, ACK)))), Reason::PassIcmpError),
         on(Egress, "request", ipv4(OWN4, PEER4, TCP, &tcp(50_002, 443, SYN)), Reason::PassEgress),
         on(Egress, "answer of a loopback service", ipv4(LOCALHOST, CALLER4, TCP, &tcp(22, 9, ACK)), Reason::PassEgress),
+        on(Egress, "answer of a service on 0.0.0.0", ipv4(OWN4, CALLER4, UDP, &udp(5353, 9)), Reason::PassEgress),
         on(Egress, "answer of a native service", ipv6(OWN6, PEER6, TCP, &tcp(22, 9, ACK)), Reason::PassEgress),
     ]
 }
@@ -96,10 +108,10 @@ fn malformed() -> Vec<Specimen> {
         on(Ingress, "ends before its length", claims_more, Reason::Truncated),
         on(Ingress, "ends inside the ip header", v4(TCP, &[])[..16].to_vec(), Reason::Truncated),
         on(Ingress, "half a tcp header", v4(TCP, &tcp(1, 22, SYN)[..12]), Reason::Truncated),
-        on(Ingress, "half a udp header by ipv6", v6(UDP, &udp(1, 5353)[..4]), Reason::Truncated),
+        on(Ingress, "half a udp header by ipv6", padded(v6(UDP, &udp(1, 5353)[..4])), Reason::Truncated),
         on(Ingress, "tiny first fragment", ipv4_raw(PEER4, OWN4, TCP, &[], 0x2000, &tcp(1, 22, SYN)[..8]), Reason::FragmentShort),
         on(Ingress, "fragment over the tcp flags", ipv4_raw(PEER4, OWN4, TCP, &[], 1, &[0; 16]), Reason::FragmentShort),
-        on(Ingress, "first fragment inside its headers", v6(44, &fragment6(60, 0, true, 9, &[])), Reason::FragmentShort),
+        on(Ingress, "first fragment inside its headers", padded(v6(44, &fragment6(60, 0, true, 9, &[]))), Reason::FragmentShort),
         on(Ingress, "fragment without first", ipv4_raw(PEER4, OWN4, UDP, &[], 0x4, &udp(1, 5353)), Reason::FragmentNoFirst),
         on(Ingress, "fragment by ipv6 without first", v6(44, &fragment6(UDP, 3, false, 8, &udp(1, 5353))), Reason::FragmentNoFirst),
         on(Ingress, "fragment of a denied first", ipv4_raw(PEER4, OWN4, UDP, &[], 0x5, &udp(1, 5353)), Reason::FragmentNoFirst)
@@ -122,6 +134,7 @@ fn misaddressed() -> Vec<Specimen> {
         on(Ingress, "caller source", to(CALLER4, OWN4), Reason::LoopbackAddress),
         on(Ingress, "loopback destination", to(PEER4, LOCALHOST), Reason::LoopbackAddress),
         on(Ingress, "loopback source by ipv6", ipv6(loopback6, OWN6, TCP, &tcp(1, 22, SYN)), Reason::LoopbackAddress),
+        on(Egress, "peer's address to a caller address", to(PEER4, CALLER4), Reason::LoopbackAddress),
         on(Egress, "loopback destination out", to(OWN4, LOCALHOST), Reason::LoopbackAddress),
         on(Egress, "loopback source out", to(LOCALHOST, PEER4), Reason::LoopbackAddress),
         on(Ingress, "multicast", to(PEER4, [224, 0, 0, 251]), Reason::Multicast),
