@@ -1,9 +1,10 @@
 //! Two nodes' workers with fixed sessions: what arrives, what must not, and what is reported.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
 
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,19 @@ fn packets_arrive_unchanged_both_ways() {
         assert_eq!((sent.tx_packets, sent.tx_bytes), (received.rx_packets, received.rx_bytes));
         assert!(sent.tx_packets > 100);
     }
+}
+
+#[test]
+fn the_underlay_may_be_ipv6() {
+    let (a, mut b) = (Node::start(Offload::TcpAndUdp), Node::start(Offload::TcpAndUdp));
+    let at = |node: &Node| Some(SocketAddr::from((Ipv6Addr::LOCALHOST, node.address.port())));
+    a.workers.publish(Arc::new(table(1, &[&session(1, 0, AES)], at(&b), None)));
+    b.workers.publish(Arc::new(table(2, &[&session(2, 0, AES)], at(&a), None)));
+    let packet = Inner::v4(TCP, 30_000).build();
+    a.queues[0].send(&packet).unwrap();
+    assert!(b.read(0) == packet);
+    assert!(matches!(b.event(), WorkerEvent::Confirmed { .. }));
+    assert!(b.events.try_recv().is_err(), "the sender is where it was expected");
 }
 
 #[test]

@@ -6,8 +6,9 @@
 use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meshhold_common::Reason;
 use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TYPE_DATA};
@@ -18,6 +19,7 @@ use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
 use super::run::{Wake, Worker};
 use super::session::{DataHeader, LocalSession};
+use super::shared::Snapshot;
 use super::tun::{Offload, TunQueue};
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::table::{PeerRoute, Table};
@@ -36,13 +38,15 @@ struct Opened {
 
 impl Worker {
     /// Receives what waits on the socket, within bounds.
-    pub(super) fn receive_burst(&mut self, wake: &Wake<'_>) {
+    pub(super) fn receive_burst(&mut self, snapshot: &mut Arc<Snapshot>) {
         let mut buffer = std::mem::take(&mut self.receive_buffer);
+        let now = Instant::now();
         for _ in 0..BURST {
             match sys_net::receive(self.outlet.socket.descriptor(), &mut buffer) {
                 Ok(got) => {
+                    self.refresh(snapshot);
                     let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-                    self.receive(bytes, got.segment, got.from, wake);
+                    self.receive(bytes, got.segment, got.from, &Wake { snapshot, now });
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {

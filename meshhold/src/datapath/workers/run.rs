@@ -81,6 +81,8 @@ pub(super) struct Worker {
     pub(super) outside: Outside,
     pub(super) receive_buffer: Box<[u8]>,
     read_buffer: Box<[u8]>,
+    /// Of the snapshot in use.
+    version: u64,
     epoll: Epoll,
 }
 
@@ -112,6 +114,7 @@ impl Worker {
             outside,
             receive_buffer: vec![0; PACKET].into(),
             read_buffer: vec![0; virtio::LEN + PACKET].into(),
+            version: 0,
             epoll,
         })
     }
@@ -133,22 +136,24 @@ impl Worker {
             if is_ready(BELL) {
                 self.obey(&mut snapshot);
             }
-            let wake = Wake { snapshot: &snapshot, now: Instant::now() };
             if is_ready(SOCKET) {
-                self.receive_burst(&wake);
+                self.receive_burst(&mut snapshot);
             }
             if is_ready(TUN) {
-                self.transmit_burst(&wake);
+                self.transmit_burst(&mut snapshot);
             }
-            self.serve_held(&wake);
+            self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
             self.batch.flush(self.outlet.exit());
         }
     }
 
-    fn refresh(&mut self, snapshot: &mut Arc<Snapshot>) {
-        let current = self.outside.shared.load();
-        if !Arc::ptr_eq(&current, snapshot) {
-            *snapshot = Arc::clone(&current);
+    /// Takes up a table that was published since. Called for every read, so that no packet that came after
+    /// [`super::Workers::publish`] returned is judged by the old one.
+    pub(super) fn refresh(&mut self, snapshot: &mut Arc<Snapshot>) {
+        let version = self.outside.shared.version();
+        if version != self.version {
+            self.version = version;
+            *snapshot = Arc::clone(&self.outside.shared.load());
             self.sessions.attach(&snapshot.sessions);
         }
     }
@@ -168,14 +173,19 @@ impl Worker {
         }
     }
 
-    fn transmit_burst(&mut self, wake: &Wake<'_>) {
+    fn transmit_burst(&mut self, snapshot: &mut Arc<Snapshot>) {
         let mut buffer = std::mem::take(&mut self.read_buffer);
+        let now = Instant::now();
         for _ in 0..BURST {
             let Some(queue) = &self.tun else {
                 break;
             };
             match queue.read(&mut buffer) {
-                Ok(len) => self.transmit(buffer.get_mut(..len).unwrap_or_default(), wake),
+                Ok(len) => {
+                    self.refresh(snapshot);
+                    let wake = Wake { snapshot, now };
+                    self.transmit(buffer.get_mut(..len).unwrap_or_default(), &wake);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_temporary(&error) => break,
                 Err(error) => self.lose_tun(error),

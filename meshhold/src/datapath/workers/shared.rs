@@ -3,7 +3,8 @@
 //! Owns the list of sessions and keeps a withdrawn one from coming back: its send counters are gone with the workers'
 //! state, and starting them again would use nonces twice.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -49,6 +50,8 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Shared {
     snapshot: ArcSwap<Snapshot>,
+    /// Advances with each snapshot.
+    version: AtomicU64,
     /// All sessions whose keys somebody still holds, withdrawn ones too. Taken by `publish` only.
     known: Mutex<Vec<Arc<SharedSession>>>,
     counters: Vec<Arc<ReasonCounters>>,
@@ -60,6 +63,7 @@ impl Shared {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             snapshot: ArcSwap::default(),
+            version: AtomicU64::new(0),
             known: Mutex::default(),
             counters: (0..workers).map(|_| Arc::default()).collect(),
             started: Instant::now(),
@@ -87,6 +91,7 @@ impl Shared {
             other => Arc::new(Rules::new(policy.clone(), other.as_deref(), self.second(Instant::now()))),
         });
         self.snapshot.store(Arc::new(Snapshot { table, sessions, rules }));
+        self.version.fetch_add(1, Release);
     }
 
     fn adopt(
@@ -111,7 +116,12 @@ impl Shared {
         Some(new)
     }
 
-    /// The current picture; cheap enough for every wake-up.
+    /// Changes after the picture has. Cheap enough for every packet.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    /// The current picture.
     pub(super) fn load(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }

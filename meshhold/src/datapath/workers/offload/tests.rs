@@ -75,7 +75,7 @@ impl Shape {
         let offset = if self.protocol == TCP { 16 } else { 6 };
         put_u16(&mut packet, transport + offset, partial);
         if self.protocol == TCP {
-            packet[transport + 12] = ((20 + self.options) / 4 << 4) as u8;
+            packet[transport + 12] = (((20 + self.options) / 4) << 4) as u8;
             packet[transport + 13] = self.flags;
         } else {
             put_u16(&mut packet, transport + 4, (total - transport) as u16);
