@@ -28,3 +28,15 @@ pub fn until<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Result<O
 pub fn until_true(limit: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     until(limit, what, || Ok(condition()?.then_some(())))
 }
+
+/// Watches for `window` that `condition` stays false: some things must not happen at all.
+pub fn never(window: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + window;
+    while Instant::now() < end {
+        if condition()? {
+            bail!("happened and must not: {what}");
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
