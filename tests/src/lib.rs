@@ -1,1 +1,17 @@
-//! The lab.
+//! The lab: real `meshhold` daemons in network namespaces of their own, with real services behind them.
+//!
+//! The lab drives the daemon by its command line and its JSON only, as a user would. It links no crate of the
+//! product, so that a test can't pass by knowing an inside.
+
+pub mod capture;
+pub mod lab;
+pub mod node;
+pub mod process;
+pub mod scenario;
+pub mod service;
+pub mod snapshot;
+pub mod status;
+pub mod wait;
+
+pub use lab::{Host, Lab, run};
+pub use node::{Node, Settings};

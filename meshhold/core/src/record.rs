@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use ed25519_dalek::{Signature, Signer, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,14 @@ pub enum RecordError {
 }
 
 impl Envelope {
+    /// An envelope around something sealed, signed with the topic's key.
+    pub fn sign(topic: &SigningKey, slot: [u8; 16], version: u64, expires: u64, sealed: Vec<u8>) -> Self {
+        let key = topic.verifying_key().to_bytes();
+        let mut envelope = Self { topic: key, slot, version, expires, sealed, signature: [0; 64] };
+        envelope.signature = topic.sign(&envelope.message()).to_bytes();
+        envelope
+    }
+
     /// Whether a member of the topic's network wrote this. Needs no secret.
     pub fn verify(&self) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.topic) else { return false };
@@ -159,9 +167,7 @@ impl RecordBody {
         if sealed.len() > MAX_SEALED {
             return Err(RecordError::Format);
         }
-        let mut envelope = Envelope { topic, slot, version, expires, sealed, signature: [0; 64] };
-        envelope.signature = topic_key.sign(&envelope.message()).to_bytes();
-        Ok(envelope)
+        Ok(Envelope::sign(&topic_key, slot, version, expires, sealed))
     }
 
     /// Opens and checks an envelope: what comes out was said by `node`.

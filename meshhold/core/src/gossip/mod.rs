@@ -32,7 +32,7 @@ pub const MAX_SUBSCRIBE: usize = 64;
 /// Most entries in one [`Message::Digest`] or [`Message::Want`], and most envelopes of a topic.
 pub const MAX_ENTRIES: usize = 4096;
 /// Most bytes of an envelope's sealed part.
-pub const MAX_SEALED: usize = 8192;
+pub const MAX_SEALED: usize = crate::record::MAX_SEALED;
 /// Entries of a digest that cost as much of the budget as one push.
 const ENTRIES_PER_COST: usize = 64;
 

@@ -1,7 +1,7 @@
 //! Spreading, repair and every bound, with envelopes that are really signed.
 
 use super::*;
-use crate::record::testing::{TopicKey, envelope};
+use ed25519_dalek::SigningKey;
 
 const NOW: u64 = 1_800_000_000;
 const LATER: u64 = NOW + 3600;
@@ -16,8 +16,8 @@ fn slot(n: u32) -> Slot {
     slot
 }
 
-fn signed(key: &TopicKey, place: u32, version: u64) -> Envelope {
-    envelope(key, slot(place), version, LATER, &[0x5a; 100])
+fn signed(key: &SigningKey, place: u32, version: u64) -> Envelope {
+    Envelope::sign(key, slot(place), version, LATER, vec![0x5a; 100])
 }
 
 fn sent(outputs: &[Output], to: LinkId) -> Vec<&Message> {
@@ -87,26 +87,26 @@ impl World {
 
 #[test]
 fn a_relay_without_the_key_carries_news_and_keeps_it_for_later_comers() {
-    let (key, relay) = (TopicKey::from_seed([1; 32]), 2);
+    let (key, relay) = (SigningKey::from_bytes(&[1; 32]), 2);
     let mut world = World::new(4);
     for member in [0, 1] {
-        world.act(member, |gossip| gossip.subscribe(key.topic()));
+        world.act(member, |gossip| gossip.subscribe(key.verifying_key().to_bytes()));
         world.wire(member, relay);
     }
     world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 1)));
     assert_eq!(world.delivered, [(1, slot(0), 1)], "the relay itself is told nothing");
     world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 2)));
     world.wire(3, relay);
-    world.act(3, |gossip| gossip.subscribe(key.topic()));
+    world.act(3, |gossip| gossip.subscribe(key.verifying_key().to_bytes()));
     assert_eq!(world.delivered[1..], [(1, slot(0), 2), (3, slot(0), 2)]);
     assert_eq!(world.nodes[relay].store().count(), 0, "what is held for others is not for our disk");
 }
 
 #[test]
 fn rings_end_and_every_member_hears_once() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = SigningKey::from_bytes(&[1; 32]);
     let mut world = World::new(5);
-    (0..5).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic())));
+    (0..5).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.verifying_key().to_bytes())));
     for member in 0..5 {
         world.wire(member, (member + 1) % 5);
         world.wire(member, (member + 2) % 5);
@@ -122,9 +122,9 @@ fn rings_end_and_every_member_hears_once() {
 
 #[test]
 fn digests_repair_what_was_lost() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = SigningKey::from_bytes(&[1; 32]);
     let mut world = World::new(2);
-    (0..2).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic())));
+    (0..2).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.verifying_key().to_bytes())));
     world.wire(0, 1);
     for member in [0, 1] {
         let lost = world.nodes[member].publish(NOW, signed(&key, member as u32, 7));
@@ -138,9 +138,9 @@ fn digests_repair_what_was_lost() {
 
 #[test]
 fn the_newer_version_wins_and_the_sender_of_an_older_one_is_told() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = SigningKey::from_bytes(&[1; 32]);
     let mut gossip = Gossip::new(Limits::default());
-    gossip.subscribe(key.topic());
+    gossip.subscribe(key.verifying_key().to_bytes());
     gossip.link_up(NOW, 1, node(1));
     gossip.introduce(1);
     let push = |version| Message::Push(Arc::new(signed(&key, 0, version)));
@@ -153,16 +153,16 @@ fn the_newer_version_wins_and_the_sender_of_an_older_one_is_told() {
 
 #[test]
 fn an_envelope_that_no_member_signed_is_refused_and_closes_its_link() {
-    let (key, other) = (TopicKey::from_seed([1; 32]), TopicKey::from_seed([2; 32]));
+    let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
     let mut foreign = signed(&other, 0, 1);
-    foreign.topic = key.topic();
+    foreign.topic = key.verifying_key().to_bytes();
     let mut altered = signed(&key, 0, 1);
     altered.version = 2;
-    let mut huge = envelope(&key, slot(0), 1, LATER, &[0; MAX_SEALED]);
+    let mut huge = Envelope::sign(&key, slot(0), 1, LATER, [0; MAX_SEALED].to_vec());
     huge.sealed = vec![0; MAX_SEALED + 1];
     for bad in [foreign, altered, huge] {
         let mut gossip = Gossip::new(Limits::default());
-        gossip.subscribe(key.topic());
+        gossip.subscribe(key.verifying_key().to_bytes());
         gossip.link_up(NOW, 1, node(1));
         gossip.introduce(1);
         let outputs = gossip.handle(NOW, 1, Message::Push(Arc::new(bad.clone())));
@@ -191,23 +191,23 @@ fn oversized_messages_are_violations() {
 
 #[test]
 fn nothing_is_told_to_links_that_named_no_topic() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = SigningKey::from_bytes(&[1; 32]);
     let mut gossip = Gossip::new(Limits::default());
     gossip.link_up(NOW, 1, node(1));
-    assert!(gossip.subscribe(key.topic()).is_empty());
+    assert!(gossip.subscribe(key.verifying_key().to_bytes()).is_empty());
     assert!(gossip.publish(NOW, signed(&key, 0, 1)).is_empty());
-    let want = Message::Want { topic: key.topic(), slots: vec![slot(0)] };
+    let want = Message::Want { topic: key.verifying_key().to_bytes(), slots: vec![slot(0)] };
     assert!(gossip.handle(NOW, 1, want.clone()).is_empty());
     assert!(gossip.handle(NOW, 1, Message::Push(Arc::new(signed(&key, 1, 1)))).is_empty());
-    gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic()] });
+    gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.verifying_key().to_bytes()] });
     assert_eq!(gossip.handle(NOW, 1, want).len(), 1);
 }
 
 #[test]
 fn what_expires_is_forgotten_and_never_taken() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = SigningKey::from_bytes(&[1; 32]);
     let mut gossip = Gossip::new(Limits::default());
-    gossip.subscribe(key.topic());
+    gossip.subscribe(key.verifying_key().to_bytes());
     gossip.publish(NOW, signed(&key, 0, 1));
     gossip.expire(LATER - 1);
     assert_eq!(gossip.store().count(), 1);
@@ -219,30 +219,30 @@ fn what_expires_is_forgotten_and_never_taken() {
 
 #[test]
 fn what_is_restored_is_delivered() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = SigningKey::from_bytes(&[1; 32]);
     let mut gossip = Gossip::new(Limits::default());
     assert!(gossip.restore(NOW, signed(&key, 0, 3)).is_empty(), "no topic of ours");
-    gossip.subscribe(key.topic());
+    gossip.subscribe(key.verifying_key().to_bytes());
     assert_eq!(delivered(&gossip.restore(NOW, signed(&key, 0, 3))), [3]);
     assert_eq!(gossip.store().count(), 1);
 }
 
 /// Pushes one envelope of each of `keys` on link 1 and returns how many of them are then served.
-fn stored(gossip: &mut Gossip, keys: &[TopicKey], envelopes: u32) -> usize {
+fn stored(gossip: &mut Gossip, keys: &[SigningKey], envelopes: u32) -> usize {
     for key in keys {
-        gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic()] });
+        gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.verifying_key().to_bytes()] });
         for place in 0..envelopes {
             gossip.handle(NOW, 1, Message::Push(Arc::new(signed(key, place, 1))));
         }
     }
     let slots: Vec<Slot> = (0..envelopes).map(slot).collect();
-    let want = |key: &TopicKey| Message::Want { topic: key.topic(), slots: slots.clone() };
+    let want = |key: &SigningKey| Message::Want { topic: key.verifying_key().to_bytes(), slots: slots.clone() };
     keys.iter().map(|key| gossip.handle(NOW, 1, want(key)).len()).sum()
 }
 
 #[test]
 fn what_is_held_for_others_is_bounded() {
-    let keys: Vec<_> = (0..8).map(|n| TopicKey::from_seed([n; 32])).collect();
+    let keys: Vec<_> = (0..8).map(|n| SigningKey::from_bytes(&[n; 32])).collect();
     let size = 100 + 256;
     let all = Limits::default();
     let cases = [
@@ -263,7 +263,7 @@ fn what_is_held_for_others_is_bounded() {
 
 #[test]
 fn topics_that_nobody_asks_for_make_room_and_our_own_always_has_some() {
-    let keys: Vec<_> = (0..3).map(|n| TopicKey::from_seed([n; 32])).collect();
+    let keys: Vec<_> = (0..3).map(|n| SigningKey::from_bytes(&[n; 32])).collect();
     let mut gossip = Gossip::new(Limits { topics: 1, envelopes_per_topic: 1, ..Limits::default() });
     gossip.link_up(NOW, 1, node(1));
     assert_eq!(stored(&mut gossip, &keys[..1], 1), 1);
@@ -271,7 +271,7 @@ fn topics_that_nobody_asks_for_make_room_and_our_own_always_has_some() {
     gossip.link_up(NOW, 1, node(1));
     assert_eq!(stored(&mut gossip, &keys[1..2], 1), 1);
     let own = &keys[2];
-    gossip.subscribe(own.topic());
+    gossip.subscribe(own.verifying_key().to_bytes());
     gossip.publish(NOW, signed(own, 0, 1));
     gossip.publish(NOW, signed(own, 1, 1));
     let slots: Vec<Slot> = gossip.store().map(|envelope| envelope.slot).collect();

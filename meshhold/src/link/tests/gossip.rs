@@ -1,15 +1,15 @@
 //! Envelopes over real links, through a node that holds no key.
 
-use meshhold_core::record::testing::{TopicKey, envelope};
+use ed25519_dalek::SigningKey;
 
 use super::*;
 
-fn topic_key() -> TopicKey {
-    TopicKey::from_seed([9; 32])
+fn topic_key() -> SigningKey {
+    SigningKey::from_bytes(&[9; 32])
 }
 
 fn news(version: u64) -> Envelope {
-    envelope(&topic_key(), [1; 16], version, u64::MAX, b"sealed")
+    Envelope::sign(&topic_key(), [1; 16], version, u64::MAX, b"sealed".to_vec())
 }
 
 impl Node {
@@ -21,7 +21,7 @@ impl Node {
 
 #[tokio::test]
 async fn an_envelope_reaches_members_through_a_relay_without_the_key() {
-    let topic = topic_key().topic();
+    let topic = topic_key().verifying_key().to_bytes();
     let relay = Node::new(1, &[]);
     let early = Node::new(2, &[&relay]);
     early.links.subscribe(topic);
@@ -42,10 +42,10 @@ async fn an_envelope_reaches_members_through_a_relay_without_the_key() {
 
 #[tokio::test]
 async fn a_member_that_dials_a_member_tells_what_it_knows_and_hears_the_rest() {
-    let topic = topic_key().topic();
+    let topic = topic_key().verifying_key().to_bytes();
     let mut one = Node::new(1, &[]);
     let mut two = Node::new(2, &[]);
-    let other = |version| envelope(&topic_key(), [2; 16], version, u64::MAX, b"sealed");
+    let other = |version| Envelope::sign(&topic_key(), [2; 16], version, u64::MAX, b"sealed".to_vec());
     for (node, known) in [(&one, news(1)), (&two, other(1))] {
         node.links.subscribe(topic);
         node.links.publish(known);
@@ -59,7 +59,7 @@ async fn a_member_that_dials_a_member_tells_what_it_knows_and_hears_the_rest() {
 #[tokio::test]
 async fn a_node_starts_offline_with_the_envelopes_it_kept() {
     let one = Node::new(1, &[]);
-    one.links.subscribe(topic_key().topic());
+    one.links.subscribe(topic_key().verifying_key().to_bytes());
     one.links.publish(news(1));
     let kept = async {
         while one.links.snapshot().envelopes.is_empty() {
@@ -69,6 +69,6 @@ async fn a_node_starts_offline_with_the_envelopes_it_kept() {
     };
     let snapshot = tokio::time::timeout(PATIENCE, kept).await.unwrap();
     let mut again = Node::start(socket("127.0.0.1:0"), LinksConfig { snapshot, ..config(1, &[]) });
-    again.links.subscribe(topic_key().topic());
+    again.links.subscribe(topic_key().verifying_key().to_bytes());
     again.until_version(1).await;
 }

@@ -1,0 +1,59 @@
+//! The lab's helper: small network programs that tests start inside a host's namespaces.
+//!
+//! Each prints one line a fact, for the test to read. It knows nothing of MeshHold.
+
+mod ask;
+mod capture;
+mod flood;
+mod flow;
+mod scan;
+mod serve;
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "labtool serve tcp|udp BIND PORT
+labtool ask tcp|udp ADDRESS PORT [BYTES]     the address that the server saw, after an echo of BYTES
+labtool await ADDRESS PORT LIMIT_MS          tries until a TCP connection stands
+labtool flow ADDRESS PORT                    one long TCP connection, a line for each echo
+labtool probe ADDRESS PORT                   a new TCP connection every millisecond
+labtool scan tcp|udp ADDRESS STEP            every STEPth port: open, refused, silent
+labtool spoof SOURCE SOURCE_PORT ADDRESS PORT   a TCP connection attempt from that source
+labtool flood ADDRESS PORT                   junk datagrams of 0 to 65,507 bytes
+labtool hurl ADDRESS PORT FILE...            each file as one datagram
+labtool unix-junk SOCKET                     oversized and malformed messages
+labtool capture FILE                         every packet of this namespace";
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["serve", "tcp", bind, port] => serve::tcp(target(bind, port)?),
+        ["serve", "udp", bind, port] => serve::udp(target(bind, port)?),
+        ["ask", "tcp", address, port, size @ ..] => ask::tcp(target(address, port)?, bytes(size)?),
+        ["ask", "udp", address, port, size @ ..] => ask::udp(target(address, port)?, bytes(size)?),
+        ["await", address, port, limit] => ask::until_connected(target(address, port)?, limit.parse()?),
+        ["flow", address, port] => flow::run(target(address, port)?),
+        ["probe", address, port] => scan::probe(target(address, port)?),
+        ["scan", "tcp", address, step] => scan::tcp(address.parse()?, step.parse()?),
+        ["scan", "udp", address, step] => scan::udp(address.parse()?, step.parse()?),
+        ["spoof", source, source_port, address, port] => {
+            scan::spoof(target(source, source_port)?, target(address, port)?)
+        }
+        ["flood", address, port] => flood::run(target(address, port)?),
+        ["hurl", address, port, files @ ..] => flood::files(target(address, port)?, files),
+        ["unix-junk", socket] => flood::unix(socket),
+        ["capture", file] => capture::run(file),
+        _ => bail!("usage:\n{USAGE}"),
+    }
+}
+
+fn target(address: &str, port: &str) -> Result<SocketAddr> {
+    let address: IpAddr = address.parse().with_context(|| format!("not an address: {address}"))?;
+    Ok(SocketAddr::new(address, port.parse().with_context(|| format!("not a port: {port}"))?))
+}
+
+fn bytes(size: &[&str]) -> Result<usize> {
+    size.first().map_or(Ok(64), |size| Ok(size.parse()?))
+}

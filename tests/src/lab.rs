@@ -1,0 +1,298 @@
+//! Topology: one LAN (a bridge in a namespace) and hosts on it, each with an own network and mount namespace.
+//!
+//! Namespaces have no names: they live as long as the process that holds them, so that a killed test leaves nothing.
+
+use std::cell::Cell;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::process::{Process, finish, output};
+use crate::wait;
+
+/// Hard limit of one test.
+const TEST_LIMIT: Duration = Duration::from_secs(240);
+const READY_LIMIT: Duration = Duration::from_secs(10);
+const LOG_TAIL: usize = 40;
+
+/// Own sysfs, bpffs and /run for each host: daemons must not meet there, nor touch the real machine's.
+const HOLD: &str = "mount -t sysfs sysfs /sys && mount -t bpf bpf /sys/fs/bpf && mount -t tmpfs tmpfs /run \
+    && mkdir -p /run/sshd && for all in all default; do echo 0 > /proc/sys/net/ipv6/conf/$all/accept_dad; done \
+    && ip link set lo up && echo ready && exec sleep infinity";
+
+/// How long the lab's processes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until the lab is dropped or its process dies.
+    Scoped,
+    /// Until somebody ends them.
+    Kept,
+}
+
+/// A LAN with hosts.
+#[derive(Debug)]
+pub struct Lab {
+    name: String,
+    meshhold: PathBuf,
+    lifetime: Lifetime,
+    directory: TempDir,
+    lan: Namespace,
+    hosts: Cell<u8>,
+    failed: Cell<bool>,
+    _watchdog: Option<mpsc::Sender<()>>,
+}
+
+/// Runs one lab test: builds the lab, and prints all logs if the test fails.
+pub fn run(name: &str, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    let mut lab = Lab::new(name, &sibling("meshhold")?, Lifetime::Scoped)?;
+    lab._watchdog = Some(watch(name));
+    let outcome = test(&lab);
+    lab.failed.set(outcome.is_err());
+    outcome
+}
+
+impl Lab {
+    /// An empty LAN; `meshhold` is the daemon's executable.
+    pub fn new(name: &str, meshhold: &Path, lifetime: Lifetime) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix(&format!("meshhold-{name}-")).tempdir()?;
+        let lan = Namespace::new("lan", directory.path(), lifetime)?;
+        for command in [
+            "link add br0 type bridge mcast_snooping 0",
+            "link set br0 address 02:00:00:00:00:fe",
+            "link set br0 up",
+        ] {
+            lan.ip(command)?;
+        }
+        let (hosts, failed) = (Cell::new(0), Cell::new(false));
+        let meshhold = meshhold.to_owned();
+        Ok(Self { name: name.to_owned(), meshhold, lifetime, directory, lan, hosts, failed, _watchdog: None })
+    }
+
+    /// Adds a host to the LAN: `eth0` with 10.90.0.N/24 and fd00:90::N/64.
+    pub fn host(&self, name: &str) -> Result<Host> {
+        let number = self.hosts.get() + 1;
+        self.hosts.set(number);
+        let directory = self.directory.path().join(name);
+        std::fs::create_dir(&directory)?;
+        let namespace = Namespace::new(name, &directory, self.lifetime)?;
+        let ipv4 = Ipv4Addr::new(10, 90, 0, number);
+        let ipv6 = Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, number.into());
+        self.lan.ip(&format!("link add p{number} type veth peer name eth0 netns {}", namespace.pid()))?;
+        self.lan.ip(&format!("link set p{number} master br0 up"))?;
+        namespace.ip(&format!("address add {ipv4}/24 dev eth0"))?;
+        namespace.ip(&format!("address add {ipv6}/64 dev eth0 nodad"))?;
+        namespace.ip("link set eth0 up")?;
+        println!("{}: {name} = {ipv4}, {ipv6} on br0 (namespaces of process {})", self.name, namespace.pid());
+        let meshhold = self.meshhold.clone();
+        Ok(Host { name: name.to_owned(), ipv4, ipv6, meshhold, directory, namespace })
+    }
+
+    /// The namespace with the bridge, where everything on the wire can be seen.
+    pub fn lan(&self) -> &Namespace {
+        &self.lan
+    }
+
+    /// Where the hosts' files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Leaves files in place when the lab is dropped.
+    pub fn keep_files(&mut self) {
+        self.directory.disable_cleanup(true);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.failed.get() || std::thread::panicking() {
+            print_logs(self.directory.path());
+        }
+    }
+}
+
+/// A machine on the LAN.
+#[derive(Debug)]
+pub struct Host {
+    /// Its name in the lab.
+    pub name: String,
+    /// Underlay IPv4 address.
+    pub ipv4: Ipv4Addr,
+    /// Underlay IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// The daemon's executable.
+    pub meshhold: PathBuf,
+    directory: PathBuf,
+    namespace: Namespace,
+}
+
+impl Host {
+    /// The host's own folder for configuration, data and logs.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The namespaces it lives in.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Runs a program on the host and yields its output; a failure is an error.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        output(self.namespace.command(program).args(arguments))
+            .with_context(|| format!("on host {}", self.name))
+    }
+
+    /// Runs a program on the host and tells whether it succeeded.
+    pub fn succeeds(&self, program: &str, arguments: &[&str]) -> Result<bool> {
+        Ok(finish(self.namespace.command(program).args(arguments), "")?.status.success())
+    }
+
+    /// Starts a program in the background; its output goes to `<label>.log` in the host's folder.
+    pub fn spawn(&self, label: &str, program: &str, arguments: &[&str]) -> Result<Process> {
+        let mut command = self.namespace.command(program);
+        command.args(arguments);
+        self.namespace.spawn(command, label, &self.log_path(label))
+    }
+
+    /// Runs the lab's helper on the host.
+    pub fn tool(&self, arguments: &[&str]) -> Result<String> {
+        self.run(&labtool()?, arguments)
+    }
+
+    /// Starts the lab's helper in the background.
+    pub fn spawn_tool(&self, label: &str, arguments: &[&str]) -> Result<Process> {
+        self.spawn(label, &labtool()?, arguments)
+    }
+
+    /// Where the output of the background process `label` goes.
+    pub fn log_path(&self, label: &str) -> PathBuf {
+        self.directory.join(format!("{label}.log"))
+    }
+}
+
+/// A network and a mount namespace, held by a sleeping process.
+#[derive(Debug)]
+pub struct Namespace {
+    holder: Process,
+    lifetime: Lifetime,
+}
+
+impl Namespace {
+    fn new(name: &str, directory: &Path, lifetime: Lifetime) -> Result<Self> {
+        let mut command = Command::new("setpriv");
+        if lifetime == Lifetime::Scoped {
+            command.args(["--pdeathsig", "KILL"]);
+        }
+        command.args([
+            "--",
+            "unshare",
+            "--net",
+            "--mount",
+            "--propagation",
+            "private",
+            "--",
+            "sh",
+            "-c",
+            HOLD,
+        ]);
+        let mut holder = Process::spawn(command, name, &directory.join(format!("{name}-holder.log")))?;
+        if lifetime == Lifetime::Kept {
+            holder.detach();
+        }
+        wait::until_true(READY_LIMIT, &format!("namespaces of {name} are ready"), || {
+            ensure!(holder.is_running()?, "cannot make namespaces (root?): {}", holder.log()?);
+            Ok(holder.log()?.contains("ready"))
+        })?;
+        Ok(Self { holder, lifetime })
+    }
+
+    /// Process id that `nsenter -t` takes.
+    pub fn pid(&self) -> u32 {
+        self.holder.pid()
+    }
+
+    /// A command that will run inside, and die with this process unless the lab is kept.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid().to_string(), "-n", "-m", "--", "setpriv"]);
+        if self.lifetime == Lifetime::Scoped {
+            command.args(["--pdeathsig", "KILL"]);
+        }
+        command.args(["--", program]);
+        command
+    }
+
+    /// Starts a command made by [`Self::command`] in the background.
+    pub fn spawn(&self, command: Command, label: &str, log: &Path) -> Result<Process> {
+        let mut process = Process::spawn(command, label, log)?;
+        if self.lifetime == Lifetime::Kept {
+            process.detach();
+        }
+        Ok(process)
+    }
+
+    /// Runs `ip` with the words of `arguments`.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        output(self.command("ip").args(arguments.split_whitespace()))
+    }
+}
+
+/// The lab's helper program.
+pub fn labtool() -> Result<String> {
+    let path = sibling("labtool")?;
+    path.to_str().map(str::to_owned).context("the target folder's path is not UTF-8")
+}
+
+/// A program of this build: `$MESHHOLD_BIN` for the daemon, else the file next to the running test.
+fn sibling(name: &str) -> Result<PathBuf> {
+    if let (true, Some(path)) = (name == "meshhold", std::env::var_os("MESHHOLD_BIN")) {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("the test has no target folder")?;
+    let path = folder.join(name);
+    ensure!(path.is_file(), "{} is missing: run `cargo build -p meshhold -p meshhold-tests`", path.display());
+    Ok(path)
+}
+
+/// Ends the whole test run when a test exceeds its limit: all its processes die with it.
+fn watch(name: &str) -> mpsc::Sender<()> {
+    let (alive, over) = mpsc::channel();
+    let name = name.to_owned();
+    std::thread::spawn(move || {
+        if over.recv_timeout(TEST_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{name}: not over after {TEST_LIMIT:?}, giving up");
+            std::process::exit(101);
+        }
+    });
+    alive
+}
+
+fn print_logs(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            print_logs(&path);
+        } else if path.extension().is_some_and(|extension| extension == "log") {
+            print_tail(&path);
+        }
+    }
+}
+
+fn print_tail(path: &Path) {
+    let Ok(text) = std::fs::read(path) else { return };
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    println!("---- {} (last {LOG_TAIL} of {} lines)", path.display(), lines.len());
+    for line in lines.iter().skip(lines.len().saturating_sub(LOG_TAIL)) {
+        println!("{line}");
+    }
+}

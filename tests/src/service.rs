@@ -1,0 +1,195 @@
+//! Real services on a host: echo servers that tell the caller's address, nginx, sshd, iperf3.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::lab::{Host, labtool};
+use crate::process::{Process, output};
+use crate::wait;
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+const PAGE: &str = "served on loopback only\n";
+
+/// Body of the page that [`nginx`] serves.
+pub fn page() -> &'static str {
+    PAGE
+}
+
+/// An echo server (`tcp` or `udp`) that first tells each caller the address it saw.
+pub fn echo(host: &Host, protocol: &str, bind: IpAddr, port: u16) -> Result<Process> {
+    let label = format!("echo-{protocol}-{}-{port}", bind.to_string().replace([':', '.'], "_"));
+    let arguments = ["serve", protocol, &bind.to_string(), &port.to_string()];
+    let process = host.spawn_tool(&label, &arguments)?;
+    ready(process, &label, |process| Ok(process.log()?.contains("serving")))
+}
+
+/// nginx with one page, bound to `listen` (`127.0.0.1:80`, `[::1]:80`).
+pub fn nginx(host: &Host, listen: &str) -> Result<Process> {
+    let root = host.directory().join("www");
+    std::fs::create_dir_all(&root)?;
+    std::fs::write(root.join("index.html"), PAGE)?;
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {0}/{kind};", root.display()))
+        .join(" ");
+    let config = format!(
+        "daemon off; master_process off; pid {0}/nginx.pid; error_log stderr; events {{}} http {{ access_log {0}/access; {temporary} \
+         server {{ listen {listen}; root {0}; }} }}",
+        root.display()
+    );
+    let path = root.join("nginx.conf");
+    std::fs::write(&path, config)?;
+    let label = "nginx";
+    let process = host.spawn(label, "nginx", &["-e", "stderr", "-c", &path.to_string_lossy()])?;
+    ready(process, label, |_| listening(host, "tcp", port_of(listen)?))
+}
+
+/// What curl gets from `http://address/`.
+pub fn fetch(host: &Host, address: IpAddr) -> Result<String> {
+    let host_part = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+    host.run(
+        "curl",
+        &["--silent", "--show-error", "--globoff", "--max-time", "5", &format!("http://{host_part}/")],
+    )
+}
+
+/// An sshd with own host key and one authorised key.
+#[derive(Debug)]
+pub struct Sshd {
+    _process: Process,
+    identity: PathBuf,
+}
+
+impl Sshd {
+    /// Listens on `bind`:`port`; root logs in by the key that is made here.
+    pub fn start(host: &Host, bind: &str, port: u16) -> Result<Self> {
+        let folder = host.directory().join("ssh");
+        std::fs::create_dir_all(&folder)?;
+        let (host_key, identity) = (folder.join("host"), folder.join("identity"));
+        for key in [&host_key, &identity] {
+            output(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(key))?;
+        }
+        std::fs::copy(identity.with_extension("pub"), folder.join("authorized"))?;
+        unlock_root(host, &folder)?;
+        let config = format!(
+            "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+             PermitRootLogin prohibit-password\nPidFile none\nListenAddress {bind}\nPort {port}\n",
+            host_key.display(),
+            folder.join("authorized").display()
+        );
+        let path = folder.join("sshd_config");
+        std::fs::write(&path, config)?;
+        let process = host.spawn("sshd", "/usr/sbin/sshd", &["-D", "-e", "-f", &path.to_string_lossy()])?;
+        let process = ready(process, "sshd", |_| listening(host, "tcp", port))?;
+        Ok(Self { _process: process, identity })
+    }
+
+    /// Runs a command over ssh from `from` and yields its output.
+    pub fn execute(&self, from: &Host, address: IpAddr, command: &str) -> Result<String> {
+        let mut arguments: Vec<&str> = SSH_OPTIONS.iter().flat_map(|option| ["-o", option]).collect();
+        let (identity, target) = (self.identity.to_string_lossy(), format!("root@{address}"));
+        arguments.extend(["-F", "none", "-i", &identity, &target, command]);
+        from.run("ssh", &arguments)
+    }
+
+    /// The private key that logs in.
+    pub fn identity(&self) -> &Path {
+        &self.identity
+    }
+}
+
+const SSH_OPTIONS: [&str; 5] = [
+    "StrictHostKeyChecking=no",
+    "UserKnownHostsFile=/dev/null",
+    "BatchMode=yes",
+    "ConnectTimeout=5",
+    "LogLevel=ERROR",
+];
+
+/// `iperf3 -s` on `bind`.
+pub fn iperf(host: &Host, bind: &str, port: u16) -> Result<Process> {
+    let label = format!("iperf-{}", bind.replace([':', '.'], "_"));
+    let process = host.spawn(&label, "iperf3", &["-s", "-B", bind, "-p", &port.to_string()])?;
+    ready(process, &label, |_| listening(host, "tcp", port))
+}
+
+/// Result of one iperf3 run, as the receiver saw it.
+#[derive(Debug, Clone, Copy)]
+pub struct Transfer {
+    /// Megabits per second.
+    pub mbits: f64,
+    /// Lost datagrams in percent (UDP).
+    pub lost_percent: f64,
+}
+
+/// Runs an iperf3 client for `seconds` with further `options`.
+pub fn transfer(host: &Host, address: IpAddr, port: u16, seconds: u32, options: &[&str]) -> Result<Transfer> {
+    let (address, port, seconds) = (address.to_string(), port.to_string(), seconds.to_string());
+    let mut arguments = vec!["-J", "-c", &address, "-p", &port, "-t", &seconds, "--connect-timeout", "5000"];
+    arguments.extend(options);
+    let report: Value = serde_json::from_str(&host.run("iperf3", &arguments)?)?;
+    let end = report.get("end").with_context(|| format!("no result: {report}"))?;
+    let sum = end.get("sum_received").or_else(|| end.get("sum")).context("no sum in the result")?;
+    let number = |key: &str| sum.get(key).and_then(Value::as_f64).unwrap_or_default();
+    Ok(Transfer { mbits: number("bits_per_second") / 1e6, lost_percent: number("lost_percent") })
+}
+
+fn ready(
+    mut process: Process,
+    label: &str,
+    mut is_ready: impl FnMut(&Process) -> Result<bool>,
+) -> Result<Process> {
+    wait::until_true(START_LIMIT, &format!("{label} listens"), || {
+        ensure!(process.is_running()?, "{label} ended: {}", process.log()?);
+        is_ready(&process)
+    })?;
+    Ok(process)
+}
+
+fn listening(host: &Host, protocol: &str, port: u16) -> Result<bool> {
+    let flags = if protocol == "tcp" { "-Hltn" } else { "-Hlun" };
+    Ok(!host.run("ss", &[flags, &format!("sport = :{port}")])?.trim().is_empty())
+}
+
+fn port_of(listen: &str) -> Result<u16> {
+    let port = listen.split_whitespace().next().and_then(|address| address.rsplit(':').next());
+    Ok(port.context("no port to listen on")?.parse()?)
+}
+
+/// sshd refuses a locked root account even for keys; this host sees an unlocked one, the machine keeps its own.
+fn unlock_root(host: &Host, folder: &Path) -> Result<()> {
+    let shadow = std::fs::read_to_string("/etc/shadow").unwrap_or_default();
+    if !shadow.starts_with("root:!") {
+        return Ok(());
+    }
+    let copy = folder.join("shadow");
+    std::fs::write(&copy, shadow.replacen("root:!", "root:*", 1))?;
+    host.run("mount", &["--bind", &copy.to_string_lossy(), "/etc/shadow"]).map(drop)
+}
+
+/// What a scan of all ports found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Ports that accepted.
+    pub open: Vec<u16>,
+    /// Ports that said no, by RST or ICMP.
+    pub refused: Vec<u16>,
+    /// Number of ports that said nothing.
+    pub silent: usize,
+}
+
+/// Scans every `step`th port of `address`.
+pub fn scan(from: &Host, protocol: &str, address: IpAddr, step: u32) -> Result<Scan> {
+    let (tool, address, step) = (labtool()?, address.to_string(), step.to_string());
+    let printed = from.run("prlimit", &["--nofile=8192", &tool, "scan", protocol, &address, &step])?;
+    let line = |name: &str| printed.lines().find_map(|line| line.strip_prefix(name));
+    let ports = |name: &str| -> Result<Vec<u16>> {
+        Ok(serde_json::from_str(line(name).with_context(|| format!("not a scan: {printed}"))?)?)
+    };
+    let silent = line("silent ").context("the scan has no count")?.parse()?;
+    Ok(Scan { open: ports("open ")?, refused: ports("refused ")?, silent })
+}

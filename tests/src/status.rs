@@ -1,0 +1,80 @@
+//! The documented shape of `meshhold meshlan status --json`, as much of it as the tests use.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde::Deserialize;
+
+/// The whole answer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Whether the daemon runs.
+    pub running: bool,
+    /// `12D3KooW…`.
+    pub node_id: String,
+    /// Name of the mesh interface.
+    pub interface: Option<String>,
+    /// How packets are judged and carried.
+    pub datapath: Datapath,
+    /// One entry a mesh-route key.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// What is degraded, a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Packets by reason.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// The packet path.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Datapath {
+    /// `ebpf` when policy is in the kernel, `userspace` when the workers enforce it, `off` without an interface.
+    pub mode: String,
+    /// Which hook.
+    pub hook: Option<String>,
+    /// Worker threads.
+    pub workers: u32,
+}
+
+/// A network this node is a member of.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Network {
+    /// Network id, hexadecimal.
+    pub id: String,
+    /// Name of the management key that opened it.
+    pub name: String,
+    /// The IPv4 range as `a.b.c.d/n`.
+    pub range: String,
+    /// Own address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Own address.
+    pub ipv6: Ipv6Addr,
+    /// Open ports as `tcp:22`.
+    pub scope: Vec<String>,
+    /// The other members.
+    pub peers: Vec<Peer>,
+}
+
+/// Another member.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Peer {
+    /// `12D3KooW…`.
+    pub node_id: String,
+    /// Display name.
+    pub name: String,
+    /// Mesh address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Mesh address.
+    pub ipv6: Ipv6Addr,
+    /// State of the circuit: `idle`, `connecting`, `connected`.
+    pub state: String,
+}
+
+impl Status {
+    /// The peer with that node id, in whichever network.
+    pub fn peer(&self, node_id: &str) -> Option<&Peer> {
+        self.networks.iter().flat_map(|network| &network.peers).find(|peer| peer.node_id == node_id)
+    }
+}

@@ -1,0 +1,110 @@
+//! A daemon that ends, by its own will or by SIGKILL, closes the network and leaves nothing that does harm.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use meshhold_tests::process::Process;
+use meshhold_tests::snapshot::Snapshot;
+use meshhold_tests::{run, scenario, service, wait};
+
+const PROBES_LIMIT: Duration = Duration::from_secs(10);
+const KILLS: usize = 5;
+
+#[test]
+fn killing_the_daemon_opens_nothing() -> Result<()> {
+    run("kill", |lab| {
+        let (mut a, b) = scenario::pair(lab, &["tcp:80"])?;
+        let neighbour = lab.host("neighbour")?;
+        let any: IpAddr = "::".parse()?;
+        let _servers = [service::echo(&a.host, "tcp", any, 80)?, service::echo(&a.host, "tcp", any, 81)?];
+        let mut probers = Vec::new();
+        for (number, address) in a.both_addresses()?.into_iter().enumerate() {
+            let via: IpAddr = if address.is_ipv4() { a.host.ipv4.into() } else { a.host.ipv6.into() };
+            neighbour.namespace().ip(&format!("route add {address} via {via} dev eth0"))?;
+            let target = address.to_string();
+            b.host.tool(&["await", &target, "80", "5000"])?;
+            probers.push(b.host.spawn_tool(&format!("member-{number}"), &["probe", &target, "81"])?);
+            probers.push(neighbour.spawn_tool(&format!("neighbour-{number}"), &["probe", &target, "81"])?);
+        }
+        wait_attempts(&probers, 100)?;
+        for _ in 0..KILLS {
+            let so_far = attempts(&probers)?;
+            a.kill()?;
+            wait_attempts(&probers, so_far + 300)?;
+            a.start_and_wait()?;
+            b.wait_peer_up(&a)?;
+            wait_attempts(&probers, so_far + 600)?;
+        }
+        println!("figure: {} attempts of each prober over {KILLS} kills", attempts(&probers)?);
+        for prober in &probers {
+            ensure!(last_line(prober)?.ends_with("open 0"), "a closed port opened: {}", last_line(prober)?);
+        }
+        b.host.tool(&["await", &a.addresses()?.0.to_string(), "80", "5000"]).map(drop)
+    })
+}
+
+/// What the slowest prober has tried; each prints its count.
+fn attempts(probers: &[Process]) -> Result<u64> {
+    let counts = probers.iter().map(|prober| {
+        let line = last_line(prober)?;
+        Ok(line.split_whitespace().nth(1).context("a prober printed no count")?.parse::<u64>()?)
+    });
+    counts.collect::<Result<Vec<_>>>()?.into_iter().min().context("there are probers")
+}
+
+fn wait_attempts(probers: &[Process], count: u64) -> Result<()> {
+    wait::until_true(PROBES_LIMIT, &format!("{count} probes"), || Ok(attempts(probers)? >= count))
+}
+
+fn last_line(prober: &Process) -> Result<String> {
+    let log = prober.log()?;
+    let whole = log.rfind('\n').and_then(|end| log.get(..end)).unwrap_or_default();
+    Ok(whole.lines().last().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn sigterm_leaves_nothing_behind() -> Result<()> {
+    run("sigterm", |lab| {
+        let (mut a, mut b) = scenario::strangers(lab)?;
+        let key = a.mint(&["tcp:80"])?;
+        b.join(&key, &["tcp:80"])?;
+        let before = [Snapshot::settled(&a.host)?, Snapshot::settled(&b.host)?];
+        a.start_and_wait()?;
+        b.start_and_wait()?;
+        b.wait_peer_up(&a)?;
+        let running = Snapshot::take(&a.host)?.added_since(&before[0]);
+        ensure!(running.iter().any(|line| line.starts_with("link")), "the snapshot misses the interface");
+        ensure!(running.iter().any(|line| line.starts_with("pin")), "the snapshot misses the pinned maps");
+        for (node, before) in [&mut a, &mut b].into_iter().zip(before) {
+            node.stop()?;
+            let after = Snapshot::settled(&node.host)?;
+            let (left, lost) = (after.added_since(&before), after.lost_since(&before));
+            ensure!(left.is_empty() && lost.is_empty(), "left: {left:#?}, lost: {lost:#?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_killed_daemon_leaves_only_harmless_pins() -> Result<()> {
+    run("sigkill", |lab| {
+        let (mut a, mut b) = scenario::strangers(lab)?;
+        b.join(&a.mint(&["tcp:80"])?, &[])?;
+        let before = Snapshot::settled(&a.host)?;
+        a.start_and_wait()?;
+        b.start_and_wait()?;
+        b.wait_peer_up(&a)?;
+        a.kill()?;
+        let after = Snapshot::settled(&a.host)?;
+        let left: Vec<_> =
+            after.added_since(&before).into_iter().filter(|line| !line.starts_with("pin")).collect();
+        ensure!(left.is_empty(), "left: {left:#?}");
+        a.start_and_wait()?;
+        b.wait_peer_up(&a)?;
+        a.stop()?;
+        let left = Snapshot::settled(&a.host)?.added_since(&before);
+        ensure!(left.is_empty(), "left after the next clean exit: {left:#?}");
+        Ok(())
+    })
+}

@@ -1,0 +1,198 @@
+//! `cargo xtask test`: builds all tests once, runs them layer by layer, and adds up what passed.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{cargo, setup};
+
+/// The package whose tests share one machine and so run one at a time.
+const LAB: &str = "meshhold-tests";
+
+/// Counts over all runs.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    passed: u64,
+    failed: u64,
+    broken: Vec<String>,
+    figures: Vec<String>,
+}
+
+/// A test program.
+struct Program {
+    package: String,
+    name: String,
+    executable: PathBuf,
+    folder: PathBuf,
+}
+
+pub(crate) fn run() -> Result<()> {
+    let mut tally = Tally::default();
+    tests(&mut tally)?;
+    tally.close()
+}
+
+/// Runs everything into `tally`. An error means that the tests couldn't be run at all.
+pub(crate) fn tests(tally: &mut Tally) -> Result<()> {
+    cargo::need_root("test")?;
+    setup::run()?;
+    let begin = Instant::now();
+    let programs = build()?;
+    println!("built in {:.0?}", begin.elapsed());
+    let (lab, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(|program| program.package == LAB);
+    cargo::say("units: core, common, daemon, kernel programs by test run");
+    for program in &units {
+        program.run(&["--include-ignored", "--show-output"], tally)?;
+    }
+    tally.run("doc tests", cargo::command(&["test", "--workspace", "--doc", "--quiet"]))?;
+    cargo::say("lab: real nodes in namespaces, one test at a time");
+    for program in &lab {
+        program.run(&["--test-threads=1", "--show-output"], tally)?;
+    }
+    println!("\nall done in {:.0?}", begin.elapsed());
+    Ok(())
+}
+
+/// Builds everything once, so that dependencies are compiled with one set of features.
+fn build() -> Result<Vec<Program>> {
+    let arguments = ["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
+    // The lab drives the daemon's own program, and the tests of the daemon's package needn't cause its build.
+    cargo::run(&["build", "--workspace", "--all-targets"])?;
+    let output = cargo::command(&arguments).stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "building the tests failed");
+    let messages = String::from_utf8(output.stdout)?;
+    let artifacts = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let mut programs: Vec<Program> = artifacts.filter_map(|artifact: Value| program(&artifact)).collect();
+    programs.sort_by(|one, other| (&one.package, &one.name).cmp(&(&other.package, &other.name)));
+    Ok(programs)
+}
+
+fn program(artifact: &Value) -> Option<Program> {
+    artifact.pointer("/profile/test")?.as_bool().filter(|test| *test)?;
+    let manifest = PathBuf::from(artifact.get("manifest_path")?.as_str()?);
+    let folder = manifest.parent()?.to_owned();
+    Some(Program {
+        package: package(artifact.get("package_id")?.as_str()?)?,
+        name: artifact.pointer("/target/name")?.as_str()?.to_owned(),
+        executable: artifact.get("executable")?.as_str()?.into(),
+        folder,
+    })
+}
+
+/// `path+file:///…/tests#meshhold-tests@0.1.0`, or `path+file:///…/xtask#0.1.0` where folder and name agree.
+fn package(id: &str) -> Option<String> {
+    let (path, fragment) = id.split_once('#')?;
+    let name = fragment.split_once('@').map_or_else(|| path.rsplit('/').next(), |(name, _)| Some(name));
+    name.map(str::to_owned)
+}
+
+impl Program {
+    fn run(&self, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+        let mut command = Command::new(&self.executable);
+        command.args(arguments).current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
+        tally.run(&format!("{} {}", self.package, self.name), command)
+    }
+}
+
+impl Tally {
+    /// Runs a test program, showing what it prints and counting its results.
+    fn run(&mut self, name: &str, mut command: Command) -> Result<()> {
+        let begin = Instant::now();
+        // Errors in tests carry their context; a backtrace of each would bury it.
+        let mut child = command
+            .env("RUST_LIB_BACKTRACE", "0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {name}"))?;
+        let output = child.stdout.take().context("the test's output is piped")?;
+        let (passed, failed) = (self.passed, self.failed);
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            println!("{line}");
+            self.read(&line);
+        }
+        self.judge(name, child.wait()?, self.failed > failed);
+        println!("{name}: {} passed in {:.1?}", self.passed - passed, begin.elapsed());
+        Ok(())
+    }
+
+    fn read(&mut self, line: &str) {
+        if let Some((passed, failed)) = result(line) {
+            self.passed += passed;
+            self.failed += failed;
+        }
+        if let Some(figure) = line.strip_prefix("figure: ") {
+            self.figures.push(figure.to_owned());
+        }
+    }
+
+    /// A program that ended badly without counting a failure has crashed.
+    fn judge(&mut self, name: &str, status: ExitStatus, counted: bool) {
+        if status.success() {
+            return;
+        }
+        self.broken.push(format!("{name} ({status})"));
+        if !counted {
+            self.failed += 1;
+        }
+    }
+
+    /// Counts a check that is no test.
+    pub(crate) fn check(&mut self, name: &str, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                println!("{name}: {error:#}");
+                self.failed += 1;
+                self.broken.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Prints the figures, what broke, and the closing line; fails if anything failed.
+    pub(crate) fn close(self) -> Result<()> {
+        for figure in &self.figures {
+            println!("figure: {figure}");
+        }
+        for broken in &self.broken {
+            println!("broken: {broken}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed > 0 {
+            std::process::exit(1);
+        }
+        Ok(())
+    }
+}
+
+/// `test result: ok. 3 passed; 0 failed; …`
+fn result(line: &str) -> Option<(u64, u64)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let number = |word: &str| {
+        counts.split("; ").find_map(|count| count.strip_suffix(word)).and_then(|number| number.trim().parse().ok())
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.0s";
+        assert_eq!(result(line), Some((12, 3)));
+        assert_eq!(result("test result: ok. 0 passed; 0 failed; 0 ignored"), Some((0, 0)));
+        assert_eq!(result("test connect ... ok"), None);
+    }
+
+    #[test]
+    fn packages_are_named() {
+        assert_eq!(package("path+file:///x/tests#meshhold-tests@0.1.0").as_deref(), Some("meshhold-tests"));
+        assert_eq!(package("path+file:///x/xtask#0.1.0").as_deref(), Some("xtask"));
+    }
+}
