@@ -138,7 +138,7 @@ impl Links {
             .context("cannot use the UDP socket for links")?;
         let socket = Arc::new(socket);
         let own = identity.node_id();
-        let reset = ResetKey::new(&identity.seed());
+        let reset = ResetKey::new(&identity.seed().0);
         let tls = Tls::new(Arc::new(identity));
         let endpoint = endpoint::open(socket.clone(), &tls, reset)?;
         let (inputs, from_links) = mpsc::channel(INPUT_QUEUE);
