@@ -9,8 +9,8 @@ use meshhold_common::{
     Address, Packet, Reason,
     event::Event,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation, MAX_FLOWS,
-        MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation,
+        MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
     },
 };
 

@@ -69,8 +69,26 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed
     let [sa, sb, sc, sd] = source.to_ne_bytes();
     let [da, db, dc, dd] = destination.to_ne_bytes();
     let mut header: [u8; 20] = [
-        0x45, a << 4 | b >> 4, len_a, len_b, id_a, id_b, field_a, field_b, hop_limit, packet.protocol,
-        0, 0, sa, sb, sc, sd, da, db, dc, dd,
+        0x45,
+        a << 4 | b >> 4,
+        len_a,
+        len_b,
+        id_a,
+        id_b,
+        field_a,
+        field_b,
+        hop_limit,
+        packet.protocol,
+        0,
+        0,
+        sa,
+        sb,
+        sc,
+        sd,
+        da,
+        db,
+        dc,
+        dd,
     ];
     let sum = header_checksum(&header)?;
     let [_, _, _, _, _, _, _, _, _, _, sum_a, sum_b, ..] = &mut header;
@@ -133,9 +151,8 @@ fn difference<const A: usize, const B: usize>(old: &[u32; A], new: &[u32; B]) ->
 #[inline(always)]
 fn header_checksum(header: &[u8; 20]) -> Result<u16, Failed> {
     // SAFETY: the header outlives the call and is only read; a null `from` of size 0 means "nothing to subtract".
-    let sum = unsafe {
-        bpf_csum_diff(core::ptr::null_mut(), 0, header.as_ptr().cast_mut().cast(), IPV4_BYTES, 0)
-    };
+    let sum =
+        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, header.as_ptr().cast_mut().cast(), IPV4_BYTES, 0) };
     let sum = u64::try_from(sum).or(Err(Failed))?;
     let folded = (sum & 0xffff) + (sum >> 16 & 0xffff);
     Ok(!((folded & 0xffff) + (folded >> 16)) as u16)

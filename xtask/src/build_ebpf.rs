@@ -60,7 +60,9 @@ pub(crate) fn find_compiler() -> Result<Compiler, String> {
     if library(&debian).is_some_and(|lib| lib.join(TARGET).join("lib").is_dir()) {
         return Ok(Compiler::Prebuilt(debian));
     }
-    Err(missing("neither the rust-src component nor Debian's rustc-web with libstd-rust-web-dev-bpf is installed"))
+    Err(missing(
+        "neither the rust-src component nor Debian's rustc-web with libstd-rust-web-dev-bpf is installed",
+    ))
 }
 
 /// Builds the programs of the repository at `root` into `target_dir`; returns the object file.
@@ -85,7 +87,8 @@ pub(crate) fn build(root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
     command.env("RUSTC_BOOTSTRAP", "1");
     command.env("CARGO_ENCODED_RUSTFLAGS", [FLAGS[0], FLAGS[1], &architecture].join("\u{1f}"));
     command.env("PATH", path_with_linker());
-    let status = command.status().map_err(|error| format!("cannot run cargo for the eBPF programs: {error}"))?;
+    let status =
+        command.status().map_err(|error| format!("cannot run cargo for the eBPF programs: {error}"))?;
     if !status.success() {
         return Err(format!("building the eBPF programs failed ({status}); compiler used: {compiler}"));
     }
@@ -126,8 +129,19 @@ fn path_with_linker() -> OsString {
 fn forget_outer_cargo(command: &mut Command) {
     const KEEP: [&str; 3] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_"];
     const OTHERS: [&str; 13] = [
-        "RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTC_LINKER", "TARGET",
-        "HOST", "OUT_DIR", "PROFILE", "OPT_LEVEL", "DEBUG", "LD_LIBRARY_PATH",
+        "RUSTFLAGS",
+        "RUSTDOC",
+        "RUSTDOCFLAGS",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_LINKER",
+        "TARGET",
+        "HOST",
+        "OUT_DIR",
+        "PROFILE",
+        "OPT_LEVEL",
+        "DEBUG",
+        "LD_LIBRARY_PATH",
     ];
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };

@@ -66,7 +66,9 @@ fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
         .args(wanted)
         .stderr(Stdio::null())
         .output()
-        .context("cannot run dpkg-query: setup knows Debian only; see README for the list of what is needed")?;
+        .context(
+            "cannot run dpkg-query: setup knows Debian only; see README for the list of what is needed",
+        )?;
     let text = String::from_utf8_lossy(&output.stdout);
     let installed: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
     Ok(wanted.iter().copied().filter(|package| !installed.contains(package)).collect())

@@ -1,6 +1,11 @@
 //! Attaching, pinning, what a killed daemon leaves behind, and a clean exit. In namespaces of its own.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use meshhold::datapath::{
@@ -24,6 +29,19 @@ fn attached(interface: &str, direction: TcAttachType) -> Vec<u32> {
     programs.iter().map(|program| program.id()).collect()
 }
 
+/// The kernel frees an unpinned link a moment later.
+fn wait_for(interface: &str, direction: TcAttachType, count: usize) -> Vec<u32> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let programs = attached(interface, direction);
+        if programs.len() == count {
+            return programs;
+        }
+        assert!(Instant::now() < deadline, "{interface} {direction:?}: {programs:?}, expected {count}");
+        std::thread::yield_now();
+    }
+}
+
 fn interfaces() {
     sh("ip tuntap add dev mt0 mode tun");
     sh("ip link add ga0 type veth peer name gb0");
@@ -31,7 +49,8 @@ fn interfaces() {
 
 #[test]
 fn policy_outlives_a_killed_daemon_and_the_next_one_takes_over() {
-    if !is_root() || !namespace::inside("attach::policy_outlives_a_killed_daemon_and_the_next_one_takes_over") {
+    if !is_root() || !namespace::inside("attach::policy_outlives_a_killed_daemon_and_the_next_one_takes_over")
+    {
         return;
     }
     let mount = BpfMount::new();
@@ -55,8 +74,7 @@ fn policy_outlives_a_killed_daemon_and_the_next_one_takes_over() {
     second.0.guard("ga0").unwrap();
     let after = [TcAttachType::Ingress, TcAttachType::Egress].map(|direction| attached("mt0", direction));
     assert!(after.iter().zip(&before).all(|(after, before)| after.len() == 1 && after != before));
-    assert_eq!(attached("ga0", TcAttachType::Ingress).len(), 1);
-    assert_ne!(attached("ga0", TcAttachType::Ingress), guard);
+    assert_ne!(wait_for("ga0", TcAttachType::Ingress, 1), guard);
 
     // Closed until the new daemon says otherwise, while the guard goes on knowing the ranges.
     assert_eq!(second.reason(Ingress, &request), Reason::NotForUs);
@@ -69,11 +87,11 @@ fn policy_outlives_a_killed_daemon_and_the_next_one_takes_over() {
 
     second.0.unguard("ga0").unwrap();
     second.0.unguard("ga0").unwrap();
-    assert!(attached("ga0", TcAttachType::Ingress).is_empty());
+    wait_for("ga0", TcAttachType::Ingress, 0);
     second.0.guard("ga0").unwrap();
     second.0.detach_all().unwrap();
     for interface in ["mt0", "ga0"] {
-        assert!(attached(interface, TcAttachType::Ingress).is_empty());
+        wait_for(interface, TcAttachType::Ingress, 0);
     }
     assert!(!Path::new(&root).exists());
 }
@@ -96,7 +114,7 @@ fn a_pin_of_another_layout_is_made_anew_and_a_vanished_interface_does_not_hurt()
     datapath.apply(&policy(usual_scope())).unwrap();
     let mut kernel = Kernel(datapath);
     assert_eq!(kernel.reason(Ingress, &ipv4(PEER4, OWN4, TCP, &tcp(1, 22, SYN))), Reason::PassScope);
-    assert_eq!(attached("mt0", TcAttachType::Ingress).len(), 1);
+    wait_for("mt0", TcAttachType::Ingress, 1);
     kernel.0.detach_all().unwrap();
 }
 

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use meshhold::datapath::{ebpf::Program, policy::PortRange};
+use meshhold::datapath::{
+    ebpf::Program::{Egress, Ingress},
+    policy::PortRange,
+};
+use meshhold_common::Reason;
 
 use crate::{
-    packets::{SYN, TCP, UDP, ipv4, ipv6, ports},
-    support::{Kernel, OWN4, OWN6, PEER4, PEER6, is_root, open, policy, usual_scope},
+    packets::{ACK, SYN, TCP, UDP, ipv4, ipv6, ports},
+    support::{CALLER4, Kernel, LOCALHOST, OWN4, OWN6, PEER4, PEER6, is_root, open, policy, usual_scope},
 };
 
 /// Ports that pass, by protocol and IP version.
@@ -18,7 +22,7 @@ fn scan(kernel: &mut Kernel) -> BTreeSet<(u8, u8, u16)> {
             for (version, packet) in
                 [(4, ipv4(PEER4, OWN4, protocol, &payload)), (6, ipv6(PEER6, OWN6, protocol, &payload))]
             {
-                if kernel.passes(Program::Ingress, &packet) {
+                if kernel.passes(Ingress, &packet) {
                     passed.insert((protocol, version, port));
                 }
             }
@@ -57,19 +61,43 @@ fn a_live_change_opens_and_closes_exactly_what_it_says() {
     let mut kernel = Kernel::new(&policy(usual_scope()));
     for scope in [vec![open(TCP, 443, 443)], Vec::new(), usual_scope(), vec![open(UDP, 0, u16::MAX)]] {
         kernel.0.apply(&policy(scope.clone())).unwrap();
-        let sample = |kernel: &mut Kernel| {
-            let mut passed = BTreeSet::new();
-            for (protocol, port) in [(TCP, 22), (TCP, 443), (TCP, 8050), (UDP, 5353), (UDP, 1), (UDP, 65_535)] {
-                if kernel.passes(Program::Ingress, &ipv4(PEER4, OWN4, protocol, &ports(protocol, 9, port, SYN))) {
-                    passed.insert((protocol, 4, port));
-                }
-            }
-            passed
-        };
-        let passed = sample(&mut kernel);
         let expected = expected(&scope);
         for (protocol, port) in [(TCP, 22), (TCP, 443), (TCP, 8050), (UDP, 5353), (UDP, 1), (UDP, 65_535)] {
-            assert_eq!(passed.contains(&(protocol, 4, port)), expected.contains(&(protocol, 4, port)), "{protocol} {port}");
+            let packet = ipv4(PEER4, OWN4, protocol, &ports(protocol, 9, port, SYN));
+            let passed = kernel.passes(Ingress, &packet);
+            assert_eq!(passed, expected.contains(&(protocol, 4, port)), "{protocol} {port}");
         }
+    }
+}
+
+/// What a service still sends after its port was closed must not let the caller back in as "answer".
+#[test]
+fn closing_a_port_cuts_its_flows_in_both_directions_and_no_others() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    let other = [(6, 50_000, 443, SYN), (17, 50_001, 53, 0)];
+    for (protocol, local, remote, flags) in other {
+        assert!(kernel.passes(Egress, &ipv4(OWN4, PEER4, protocol, &ports(protocol, local, remote, flags))));
+    }
+    for (protocol, port) in [(TCP, 8080), (UDP, 5353)] {
+        kernel.0.apply(&policy(usual_scope())).unwrap();
+        let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 9, port, ACK));
+        let answers = [
+            ipv4(OWN4, PEER4, protocol, &ports(protocol, port, 9, ACK)),
+            ipv4(LOCALHOST, CALLER4, protocol, &ports(protocol, port, 9, ACK)),
+        ];
+        assert!(kernel.passes(Ingress, &request));
+        assert!(answers.iter().all(|answer| kernel.passes(Egress, answer)));
+        kernel.0.apply(&policy(Vec::new())).unwrap();
+        for answer in &answers {
+            assert_eq!(kernel.reason(Egress, answer), Reason::PortDenied);
+        }
+        assert_eq!(kernel.reason(Ingress, &request), Reason::PortDenied);
+    }
+    for (protocol, local, remote, _) in other {
+        let answer = ipv4(PEER4, OWN4, protocol, &ports(protocol, remote, local, ACK));
+        assert_eq!(kernel.reason(Ingress, &answer), Reason::PassFlow);
     }
 }

@@ -82,7 +82,12 @@ fn expected((reason, action): (Reason, Action)) -> Reason {
     if action.change == Change::ToIpv6 { Reason::RewriteFailed } else { reason }
 }
 
-fn run_chunk(random: &mut Random, seeds: &[(Program, Vec<u8>)], packets: usize, met: &mut BTreeMap<Reason, usize>) {
+fn run_chunk(
+    random: &mut Random,
+    seeds: &[(Program, Vec<u8>)],
+    packets: usize,
+    met: &mut BTreeMap<Reason, usize>,
+) {
     let policy = policy(usual_scope());
     let mut kernel = Kernel::new(&policy);
     let mut tables = Memory::new(&policy);
@@ -107,8 +112,7 @@ fn kernel_and_user_space_agree_on_random_packets() {
         return;
     }
     let wanted = std::env::var("MESHHOLD_FUZZ_PACKETS").map_or(PACKETS, |number| number.parse().unwrap());
-    let seeds: Vec<(Program, Vec<u8>)> =
-        zoo().into_iter().flat_map(Specimen::packets).collect();
+    let seeds: Vec<(Program, Vec<u8>)> = zoo().into_iter().flat_map(Specimen::packets).collect();
     let mut random = Random(0x6d65_7368_686f_6c64);
     let mut met = BTreeMap::new();
     let start = Instant::now();

@@ -20,9 +20,15 @@ fn services_on_every_bind_are_reachable_by_both_families() {
         return;
     }
     let mount = BpfMount::new();
-    let mut wire = Command::new("python3").args([WIRE, "wire", "mt0"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut wire = Command::new("python3")
+        .args([WIRE, "wire", "mt0"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut ready = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(wire.stdout.take().unwrap()), &mut ready).unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(wire.stdout.take().unwrap()), &mut ready)
+        .unwrap();
     let peer = ready.trim().to_owned();
     let mut datapath = EbpfDatapath::load("mt0", &mount.pin_root()).unwrap();
     datapath.apply(&policy(vec![open(TCP, 7000, 7099), open(UDP, 7000, 7099)])).unwrap();

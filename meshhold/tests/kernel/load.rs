@@ -21,7 +21,11 @@ fn the_verifier_accepts_every_program_within_budget() {
     for program in Program::ALL {
         let info = datapath.program(program).unwrap().info().unwrap();
         let verified = info.verified_instruction_count().unwrap();
-        println!("{}: {verified} instructions verified, {} bytes of machine code", program.name(), info.size_jitted());
+        println!(
+            "{}: {verified} instructions verified, {} bytes of machine code",
+            program.name(),
+            info.size_jitted()
+        );
         worst = worst.max(verified);
     }
     assert!(worst <= VERIFIED_INSTRUCTIONS);

@@ -32,7 +32,10 @@ fn a_datagram_without_checksum_stays_without() {
     }
     let mut kernel = Kernel::new(&policy(usual_scope()));
     let request = ipv4_raw(PEER4, OWN4, UDP, &[], 0, &udp(40_000, 8000));
-    assert_eq!(kernel.transform(Ingress, &request), ipv4_raw(CALLER4, LOCALHOST, UDP, &[], 0, &udp(40_000, 8000)));
+    assert_eq!(
+        kernel.transform(Ingress, &request),
+        ipv4_raw(CALLER4, LOCALHOST, UDP, &[], 0, &udp(40_000, 8000))
+    );
 }
 
 #[test]
@@ -42,7 +45,8 @@ fn options_and_later_fragments_keep_their_payload() {
     }
     let mut kernel = Kernel::new(&policy(usual_scope()));
     let options = [1; 8];
-    let first = |source, destination| ipv4_raw(source, destination, UDP, &options, 0x2000, &udp(40_000, 8000));
+    let first =
+        |source, destination| ipv4_raw(source, destination, UDP, &options, 0x2000, &udp(40_000, 8000));
     // Without a checksum to adjust, first and later fragments differ in their addresses only.
     assert_eq!(kernel.transform(Ingress, &first(PEER4, OWN4)), first(CALLER4, LOCALHOST));
     let later = |source, destination| ipv4_raw(source, destination, UDP, &options, 0x0002, &[0xab; 64]);

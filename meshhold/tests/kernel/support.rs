@@ -82,10 +82,11 @@ impl Kernel {
 
     /// True where the packet goes on.
     pub(crate) fn passes(&mut self, program: Program, packet: &[u8]) -> bool {
-        let result = self.0.program(program).unwrap().test_run(TestRunOptions {
-            data_in: Some(packet),
-            ..TestRunOptions::default()
-        });
+        let result = self
+            .0
+            .program(program)
+            .unwrap()
+            .test_run(TestRunOptions { data_in: Some(packet), ..TestRunOptions::default() });
         match result.unwrap().return_value as i32 {
             NEXT => true,
             DROP => false,

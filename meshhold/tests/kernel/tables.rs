@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshhold::datapath::policy::{NetworkPolicy, Policy};
 use meshhold_common::{
-    Action, Address, Delivery, Host, Packet, Peer, Port, Reason, classify::Caller, classify_egress, classify_ingress,
+    Action, Address, Delivery, Host, Packet, Peer, Port, Reason,
+    classify::Caller,
+    classify_egress, classify_ingress,
     maps::{FlowKey, FragmentKey},
 };
 
@@ -92,7 +94,10 @@ impl Host for Memory {
     fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
         let network = self.policy.networks.iter().find(|known| u32::from(known.index) == network);
         let open = network.is_some_and(|network| {
-            network.scope.iter().any(|range| range.protocol == protocol && (range.first..=range.last).contains(&port))
+            network
+                .scope
+                .iter()
+                .any(|range| range.protocol == protocol && (range.first..=range.last).contains(&port))
         });
         if open { Port::Open } else { Port::Closed }
     }

@@ -9,7 +9,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum EbpfError {
     /// Built with `MESHHOLD_SKIP_EBPF=1`, or for another system.
-    #[error("this meshhold was built without eBPF; build it without MESHHOLD_SKIP_EBPF to have the policy in the kernel")]
+    #[error(
+        "this meshhold was built without eBPF; build it without MESHHOLD_SKIP_EBPF to have the policy in the kernel"
+    )]
     NotBuilt,
     /// The pin folder.
     #[error("cannot use {path} for BPF pins: {source}; is a BPF file system mounted at /sys/fs/bpf?")]

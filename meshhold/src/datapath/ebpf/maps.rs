@@ -7,7 +7,8 @@ use aya::{
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry, PortBits, Range, SEEN,
+        CallerEntry, CallerKey, Counter, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry, PortBits,
+        Range, SEEN,
     },
 };
 

@@ -22,10 +22,7 @@ use aya::{
 };
 use meshhold_common::{Reason, maps::Counter};
 
-pub use self::{
-    error::EbpfError,
-    events::Events,
-};
+pub use self::{error::EbpfError, events::Events};
 use self::{maps::Maps, pins::PinRoot, wanted::Wanted};
 use super::policy::Policy;
 
@@ -184,7 +181,8 @@ impl EbpfDatapath {
     fn attach(&mut self, program: Program, interface: &str) -> Result<(), EbpfError> {
         let name = link_name(program, interface);
         let pin = self.pins.as_ref().map(|pins| pins.path(&name));
-        let failed = |source| EbpfError::Attach { program: program.name(), interface: interface.to_owned(), source };
+        let failed =
+            |source| EbpfError::Attach { program: program.name(), interface: interface.to_owned(), source };
         let classifier = classifier(&mut self.ebpf, program)?;
         // A guard is attached anew beside an old one: a pin may be about an interface that was renamed since.
         if program != Program::Guard && pin.as_deref().is_some_and(|pin| replace(classifier, pin)) {
@@ -228,8 +226,7 @@ fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier,
 }
 
 fn load_object(pins: Option<&PinRoot>) -> Result<Ebpf, EbpfError> {
-    let paths: Vec<(&str, PathBuf)> =
-        pins.map(PinRoot::map_paths).transpose()?.unwrap_or_default();
+    let paths: Vec<(&str, PathBuf)> = pins.map(PinRoot::map_paths).transpose()?.unwrap_or_default();
     let mut loader = EbpfLoader::new();
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());

@@ -10,8 +10,8 @@ use aya::{maps::MapInfo, programs::links::FdLink};
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation, MAX_FLOWS,
-        MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation,
+        MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
     },
 };
 
@@ -78,7 +78,9 @@ impl PinRoot {
     pub(super) fn remove(&self, name: &str) -> Result<(), EbpfError> {
         let path = self.path(name);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(EbpfError::PinRoot { path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(EbpfError::PinRoot { path, source })
+            }
             _ => Ok(()),
         }
     }
@@ -86,7 +88,8 @@ impl PinRoot {
     /// Links go before maps: a program must not run on while its tables change hands.
     pub(super) fn remove_all(self) -> Result<(), EbpfError> {
         let failed = |source| EbpfError::PinRoot { path: self.0.clone(), source };
-        let entries = fs::read_dir(&self.0).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let entries =
+            fs::read_dir(&self.0).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         let mut names: Vec<String> =
             entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort_by_key(|name| !name.starts_with("link_"));

@@ -109,11 +109,10 @@ mod tests {
             prefix6: ("fd12:1::".parse().unwrap(), 32),
             own4: None,
             own6: "fd12:1::1".parse().unwrap(),
-            scope: vec![PortRange { protocol: TCP, first: 65_535, last: 65_535 }, PortRange {
-                protocol: TCP,
-                first: 60,
-                last: 70,
-            }],
+            scope: vec![
+                PortRange { protocol: TCP, first: 65_535, last: 65_535 },
+                PortRange { protocol: TCP, first: 60, last: 70 },
+            ],
             peers: vec![PeerPolicy {
                 index: 9,
                 ipv4: Ipv4Addr::new(198, 18, 0, 17),
@@ -128,7 +127,8 @@ mod tests {
     fn ports_reach_their_own_bits_only() {
         let wanted = Wanted::from_policy(&Policy { networks: vec![network()] }).unwrap();
         let [tcp, udp] = &wanted.scopes[&3];
-        let open: Vec<u16> = (0..=u16::MAX).filter(|port| tcp[port_bit(*port).0] & port_bit(*port).1 != 0).collect();
+        let open: Vec<u16> =
+            (0..=u16::MAX).filter(|port| tcp[port_bit(*port).0] & port_bit(*port).1 != 0).collect();
         assert_eq!(open, (60..=70).chain([65_535]).collect::<Vec<u16>>());
         assert!(udp.iter().all(|word| *word == 0));
     }
