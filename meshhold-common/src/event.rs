@@ -36,3 +36,10 @@ pub struct Event {
     /// Always zero.
     pub pad: [u8; 2],
 }
+
+impl Event {
+    /// From the bytes of a ring record; `None` where the length differs.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytemuck::try_pod_read_unaligned(bytes).ok()
+    }
+}

@@ -13,6 +13,8 @@ pub mod packet;
 pub mod reason;
 
 pub use address::Address;
-pub use classify::{Action, Delivery, Host, Peer, Port, Verdict, classify_egress, classify_ingress, guard};
+pub use classify::{
+    Action, Change, Delivery, Host, Peer, Port, Verdict, classify_egress, classify_ingress, guard,
+};
 pub use packet::{Load, Packet};
 pub use reason::Reason;

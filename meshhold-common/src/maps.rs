@@ -66,6 +66,14 @@ pub struct PeerEntry {
     pub caller: [u8; 4],
 }
 
+/// A caller address.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct CallerKey {
+    /// Network byte order.
+    pub octets: [u8; 4],
+}
+
 /// A peer, found by one of its caller addresses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -184,6 +192,7 @@ mod user {
     pod!(
         crate::Address,
         super::CallerEntry,
+        super::CallerKey,
         super::Counter,
         super::Flow,
         super::FlowKey,

@@ -43,6 +43,7 @@ impl Load for &[u8] {
 }
 
 /// Place of a packet in a fragmented datagram.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Piece {
     /// Not fragmented.
@@ -55,6 +56,7 @@ pub enum Piece {
 }
 
 /// What the headers say. Fields after the point of failure keep their zero.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// Source address.

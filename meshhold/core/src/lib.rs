@@ -5,9 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod circuit;
+pub mod cookie;
+pub mod gossip;
+pub mod handshake;
 pub mod identity;
 pub mod key;
+pub mod limiter;
 pub mod membership;
+pub mod multiaddr;
 pub mod name;
 pub mod record;
 pub mod replay;

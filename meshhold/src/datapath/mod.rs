@@ -2,6 +2,8 @@
 
 pub mod counters;
 pub mod crypto;
+#[cfg(target_os = "linux")]
+pub mod ebpf;
 pub mod icmp;
 pub mod policy;
 pub mod table;
