@@ -1,2 +1,5 @@
-//! Entry point: parse, dispatch, exit code.
-fn main() {}
+//! Entry point of the daemon and the command line.
+
+fn main() -> std::process::ExitCode {
+    meshhold::cli::main()
+}

@@ -1,7 +1,132 @@
-//! Installs what is missing.
+//! Installs what building and testing need on Debian, and says what it installs. Quick where all is there.
+//!
+//! Never downloads parts of a Rust toolchain: Debian's `rustc-web` brings a core for BPF where rust-src is missing.
 
-use anyhow::Result;
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Command, Stdio},
+};
 
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::build_ebpf;
+
+/// bpf-linker's version, and the LLVM that it is linked with: at least as new as the one inside rustc.
+const LINKER_VERSION: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+/// Needed to build bpf-linker only.
+const LINKER_PACKAGES: [&str; 7] =
+    ["llvm-22-dev", "libpolly-22-dev", "zlib1g-dev", "libzstd-dev", "libxml2-dev", "g++", "pkg-config"];
+/// Needed to compile for BPF where the active toolchain has no rust-src.
+const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+/// Needed to build the daemon, and for the demo and the tests.
+const PACKAGES: [&str; 16] = [
+    "bpftool",
+    "ca-certificates",
+    "cmake",
+    "curl",
+    "ethtool",
+    "gcc",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "nginx-light",
+    "openssh-client",
+    "openssh-server",
+    "procps",
+    "python3",
+    "tcpdump",
+];
+
+/// Installs everything that is missing.
+///
+/// # Errors
+/// Where something is missing and this is not root on a Debian system, or an installation fails.
 pub(crate) fn run() -> Result<()> {
+    let compiler = build_ebpf::find_compiler().is_err();
+    let linker = build_ebpf::find_linker().is_none();
+    let mut wanted: Vec<&str> = PACKAGES.to_vec();
+    wanted.extend(COMPILER_PACKAGES.iter().filter(|_| compiler));
+    wanted.extend(LINKER_PACKAGES.iter().filter(|_| linker));
+    install_packages(&missing(&wanted)?)?;
+    if linker {
+        install_linker()?;
+    }
+    let compiler = build_ebpf::detect().map_err(anyhow::Error::msg)?;
+    println!("setup: all there; eBPF compiler: {compiler}");
     Ok(())
+}
+
+/// The packages of `wanted` that are not installed.
+fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${db:Status-Status} ${Package}\n"])
+        .args(wanted)
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot run dpkg-query: setup knows Debian only; see README for the list of what is needed")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let installed: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
+    Ok(wanted.iter().copied().filter(|package| !installed.contains(package)).collect())
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    println!("setup: installing Debian packages: {}", packages.join(" "));
+    ensure!(is_root()?, "installing packages needs root; run `cargo xtask setup` as root");
+    apt(&["update"])?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(packages);
+    apt(&arguments)?;
+    stop_services(packages);
+    Ok(())
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.arg("--quiet").args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+    succeed(&mut command)
+}
+
+/// What Debian started because it was just installed: nobody asked for these on this machine.
+fn stop_services(packages: &[&str]) {
+    const SERVICES: [(&str, &str); 3] =
+        [("openssh-server", "ssh"), ("nginx-light", "nginx"), ("iperf3", "iperf3")];
+    for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
+        if Path::new("/run/systemd/system").is_dir() {
+            // Not installed as a unit, or not running: both are what is wanted.
+            let _ = Command::new("systemctl").args(["disable", "--quiet", "--now", service]).status();
+        }
+    }
+}
+
+fn install_linker() -> Result<()> {
+    println!("setup: installing bpf-linker {LINKER_VERSION} from crates.io (a few minutes)");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
+        .args(["--no-default-features", "--features", "llvm-22"])
+        .env("LLVM_PREFIX", LLVM_PREFIX)
+        .env_remove("RUSTC")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR");
+    succeed(&mut command)
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{command:?} failed ({status}); its messages are above");
+    }
+    Ok(())
+}
+
+fn is_root() -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    Ok(status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0")))
 }

@@ -4,5 +4,19 @@
 //! as `now`, randomness as a generator, effects go out as values. See `docs/architecture.md`.
 #![forbid(unsafe_code)]
 
+pub mod address;
+pub mod circuit;
+pub mod cookie;
+pub mod gossip;
+pub mod handshake;
+pub mod identity;
+pub mod key;
+pub mod limiter;
+pub mod membership;
+pub mod multiaddr;
+pub mod name;
+pub mod record;
+pub mod replay;
+pub mod scope;
 pub mod session;
 pub mod wire;

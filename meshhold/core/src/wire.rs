@@ -22,3 +22,7 @@ pub const TAG: usize = 16;
 pub const LANE_BITS: u32 = 4;
 /// Most lanes of a circuit.
 pub const MAX_LANES: u8 = 1 << LANE_BITS;
+/// Flag of a data datagram: the sealed packet's TCP or UDP checksum holds the pseudo-header sum only. The packet was
+/// authenticated on its way, so the receiving kernel takes it as a partial checksum and nobody computes it.
+/// All other flags are zero; a datagram with one of them set is dropped.
+pub const FLAG_PARTIAL_CHECKSUM: u8 = 1;

@@ -1,1 +1,93 @@
-//! Filled in by its owner.
+//! The command line: parse, run, print, exit code.
+//!
+//! Owns what users see. Answers go to stdout, advice and errors to stderr. Must not touch what a running
+//! daemon owns: where one answers, it does the work.
+
+mod args;
+mod keys;
+mod output;
+mod status;
+mod time;
+
+use crate::config::file::ConfigError;
+use crate::config::{Config, DEFAULT_PATH, SwarmKey, identity};
+use anyhow::Context;
+use args::{Args, Command, MeshlanCommand};
+use clap::Parser;
+use output::Outcome;
+use rand_core::{OsRng, RngCore};
+use serde_json::json;
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Runs the program. Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not running.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // A reader that went away (`| head`) is no failure.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    match run(args) {
+        Ok(outcome) => outcome.print(),
+        Err(error) => {
+            output::note(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<Outcome> {
+    if matches!(args.command, Command::Daemon) {
+        start_log()?;
+    }
+    let config = load(args.config.as_deref())?;
+    match args.command {
+        Command::Daemon => crate::daemon::run(config).map(|()| Outcome::default()),
+        Command::MgmtKeys { command } => keys::run(&config, command, args.json),
+        Command::Meshlan { command: MeshlanCommand::Status } => status::run(&config, args.json),
+        Command::Id => id(&config, args.json),
+        Command::Keygen => Ok(keygen(args.json)),
+    }
+}
+
+/// Without a named file and without the default one, the built-in defaults hold.
+fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
+    match named {
+        Some(path) => Config::load(path),
+        None if Path::new(DEFAULT_PATH).exists() => Config::load(Path::new(DEFAULT_PATH)),
+        None => Ok(Config::default()),
+    }
+}
+
+fn start_log() -> anyhow::Result<()> {
+    let wanted = std::env::var("MESHHOLD_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&wanted).with_context(|| {
+        format!("MESHHOLD_LOG={wanted} isn't a log filter; use e.g. 'info' or 'meshhold=debug'")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    Ok(())
+}
+
+fn id(config: &Config, json: bool) -> anyhow::Result<Outcome> {
+    let node_id = identity::load_or_create(&config.node.data_dir)?.node_id().to_string();
+    Ok(if json { Outcome::json(&json!({ "node_id": node_id })) } else { Outcome::text(node_id) })
+}
+
+fn keygen(json: bool) -> Outcome {
+    let mut bytes = [0; 32];
+    OsRng.fill_bytes(&mut bytes);
+    let key = SwarmKey::new(bytes).to_string_secret();
+    if json {
+        return Outcome::json(&json!({ "swarm_key": *key }));
+    }
+    Outcome::text(key)
+        .advise("put it into every node's configuration as swarm_key, or into a file named by swarm_key_file")
+}

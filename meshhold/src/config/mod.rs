@@ -1,1 +1,144 @@
-//! Filled in by its owner.
+//! What an operator sets: `config.yaml`, its defaults and its checks.
+//!
+//! Owns the shape of the configuration; loading and its error messages stand in [`mod@file`], the checks of
+//! single values in `value`, secrets at rest in [`store`] and [`identity`].
+//! Must not know the daemon or the command line.
+
+pub mod file;
+pub mod identity;
+pub mod keys;
+pub mod private;
+pub mod range;
+pub mod secret;
+pub mod store;
+mod value;
+
+pub use file::ConfigError;
+pub use value::SwarmKey;
+
+use meshhold_core::key::Ipv4Range;
+use meshhold_core::multiaddr::Multiaddr;
+use serde::Deserialize;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Where the configuration is looked for when nobody names a file.
+pub const DEFAULT_PATH: &str = "/etc/meshhold/config.yaml";
+
+/// The whole configuration, checked. `Default` is what an absent file means.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This node.
+    #[serde(deserialize_with = "value::section")]
+    pub node: NodeConfig,
+    /// Nodes to link to at start, as multiaddrs.
+    #[serde(deserialize_with = "value::bootstrap_peers")]
+    pub bootstrap_peers: Vec<Multiaddr>,
+    /// Closes the underlay to nodes that don't hold it. Filled from `swarm_key_file` too.
+    #[serde(deserialize_with = "value::optional")]
+    pub swarm_key: Option<SwarmKey>,
+    #[serde(deserialize_with = "value::swarm_key_file")]
+    swarm_key_file: Option<SwarmKey>,
+    /// The control API.
+    #[serde(deserialize_with = "value::section")]
+    pub api: ApiConfig,
+    /// The mesh LAN.
+    #[serde(deserialize_with = "value::section")]
+    pub meshlan: MeshlanConfig,
+    #[serde(deserialize_with = "value::unsupported")]
+    relay: (),
+}
+
+/// Section `node`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Display name that peers see; the host name unless set.
+    #[serde(deserialize_with = "value::name")]
+    pub name: String,
+    /// Folder of the identity, the keys and the remembered state (mode 0700).
+    #[serde(deserialize_with = "value::absolute_path")]
+    pub data_dir: PathBuf,
+    /// UDP address that circuits and links share.
+    #[serde(deserialize_with = "value::listen")]
+    pub listen: SocketAddr,
+}
+
+/// Section `api`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// The control socket, where it isn't `<data_dir>/control.sock`.
+    #[serde(deserialize_with = "value::socket_path")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Section `meshlan`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MeshlanConfig {
+    /// False: link and serve the control API, but create no interface.
+    pub enabled: bool,
+    /// Name of the mesh interface, at most 15 bytes.
+    #[serde(deserialize_with = "value::interface")]
+    pub interface: String,
+    /// Space that new networks take their IPv4 range from.
+    #[serde(deserialize_with = "value::scalar")]
+    pub ipv4_range: Ipv4Range,
+    /// Inner MTU in bytes, 1280 to 65535.
+    #[serde(deserialize_with = "value::mtu")]
+    pub mtu: u16,
+    /// DNS suffix of the mesh names; kept for the name service of a later version.
+    #[serde(deserialize_with = "value::dns_suffix")]
+    pub dns_suffix: String,
+    #[serde(deserialize_with = "value::source")]
+    source: (),
+    #[serde(deserialize_with = "value::unsupported")]
+    dns_upstream: (),
+    #[serde(deserialize_with = "value::unsupported")]
+    forwards: (),
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        file::load(path)
+    }
+
+    /// Path of the control socket: `api.socket`, or `control.sock` in the data folder.
+    pub fn socket(&self) -> PathBuf {
+        self.api.socket.clone().unwrap_or_else(|| self.node.data_dir.join("control.sock"))
+    }
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: hostname(),
+            data_dir: PathBuf::from("/var/lib/meshhold"),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7777)),
+        }
+    }
+}
+
+impl Default for MeshlanConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interface: "mesh0".to_owned(),
+            ipv4_range: value::default_space(),
+            mtu: 1420,
+            dns_suffix: "mesh".to_owned(),
+            source: (),
+            dns_upstream: (),
+            forwards: (),
+        }
+    }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if value::check_name(name).is_ok() { name.to_owned() } else { "node".to_owned() }
+}

@@ -1,1 +1,322 @@
-//! Filled in by its owner.
+//! The daemon: one loop that brings keys, circuits, links and the packet path together.
+//!
+//! Owns the order of things and nothing else: each part decides for itself and tells what it wants done.
+//! Must not know packets, sockets or maps.
+
+mod callers;
+mod circuits;
+mod keys;
+mod lan;
+mod network;
+mod start;
+mod state;
+mod status;
+mod view;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use meshhold_core::circuit::Traffic;
+use meshhold_core::identity::Identity;
+use meshhold_core::membership::Change;
+use meshhold_core::record::Envelope;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::config::store::KeyStore;
+use crate::control::server::Asked;
+use crate::datapath::workers::WorkerEvent;
+use crate::link::{LinkEvent, Links};
+use crate::platform::linux::watch::NetEvent;
+use crate::platform::linux::{InterfaceSetup, NetworkAddresses};
+use callers::Callers;
+use circuits::{CircuitTable, Effect};
+use lan::Lan;
+use network::Network;
+use state::StateFile;
+
+/// How often timers, records and the state file are looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When a part that nothing works without can't start: the data folder, the UDP port, the control socket.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let (mut daemon, mut inputs) = start::start(config).await?;
+        daemon.serve(&mut inputs).await;
+        daemon.stop().await
+    })
+}
+
+/// Everything the loop listens to.
+struct Inputs {
+    workers: mpsc::Receiver<WorkerEvent>,
+    links: mpsc::Receiver<LinkEvent>,
+    calls: mpsc::Receiver<Asked>,
+    net: mpsc::Receiver<NetEvent>,
+}
+
+/// What has to be done again before the loop sleeps.
+#[derive(Debug, Default)]
+struct Stale {
+    /// Scopes, peers or own addresses changed.
+    policy: bool,
+    /// Sessions or paths changed.
+    table: bool,
+    /// Own addresses or ranges changed.
+    addresses: bool,
+}
+
+struct Daemon {
+    config: Config,
+    identity: Identity,
+    store: KeyStore,
+    state: StateFile,
+    networks: BTreeMap<u16, Network>,
+    callers: Callers,
+    circuits: CircuitTable,
+    links: Links,
+    lan: Lan,
+    endpoints: Vec<SocketAddr>,
+    reflexive: Vec<SocketAddr>,
+    warnings: Vec<String>,
+    stale: Stale,
+}
+
+impl Daemon {
+    async fn serve(&mut self, inputs: &mut Inputs) {
+        let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::interrupt()),
+            signal(SignalKind::hangup()),
+        ) else {
+            tracing::error!("cannot listen to signals");
+            return;
+        };
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let timer = self.circuits.machine.poll_timeout().map_or_else(|| Instant::now() + TICK, |at| at);
+            tokio::select! {
+                Some(event) = inputs.workers.recv() => self.on_worker(event),
+                Some(event) = inputs.links.recv() => self.on_link(event),
+                Some(call) = inputs.calls.recv() => self.on_call(call),
+                Some(event) = inputs.net.recv() => self.on_net(&event).await,
+                () = tokio::time::sleep_until(timer.into()) => self.circuits.tick(Instant::now()),
+                _ = tick.tick() => self.on_tick(),
+                _ = hup.recv() => drop(self.reload_keys()),
+                _ = term.recv() => return,
+                _ = int.recv() => return,
+            }
+            self.settle().await;
+        }
+    }
+
+    /// Leaves nothing behind.
+    async fn stop(mut self) -> anyhow::Result<()> {
+        self.save();
+        self.links.close().await;
+        self.lan.close().await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    fn on_worker(&mut self, event: WorkerEvent) {
+        let now = Instant::now();
+        match event {
+            WorkerEvent::Confirmed { local_index } => self.circuits.machine.confirmed(now, local_index),
+            WorkerEvent::Moved { local_index, from } => self.circuits.machine.moved(now, local_index, from),
+            WorkerEvent::Wanted { peer_index } => self.connect(now, peer_index),
+            WorkerEvent::Exhausted { local_index } => self.circuits.machine.exhausted(now, local_index),
+            WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
+            WorkerEvent::Failed { worker, error } => {
+                let text = format!("worker {worker} stopped: {error}; restart the daemon");
+                tracing::error!("{text}");
+                self.warnings.push(text);
+            }
+        }
+    }
+
+    /// A datagram that reached a worker's socket but isn't its to open.
+    fn on_foreign(&mut self, now: Instant, from: SocketAddr, datagram: Vec<u8>) {
+        match datagram.first() {
+            Some(&first) if first >= meshhold_core::wire::QUIC_FIRST_BYTE => self.links.inject(from, datagram),
+            _ => self.circuits.machine.handle_datagram(now, from, &datagram),
+        }
+    }
+
+    fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Circuit { from, datagram } => self.on_circuit(from, datagram),
+            LinkEvent::Envelope(envelope) => self.on_envelope(&envelope),
+            LinkEvent::Reflexive { addr, .. } => self.on_reflexive(addr),
+            LinkEvent::Up { node, remote } => tracing::info!(%node, %remote, "link up"),
+            LinkEvent::Down { node } => tracing::info!(%node, "link down"),
+        }
+    }
+
+    fn on_circuit(&mut self, from: SocketAddr, datagram: Vec<u8>) {
+        if datagram.first() == Some(&meshhold_core::wire::TYPE_DATA) {
+            self.lan.inject(from, datagram);
+        } else {
+            self.circuits.machine.handle_datagram(Instant::now(), from, &datagram);
+        }
+    }
+
+    fn on_envelope(&mut self, envelope: &Envelope) {
+        let now = unix_now();
+        let topic = envelope.topic;
+        let Some(network) = self.networks.values_mut().find(|n| n.keys.topic_id() == topic) else { return };
+        match network.members.handle_envelope(now, envelope) {
+            Ok(Change::Nothing) => {}
+            Ok(Change::OwnAddressMoved) => {
+                tracing::warn!(network = %network.name, "an older claim holds our block; we moved to the next");
+                self.stale.addresses = true;
+                self.stale.policy = true;
+            }
+            Ok(_) => self.stale.policy = true,
+            Err(error) => tracing::debug!(network = %network.name, %error, "record refused"),
+        }
+    }
+
+    fn on_reflexive(&mut self, addr: SocketAddr) {
+        if !self.reflexive.contains(&addr) {
+            self.reflexive.push(addr);
+            self.reflexive.truncate(4);
+        }
+    }
+
+    async fn on_net(&mut self, event: &NetEvent) {
+        self.lan.on_net(event);
+        if *event == NetEvent::AddressesChanged {
+            self.find_endpoints().await;
+        }
+    }
+
+    /// Looks again for the addresses at which others may reach us.
+    async fn find_endpoints(&mut self) {
+        let setup = self.interface_setup();
+        let port = self.config.node.listen.port();
+        if let Some(found) = self.lan.candidates(&setup).await {
+            self.endpoints = found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        }
+    }
+
+    /// The mesh interface as it should be now.
+    fn interface_setup(&self) -> InterfaceSetup {
+        let networks = self.networks.values().map(|network| NetworkAddresses {
+            own4: network.own4(),
+            range: (network.range.base, network.range.prefix),
+            own6: network.members.own6(),
+            prefix6: (network.keys.prefix6, 32),
+        });
+        InterfaceSetup {
+            interface: self.config.meshlan.interface.clone(),
+            mtu: self.config.meshlan.mtu.into(),
+            networks: networks.collect(),
+        }
+    }
+
+    fn connect(&mut self, now: Instant, peer_index: u32) {
+        let found = self.networks.values().find_map(|network| {
+            let peer = network.members.peers().find(|p| {
+                self.callers.known((network.id, p.node)) == Some(peer_index)
+            })?;
+            Some((network.id, peer.node, peer.endpoints.clone()))
+        });
+        if let Some((network, node, endpoints)) = found {
+            self.circuits.machine.connect(now, network, node, &endpoints);
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let (now, unix) = (Instant::now(), unix_now());
+        for of in self.lan.activity() {
+            let total = Traffic {
+                tx_packets: of.tx_packets,
+                rx_packets: of.rx_packets,
+                tx_bytes: of.tx_bytes,
+                rx_bytes: of.rx_bytes,
+            };
+            self.circuits.machine.activity(now, of.local_index, total);
+        }
+        self.expire(unix);
+        let endpoints: Vec<_> = self.endpoints.iter().chain(&self.reflexive).copied().collect();
+        for network in self.networks.values_mut() {
+            if let Some(envelope) = network.news(unix, &self.identity, &endpoints) {
+                self.links.publish(envelope);
+            }
+        }
+        let own = self.identity.node_id();
+        let wanted = self.networks.values().flat_map(|network| network.link_candidates(own)).collect();
+        self.links.want_peers(wanted);
+        self.save();
+    }
+
+    fn expire(&mut self, unix: u64) {
+        let lapsed = self.networks.values().any(|n| n.expires.is_some_and(|at| at <= unix));
+        if lapsed {
+            self.apply_keys(BTreeMap::new());
+        }
+        for network in self.networks.values_mut() {
+            self.stale.policy |= network.members.expire(unix);
+        }
+    }
+
+    /// Brings the packet path up to what is known now.
+    async fn settle(&mut self) {
+        let (effects, changed) = self.circuits.drain();
+        for effect in effects {
+            match effect {
+                Effect::Send(to, datagram) => self.links.send_datagram(to, &datagram),
+                Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
+            }
+        }
+        let stale = std::mem::take(&mut self.stale);
+        if stale.policy {
+            self.lan.apply(Arc::new(view::policy(&self.networks, &mut self.callers)));
+        }
+        if stale.policy || stale.table || changed {
+            let enforce = self.lan.enforced_here();
+            self.lan.publish(view::table(&self.networks, &mut self.callers, &self.circuits.peers, enforce));
+        }
+        if stale.addresses {
+            self.set_addresses().await;
+        }
+    }
+
+    /// Networks whose range is taken on this host go without IPv4.
+    async fn set_addresses(&mut self) {
+        for network in self.networks.values_mut() {
+            network.conflict = self.lan.conflict((network.range.base, network.range.prefix)).await.map(|with| {
+                format!("IPv4 of this network is off: its range {} is in use here: {with}", network.range)
+            });
+        }
+        self.lan.set_addresses(&self.interface_setup()).await;
+    }
+
+    fn save(&mut self) {
+        let state = state::State {
+            networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
+            callers: self.callers.clone(),
+            links: self.links.snapshot(),
+        };
+        if let Err(error) = self.state.save(&state) {
+            tracing::warn!("{error:#}");
+        }
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

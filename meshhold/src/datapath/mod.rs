@@ -1,3 +1,11 @@
 //! The packet path: policy in the kernel, encryption in the workers.
 
+pub mod counters;
+pub mod crypto;
+#[cfg(target_os = "linux")]
+pub mod ebpf;
+pub mod icmp;
 pub mod policy;
+pub mod table;
+pub mod userspace;
+pub mod workers;

@@ -1,0 +1,115 @@
+//! Addresses as maps hold them: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96` (RFC 4291).
+
+use bytemuck::{Pod, Zeroable};
+
+/// An IPv4 or IPv6 address in one form.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct Address {
+    /// Network byte order.
+    pub bytes: [u8; 16],
+}
+
+/// First octet of loopback IPv4 addresses (RFC 1122).
+const LOOPBACK4: u32 = 127;
+
+impl Address {
+    /// `127.0.0.1`, where loopback-only services listen.
+    pub const LOOPBACK4: [u8; 4] = [127, 0, 0, 1];
+
+    /// From four octets.
+    #[inline(always)]
+    pub const fn v4(octets: [u8; 4]) -> Self {
+        let [a, b, c, d] = octets;
+        Self { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] }
+    }
+
+    /// From sixteen octets.
+    #[inline(always)]
+    pub const fn v6(bytes: [u8; 16]) -> Self {
+        Self { bytes }
+    }
+
+    /// The last four octets: the IPv4 address of a mapped one.
+    #[inline(always)]
+    pub const fn octets4(&self) -> [u8; 4] {
+        let [.., a, b, c, d] = self.bytes;
+        [a, b, c, d]
+    }
+
+    /// True for a mapped IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        let [a, b, c, _] = self.words();
+        a | b | (c ^ 0xffff) == 0
+    }
+
+    /// True for `127.0.0.0/8`, `::1`.
+    #[inline(always)]
+    pub const fn is_loopback(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        let four = a | b | (c ^ 0xffff) | (d >> 24 ^ LOOPBACK4);
+        let six = a | b | c | (d ^ 1);
+        (four == 0) | (six == 0)
+    }
+
+    /// True for `224.0.0.0/4`, `255.255.255.255`, `ff00::/8`.
+    #[inline(always)]
+    pub const fn is_multicast(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        let four = a | b | (c ^ 0xffff);
+        ((four | (d >> 28 ^ 14)) == 0) | ((four | !d) == 0) | (a >> 24 == 0xff)
+    }
+
+    /// True for the caller addresses, `127.64.0.0/10`.
+    #[inline(always)]
+    pub const fn is_caller(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        a | b | (c ^ 0xffff) | (d >> 22 ^ (LOOPBACK4 << 2 | 1)) == 0
+    }
+
+    /// In host order. Bit operations on these instead of branches keep the number of paths low that the kernel's
+    /// verifier has to follow.
+    #[inline(always)]
+    const fn words(&self) -> [u32; 4] {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.bytes;
+        [
+            u32::from_be_bytes([a, b, c, d]),
+            u32::from_be_bytes([e, f, g, h]),
+            u32::from_be_bytes([i, j, k, l]),
+            u32::from_be_bytes([m, n, o, p]),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Address;
+
+    #[test]
+    fn kinds_of_addresses() {
+        let one = |last| Address::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        let multicast6 = Address::v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        // Address, then: v4, loopback, multicast, caller.
+        let cases = [
+            (Address::v4([127, 0, 0, 1]), [true, true, false, false]),
+            (Address::v4([127, 63, 255, 255]), [true, true, false, false]),
+            (Address::v4([127, 64, 0, 0]), [true, true, false, true]),
+            (Address::v4([127, 127, 255, 255]), [true, true, false, true]),
+            (Address::v4([127, 128, 0, 0]), [true, true, false, false]),
+            (Address::v4([128, 0, 0, 1]), [true, false, false, false]),
+            (Address::v4([223, 255, 255, 255]), [true, false, false, false]),
+            (Address::v4([224, 0, 0, 0]), [true, false, true, false]),
+            (Address::v4([240, 0, 0, 0]), [true, false, false, false]),
+            (Address::v4([255, 255, 255, 255]), [true, false, true, false]),
+            (Address::v4([0, 0, 0, 1]), [true, false, false, false]),
+            (one(1), [false, true, false, false]),
+            (one(2), [false, false, false, false]),
+            (multicast6, [false, false, true, false]),
+        ];
+        for (address, expected) in cases {
+            let kinds = [address.is_v4(), address.is_loopback(), address.is_multicast(), address.is_caller()];
+            assert_eq!(kinds, expected, "{address:?}");
+        }
+    }
+}

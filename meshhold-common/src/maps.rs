@@ -1,0 +1,208 @@
+//! Keys and values of the kernel maps, and their sizes.
+//!
+//! Every type is plain old data without hidden padding: the derives of bytemuck refuse anything else at compile
+//! time. Addresses are in network byte order, ports and numbers in host order.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{Address, Reason};
+
+/// Most networks that one node can be in.
+pub const MAX_NETWORKS: u32 = 16;
+/// Most peers over all networks.
+pub const MAX_PEERS: u32 = 16_384;
+/// Flows that this node opened; the least recently used makes room.
+pub const MAX_FLOWS: u32 = 65_536;
+/// Fragmented datagrams under way; the least recently used makes room.
+pub const MAX_FRAGMENTS: u32 = 4_096;
+/// Bytes of the drop event ring.
+pub const EVENT_BYTES: u32 = 65_536;
+/// Drop events for one reason, CPU and second.
+pub const EVENTS_PER_SECOND: u32 = 10;
+/// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
+pub const FLOW_SECONDS: u32 = 300;
+/// Seconds for which a port that was closed is kept from opening UDP flows.
+pub const RETIRED_SECONDS: u32 = 300;
+/// Slot of the counter map that counts every packet, next to one slot a [`Reason`].
+pub const SEEN: u32 = Reason::COUNT as u32;
+/// Words of a port bitmap.
+pub const PORT_WORDS: usize = 1024;
+
+/// Packets and bytes of one outcome on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counter {
+    /// Packets; a GSO super-packet counts once.
+    pub packets: u64,
+    /// Bytes from the IP header on (on other interfaces: from the link header on).
+    pub bytes: u64,
+}
+
+/// An address of this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Own {
+    /// Index of the network on this node.
+    pub network: u32,
+}
+
+/// The network that a mesh range belongs to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Range {
+    /// Index of the network on this node.
+    pub network: u32,
+}
+
+/// A peer, found by one of its mesh addresses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct PeerEntry {
+    /// Number of the peer on this node.
+    pub index: u32,
+    /// Index of the network on this node.
+    pub network: u32,
+    /// Caller address that stands for this mesh address; zero where none.
+    pub caller: [u8; 4],
+}
+
+/// A caller address.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct CallerKey {
+    /// Network byte order.
+    pub octets: [u8; 4],
+}
+
+/// A peer, found by one of its caller addresses.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct CallerEntry {
+    /// The peer's mesh address.
+    pub peer: Address,
+    /// Our own address in the same network and family.
+    pub own: Address,
+    /// Index of the network on this node.
+    pub network: u32,
+}
+
+/// The open ports of one network and protocol, in one generation.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct PortBits {
+    /// One bit a port: in the port scope.
+    pub open: [u64; PORT_WORDS],
+    /// One bit a port: recently taken out of the scope.
+    pub retired: [u64; PORT_WORDS],
+}
+
+/// Which generation of the port bitmaps is valid for a network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Generation {
+    /// 0 or 1, see [`port_slot`].
+    pub active: u32,
+    /// Seconds since boot at which the retired ports are free again.
+    pub retired_until: u32,
+}
+
+/// A flow that this node opened.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FlowKey {
+    /// Our own mesh address.
+    pub local: Address,
+    /// The other end's mesh address.
+    pub remote: Address,
+    /// Our port, or the echo identifier.
+    pub local_port: u16,
+    /// Their port; 0 for echo.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// State of a flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Flow {
+    /// Seconds since boot of the last packet that this node sent (TCP: of the last SYN).
+    pub used: u32,
+}
+
+/// A fragmented datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
+pub struct FragmentKey {
+    /// Source address as received.
+    pub source: Address,
+    /// Destination address as received.
+    pub destination: Address,
+    /// Identification: 16 bits in IPv4, 32 in IPv6.
+    pub id: u32,
+    /// IPv4 protocol, or the next header field of the IPv6 fragment header.
+    pub protocol: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// What was decided at the first fragment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Fragment {
+    /// A [`crate::Delivery`] as number.
+    pub delivery: u32,
+}
+
+/// Rate limit of the drop events for one reason on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Tokens {
+    /// Second since boot that `used` is about.
+    pub second: u32,
+    /// Events sent in it.
+    pub used: u32,
+}
+
+/// Slot of a port bitmap: `protocol` is 6 (TCP) or 17 (UDP), `generation` 0 or 1.
+#[inline(always)]
+pub const fn port_slot(network: u32, protocol: u8, generation: u32) -> u32 {
+    (network << 2) | ((generation & 1) << 1) | (protocol == crate::packet::TCP) as u32
+}
+
+/// Word and bit of a port in a bitmap.
+#[inline(always)]
+pub const fn port_bit(port: u16) -> (usize, u64) {
+    ((port >> 6) as usize & (PORT_WORDS - 1), 1 << (port & 63))
+}
+
+#[cfg(feature = "user")]
+mod user {
+    //! The same types, as aya's user space side wants them marked.
+
+    macro_rules! pod {
+        ($($name:ty),+ $(,)?) => {$(
+            // SAFETY: bytemuck's derive proved at compile time that every bit pattern is valid and nothing is padding.
+            unsafe impl aya::Pod for $name {}
+        )+};
+    }
+
+    pod!(
+        crate::Address,
+        super::CallerEntry,
+        super::CallerKey,
+        super::Counter,
+        super::Flow,
+        super::FlowKey,
+        super::Fragment,
+        super::FragmentKey,
+        super::Generation,
+        super::Own,
+        super::PeerEntry,
+        super::PortBits,
+        super::Range,
+        super::Tokens,
+    );
+}

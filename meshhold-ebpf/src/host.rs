@@ -1,0 +1,125 @@
+//! The classifier's [`Host`] over the kernel maps, and its [`Load`] over the packet.
+
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
+use meshhold_common::{
+    Address, Delivery, Host, Load, Packet, Peer, Port,
+    classify::Caller,
+    maps::{CallerKey, FLOW_SECONDS, Flow, FlowKey, Fragment, port_bit, port_slot},
+    packet::TCP,
+};
+
+use crate::{maps, socket};
+
+/// The packet, from its first byte.
+pub struct Skb<'a>(pub &'a TcContext);
+
+impl Load for Skb<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.load(offset as usize).ok()
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.0.len()
+    }
+}
+
+/// The tables, as maps.
+pub struct KernelHost<'a>(pub &'a TcContext);
+
+impl Host for KernelHost<'_> {
+    #[inline(always)]
+    fn own(&mut self, address: &Address) -> Option<u32> {
+        // SAFETY: the entry is read at once; the loader replaces values, it never reuses them for another type.
+        unsafe { maps::OWN.get(address) }.map(|own| own.network)
+    }
+
+    #[inline(always)]
+    fn range(&mut self, address: &Address) -> Option<u32> {
+        maps::RANGES.get(&Key::new(128, *address)).map(|range| range.network)
+    }
+
+    #[inline(always)]
+    fn peer(&mut self, address: &Address) -> Option<Peer> {
+        // SAFETY: as in `own`.
+        let entry = unsafe { maps::PEERS.get(address) }?;
+        Some(Peer { network: entry.network, caller: entry.caller })
+    }
+
+    #[inline(always)]
+    fn caller(&mut self, address: [u8; 4]) -> Option<Caller> {
+        // SAFETY: as in `own`.
+        let entry = unsafe { maps::CALLERS.get(CallerKey { octets: address }) }?;
+        Some(Caller { peer: entry.peer, own: entry.own, network: entry.network })
+    }
+
+    #[inline(always)]
+    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
+        let Some(generation) = maps::GENERATIONS.get(network) else { return Port::Closed };
+        let Some(bits) = maps::PORTS.get(port_slot(network, protocol, generation.active)) else {
+            return Port::Closed;
+        };
+        let (word, bit) = port_bit(port);
+        if bits.open.get(word).is_some_and(|open| open & bit != 0) {
+            return Port::Open;
+        }
+        let retired = bits.retired.get(word).is_some_and(|retired| retired & bit != 0);
+        if retired && seconds() < generation.retired_until { Port::Retired } else { Port::Closed }
+    }
+
+    #[inline(always)]
+    fn flow(&mut self, key: &FlowKey, touch: bool) -> bool {
+        let Some(flow) = maps::FLOWS.get_ptr_mut(key) else { return false };
+        if key.protocol == TCP {
+            return true;
+        }
+        let now = seconds();
+        // SAFETY: the pointer is a live map value; a word that another CPU writes is still a time.
+        let flow = unsafe { &mut *flow };
+        let age = now.wrapping_sub(flow.used);
+        if age > FLOW_SECONDS {
+            return false;
+        }
+        if touch && age > 0 {
+            flow.used = now;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn open_flow(&mut self, key: &FlowKey) {
+        // A full table evicts; what is left to fail is memory, and then the answer is dropped, not let in.
+        let _ = maps::FLOWS.insert(key, Flow { used: seconds() }, 0);
+    }
+
+    #[inline(always)]
+    fn fragment(&mut self, packet: &Packet) -> Option<Delivery> {
+        // SAFETY: as in `own`.
+        let entry = unsafe { maps::FRAGMENTS.get(packet.fragment_key()) }?;
+        Some(Delivery::from_u32(entry.delivery))
+    }
+
+    #[inline(always)]
+    fn keep_fragment(&mut self, packet: &Packet, delivery: Delivery) {
+        let _ = maps::FRAGMENTS.insert(packet.fragment_key(), Fragment { delivery: delivery as u32 }, 0);
+    }
+
+    #[inline(always)]
+    fn delivery(&mut self, packet: &Packet, peer: &Peer) -> Delivery {
+        socket::delivery(self.0, packet, peer)
+    }
+}
+
+/// Seconds since boot.
+#[inline(always)]
+pub fn seconds() -> u32 {
+    (nanoseconds() / 1_000_000_000) as u32
+}
+
+/// Nanoseconds since boot.
+#[inline(always)]
+pub fn nanoseconds() -> u64 {
+    // SAFETY: the helper takes nothing and can't fail.
+    unsafe { bpf_ktime_get_boot_ns() }
+}

@@ -1,0 +1,55 @@
+//! Every map of the programs. Names (at most 15 bytes) and layouts are what the loader and `bpftool map dump` see.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use meshhold_common::{
+    Address, Packet, Reason,
+    event::Event,
+    maps::{
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation, MAX_FLOWS,
+        MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+    },
+};
+
+/// Entries are allocated as they come: the limits are generous and the tables usually small.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static OWN: HashMap<Address, Own, { 2 * MAX_NETWORKS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static RANGES: LpmTrie<Address, Range, { 4 * MAX_NETWORKS as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static PEERS: HashMap<Address, PeerEntry, { 2 * MAX_PEERS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static CALLERS: HashMap<CallerKey, CallerEntry, { 2 * MAX_PEERS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static PORTS: Array<PortBits, { 4 * MAX_NETWORKS as usize }> = Array::new();
+
+#[btf_map]
+pub static GENERATIONS: Array<Generation, { MAX_NETWORKS as usize }> = Array::new();
+
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Counter, { Reason::COUNT + 1 }> = PerCpuArray::new();
+
+#[btf_map]
+pub static TOKENS: PerCpuArray<Tokens, { Reason::COUNT }> = PerCpuArray::new();
+
+/// The packet under way: programs at this hook don't interrupt each other on a CPU.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();

@@ -1,0 +1,163 @@
+//! Finds out which local socket an allowed packet is for, and so how to deliver it.
+//!
+//! Every looked-up socket is released in [`find`], the one place that holds a reference.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{bpf_sock, bpf_sock_tuple},
+    helpers::generated::{bpf_sk_assign, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    programs::TcContext,
+};
+use meshhold_common::{
+    Address, Delivery, Packet, Peer,
+    packet::{TCP, UDP},
+};
+
+/// `TCP_LISTEN` of the kernel.
+const LISTEN: u32 = 10;
+/// `BPF_F_CURRENT_NETNS`.
+const THIS_NAMESPACE: u64 = u64::MAX;
+/// `::1`.
+const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+/// `bpf_sock_tuple` for IPv4; the kernel tells the family by the size.
+#[repr(C)]
+struct Tuple4 {
+    source: [u8; 4],
+    destination: [u8; 4],
+    source_port: [u8; 2],
+    destination_port: [u8; 2],
+}
+
+/// `bpf_sock_tuple` for IPv6.
+#[repr(C)]
+struct Tuple6 {
+    source: [u8; 16],
+    destination: [u8; 16],
+    source_port: [u8; 2],
+    destination_port: [u8; 2],
+}
+
+/// What a lookup found, copied out of the socket.
+struct Found {
+    /// Local IPv4 address in memory order; 0 where unbound.
+    local4: u32,
+    state: u32,
+}
+
+/// Decides between the mesh address and `127.0.0.1`.
+#[inline(always)]
+pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
+    let native = match (packet.version, packet.protocol) {
+        _ if u32::from_ne_bytes(peer.caller) == 0 => true,
+        (4, TCP) => tcp4_is_native(ctx, packet, peer),
+        (4, UDP) => udp4_is_native(ctx, packet),
+        (6, _) if !packet.is_plain() => true,
+        (6, TCP) => tcp6_is_native(ctx, packet, peer),
+        (6, UDP) => lookup::<UDP, _>(ctx, &real6(packet)).is_some(),
+        _ => true,
+    };
+    if native { Delivery::Native } else { Delivery::Loopback }
+}
+
+#[inline(always)]
+fn tcp4_is_native(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+    let own = u32::from_ne_bytes(packet.destination.octets4());
+    let Some(found) = lookup::<TCP, _>(ctx, &real4(packet)) else { return false };
+    found.local4 == own && (found.state != LISTEN || !has_loopback_connection(ctx, packet, peer))
+}
+
+#[inline(always)]
+fn udp4_is_native(ctx: &TcContext, packet: &Packet) -> bool {
+    let own = u32::from_ne_bytes(packet.destination.octets4());
+    lookup::<UDP, _>(ctx, &real4(packet)).is_some_and(|found| found.local4 == own)
+}
+
+#[inline(always)]
+fn tcp6_is_native(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+    let found = lookup::<TCP, _>(ctx, &real6(packet));
+    if found.as_ref().is_some_and(|found| found.state != LISTEN) {
+        return true;
+    }
+    // A connection stays on its way even if another listener appeared since.
+    if has_loopback_connection(ctx, packet, peer) {
+        return false;
+    }
+    found.is_some() || assign_loopback6(ctx, packet)
+}
+
+/// True for a connection between the caller address and `127.0.0.1` on the packet's ports.
+#[inline(always)]
+fn has_loopback_connection(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+    let tuple = Tuple4 {
+        source: peer.caller,
+        destination: Address::LOOPBACK4,
+        source_port: packet.source_port.to_be_bytes(),
+        destination_port: packet.destination_port.to_be_bytes(),
+    };
+    lookup::<TCP, _>(ctx, &tuple).is_some_and(|found| found.state != LISTEN)
+}
+
+/// Hands the packet to a listener on `::1`, if there is one; the service sees the caller's mesh address.
+#[inline(always)]
+fn assign_loopback6(ctx: &TcContext, packet: &Packet) -> bool {
+    let tuple = Tuple6 { destination: LOOPBACK6, ..real6(packet) };
+    find::<TCP, _, _>(ctx, &tuple, |socket| {
+        // SAFETY: `find` passes a live socket and releases it afterwards; the kernel takes its own reference.
+        unsafe { (*socket).state == LISTEN && bpf_sk_assign(ctx.as_ptr(), socket.cast(), 0) == 0 }
+    })
+    .unwrap_or(false)
+}
+
+#[inline(always)]
+fn real4(packet: &Packet) -> Tuple4 {
+    Tuple4 {
+        source: packet.source.octets4(),
+        destination: packet.destination.octets4(),
+        source_port: packet.source_port.to_be_bytes(),
+        destination_port: packet.destination_port.to_be_bytes(),
+    }
+}
+
+#[inline(always)]
+fn real6(packet: &Packet) -> Tuple6 {
+    Tuple6 {
+        source: packet.source.bytes,
+        destination: packet.destination.bytes,
+        source_port: packet.source_port.to_be_bytes(),
+        destination_port: packet.destination_port.to_be_bytes(),
+    }
+}
+
+#[inline(always)]
+fn lookup<const PROTOCOL: u8, T>(ctx: &TcContext, tuple: &T) -> Option<Found> {
+    find::<PROTOCOL, _, _>(ctx, tuple, |socket| {
+        // SAFETY: `find` passes a live socket.
+        unsafe { Found { local4: (*socket).src_ip4, state: (*socket).state } }
+    })
+}
+
+#[inline(always)]
+fn find<const PROTOCOL: u8, T, R>(
+    ctx: &TcContext,
+    tuple: &T,
+    read: impl FnOnce(*mut bpf_sock) -> R,
+) -> Option<R> {
+    let pointer = core::ptr::from_ref(tuple).cast_mut().cast::<bpf_sock_tuple>();
+    let size = size_of::<T>() as u32;
+    // SAFETY: the tuple outlives the call and is only read; the size names its family.
+    let socket = unsafe {
+        if PROTOCOL == TCP {
+            bpf_skc_lookup_tcp(ctx.as_ptr(), pointer, size, THIS_NAMESPACE, 0)
+        } else {
+            bpf_sk_lookup_udp(ctx.as_ptr(), pointer, size, THIS_NAMESPACE, 0)
+        }
+    };
+    if socket.is_null() {
+        return None;
+    }
+    let result = read(socket);
+    // SAFETY: the lookup returned a reference, and this is the only release of it.
+    unsafe { bpf_sk_release(socket.cast()) };
+    Some(result)
+}

@@ -1,0 +1,40 @@
+//! Compiles the kernel programs and tells the crate where the object lies (`MESHHOLD_EBPF_OBJ`).
+//!
+//! With `MESHHOLD_SKIP_EBPF=1` the object is empty and the daemon reports that it was built without eBPF.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+#[path = "../xtask/src/build_ebpf.rs"]
+#[allow(dead_code, reason = "xtask uses more of it")]
+mod build_ebpf;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=MESHHOLD_SKIP_EBPF");
+    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
+    for input in [
+        "meshhold-ebpf/src",
+        "meshhold-ebpf/Cargo.toml",
+        "meshhold-ebpf/Cargo.lock",
+        "meshhold-common/src",
+        "meshhold-common/Cargo.toml",
+        "xtask/src/build_ebpf.rs",
+    ] {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    }
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let object = if skipped() {
+        let empty = out.join("empty.o");
+        fs::write(&empty, [])?;
+        empty
+    } else {
+        build_ebpf::build(&root, &out.join("ebpf"))?
+    };
+    println!("cargo::rustc-env=MESHHOLD_EBPF_OBJ={}", object.display());
+    Ok(())
+}
+
+/// Where there is no Linux kernel to load them, there is nothing to build.
+fn skipped() -> bool {
+    env::var("MESHHOLD_SKIP_EBPF").is_ok_and(|value| value == "1")
+        || env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system != "linux")
+}

@@ -1,0 +1,1 @@
+//! The circuits of two and more nodes on a simulated wire.

@@ -1,0 +1,290 @@
+//! Spreading, repair and every bound, with envelopes that are really signed.
+
+use super::*;
+use crate::record::testing::{TopicKey, envelope};
+
+const NOW: u64 = 1_800_000_000;
+const LATER: u64 = NOW + 3600;
+
+fn node(n: u8) -> NodeId {
+    NodeId([n; 32])
+}
+
+fn slot(n: u32) -> Slot {
+    let mut slot = [0; 16];
+    slot[..4].copy_from_slice(&n.to_be_bytes());
+    slot
+}
+
+fn signed(key: &TopicKey, place: u32, version: u64) -> Envelope {
+    envelope(key, slot(place), version, LATER, &[0x5a; 100])
+}
+
+fn sent(outputs: &[Output], to: LinkId) -> Vec<&Message> {
+    let to_link = |output| match output {
+        &Output::Send { link, ref message } if link == to => Some(message),
+        _ => None,
+    };
+    outputs.iter().filter_map(to_link).collect()
+}
+
+fn delivered(outputs: &[Output]) -> Vec<u64> {
+    let version = |output: &Output| match output {
+        Output::Deliver(envelope) => Some(envelope.version),
+        _ => None,
+    };
+    outputs.iter().filter_map(version).collect()
+}
+
+/// Gossips that pass each other's messages on at once; `wires` pairs (node, link) with (node, link).
+struct World {
+    nodes: Vec<Gossip>,
+    wires: BTreeMap<(usize, LinkId), (usize, LinkId)>,
+    delivered: Vec<(usize, Slot, u64)>,
+    messages: usize,
+}
+
+impl World {
+    fn new(nodes: usize) -> Self {
+        let nodes = (0..nodes).map(|_| Gossip::new(Limits::default())).collect();
+        Self { nodes, wires: BTreeMap::new(), delivered: Vec::new(), messages: 0 }
+    }
+
+    fn wire(&mut self, dialer: usize, answerer: usize) {
+        let link = self.wires.len() as LinkId;
+        for ((at, here), (to, there)) in
+            [((dialer, link), (answerer, link + 1)), ((answerer, link + 1), (dialer, link))]
+        {
+            self.wires.insert((at, here), (to, there));
+            self.nodes[at].link_up(NOW, here, node(to as u8));
+        }
+        let outputs = self.nodes[dialer].introduce(link);
+        self.settle(dialer, outputs);
+    }
+
+    fn act(&mut self, at: usize, action: impl FnOnce(&mut Gossip) -> Vec<Output>) {
+        let outputs = action(&mut self.nodes[at]);
+        self.settle(at, outputs);
+    }
+
+    fn settle(&mut self, at: usize, outputs: Vec<Output>) {
+        let mut queue: std::collections::VecDeque<_> =
+            outputs.into_iter().map(|output| (at, output)).collect();
+        while let Some((at, output)) = queue.pop_front() {
+            match output {
+                Output::Deliver(envelope) => self.delivered.push((at, envelope.slot, envelope.version)),
+                Output::Violation { reason, .. } => panic!("node {at}: {reason}"),
+                Output::Send { link, message } => {
+                    self.messages += 1;
+                    assert!(self.messages < 10_000, "messages go round for ever");
+                    let (to, there) = self.wires[&(at, link)];
+                    queue.extend(self.nodes[to].handle(NOW, there, message).into_iter().map(|o| (to, o)));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_relay_without_the_key_carries_news_and_keeps_it_for_later_comers() {
+    let (key, relay) = (TopicKey::from_seed([1; 32]), 2);
+    let mut world = World::new(4);
+    for member in [0, 1] {
+        world.act(member, |gossip| gossip.subscribe(key.topic()));
+        world.wire(member, relay);
+    }
+    world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 1)));
+    assert_eq!(world.delivered, [(1, slot(0), 1)], "the relay itself is told nothing");
+    world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 2)));
+    world.wire(3, relay);
+    world.act(3, |gossip| gossip.subscribe(key.topic()));
+    assert_eq!(world.delivered[1..], [(1, slot(0), 2), (3, slot(0), 2)]);
+    assert_eq!(world.nodes[relay].store().count(), 0, "what is held for others is not for our disk");
+}
+
+#[test]
+fn rings_end_and_every_member_hears_once() {
+    let key = TopicKey::from_seed([1; 32]);
+    let mut world = World::new(5);
+    (0..5).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic())));
+    for member in 0..5 {
+        world.wire(member, (member + 1) % 5);
+        world.wire(member, (member + 2) % 5);
+    }
+    for member in 0..5 {
+        world.act(member, |gossip| gossip.publish(NOW, signed(&key, member as u32, 1)));
+    }
+    let mut heard = world.delivered.clone();
+    heard.sort_unstable();
+    heard.dedup();
+    assert_eq!((heard.len(), world.delivered.len()), (20, 20));
+}
+
+#[test]
+fn digests_repair_what_was_lost() {
+    let key = TopicKey::from_seed([1; 32]);
+    let mut world = World::new(2);
+    (0..2).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic())));
+    world.wire(0, 1);
+    for member in [0, 1] {
+        let lost = world.nodes[member].publish(NOW, signed(&key, member as u32, 7));
+        assert_eq!(lost.len(), 1);
+    }
+    assert!(world.nodes[1].digests().is_empty(), "the introduced end compares");
+    world.act(0, |gossip| gossip.digests());
+    world.delivered.sort_unstable();
+    assert_eq!(world.delivered, [(0, slot(1), 7), (1, slot(0), 7)]);
+}
+
+#[test]
+fn the_newer_version_wins_and_the_sender_of_an_older_one_is_told() {
+    let key = TopicKey::from_seed([1; 32]);
+    let mut gossip = Gossip::new(Limits::default());
+    gossip.subscribe(key.topic());
+    gossip.link_up(NOW, 1, node(1));
+    gossip.introduce(1);
+    let push = |version| Message::Push(Arc::new(signed(&key, 0, version)));
+    assert_eq!(delivered(&gossip.handle(NOW, 1, push(5))), [5]);
+    assert!(gossip.handle(NOW, 1, push(5)).is_empty());
+    assert_eq!(sent(&gossip.handle(NOW, 1, push(4)), 1), [&push(5)]);
+    assert_eq!(delivered(&gossip.handle(NOW, 1, push(6))), [6]);
+    assert!(gossip.publish(NOW, signed(&key, 0, 6)).is_empty());
+}
+
+#[test]
+fn an_envelope_that_no_member_signed_is_refused_and_closes_its_link() {
+    let (key, other) = (TopicKey::from_seed([1; 32]), TopicKey::from_seed([2; 32]));
+    let mut foreign = signed(&other, 0, 1);
+    foreign.topic = key.topic();
+    let mut altered = signed(&key, 0, 1);
+    altered.version = 2;
+    let mut huge = envelope(&key, slot(0), 1, LATER, &[0; MAX_SEALED]);
+    huge.sealed = vec![0; MAX_SEALED + 1];
+    for bad in [foreign, altered, huge] {
+        let mut gossip = Gossip::new(Limits::default());
+        gossip.subscribe(key.topic());
+        gossip.link_up(NOW, 1, node(1));
+        gossip.introduce(1);
+        let outputs = gossip.handle(NOW, 1, Message::Push(Arc::new(bad.clone())));
+        assert!(matches!(outputs[..], [Output::Violation { link: 1, .. }]), "{outputs:?}");
+        assert!(gossip.restore(NOW, bad).is_empty());
+        assert_eq!(gossip.store().count(), 0);
+        let good = Message::Push(Arc::new(signed(&key, 0, 1)));
+        assert_eq!(delivered(&gossip.handle(NOW, 1, good)), [1], "the same from a member passes");
+    }
+}
+
+#[test]
+fn oversized_messages_are_violations() {
+    let topic = [1; 32];
+    for message in [
+        Message::Subscribe { topics: vec![topic; MAX_SUBSCRIBE + 1] },
+        Message::Digest { topic, entries: vec![(slot(0), 0); MAX_ENTRIES + 1] },
+        Message::Want { topic, slots: vec![slot(0); MAX_ENTRIES + 1] },
+    ] {
+        let mut gossip = Gossip::new(Limits::default());
+        gossip.link_up(NOW, 1, node(1));
+        let outputs = gossip.handle(NOW, 1, message);
+        assert!(matches!(outputs[..], [Output::Violation { link: 1, .. }]), "{outputs:?}");
+    }
+}
+
+#[test]
+fn nothing_is_told_to_links_that_named_no_topic() {
+    let key = TopicKey::from_seed([1; 32]);
+    let mut gossip = Gossip::new(Limits::default());
+    gossip.link_up(NOW, 1, node(1));
+    assert!(gossip.subscribe(key.topic()).is_empty());
+    assert!(gossip.publish(NOW, signed(&key, 0, 1)).is_empty());
+    let want = Message::Want { topic: key.topic(), slots: vec![slot(0)] };
+    assert!(gossip.handle(NOW, 1, want.clone()).is_empty());
+    assert!(gossip.handle(NOW, 1, Message::Push(Arc::new(signed(&key, 1, 1)))).is_empty());
+    gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic()] });
+    assert_eq!(gossip.handle(NOW, 1, want).len(), 1);
+}
+
+#[test]
+fn what_expires_is_forgotten_and_never_taken() {
+    let key = TopicKey::from_seed([1; 32]);
+    let mut gossip = Gossip::new(Limits::default());
+    gossip.subscribe(key.topic());
+    gossip.publish(NOW, signed(&key, 0, 1));
+    gossip.expire(LATER - 1);
+    assert_eq!(gossip.store().count(), 1);
+    gossip.expire(LATER);
+    assert_eq!(gossip.store().count(), 0);
+    gossip.publish(LATER, signed(&key, 0, 2));
+    assert_eq!(gossip.store().count(), 0);
+}
+
+#[test]
+fn what_is_restored_is_delivered() {
+    let key = TopicKey::from_seed([1; 32]);
+    let mut gossip = Gossip::new(Limits::default());
+    assert!(gossip.restore(NOW, signed(&key, 0, 3)).is_empty(), "no topic of ours");
+    gossip.subscribe(key.topic());
+    assert_eq!(delivered(&gossip.restore(NOW, signed(&key, 0, 3))), [3]);
+    assert_eq!(gossip.store().count(), 1);
+}
+
+/// Pushes one envelope of each of `keys` on link 1 and returns how many of them are then served.
+fn stored(gossip: &mut Gossip, keys: &[TopicKey], envelopes: u32) -> usize {
+    for key in keys {
+        gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic()] });
+        for place in 0..envelopes {
+            gossip.handle(NOW, 1, Message::Push(Arc::new(signed(key, place, 1))));
+        }
+    }
+    let slots: Vec<Slot> = (0..envelopes).map(slot).collect();
+    let want = |key: &TopicKey| Message::Want { topic: key.topic(), slots: slots.clone() };
+    keys.iter().map(|key| gossip.handle(NOW, 1, want(key)).len()).sum()
+}
+
+#[test]
+fn what_is_held_for_others_is_bounded() {
+    let keys: Vec<_> = (0..8).map(|n| TopicKey::from_seed([n; 32])).collect();
+    let size = 100 + 256;
+    let all = Limits::default();
+    let cases = [
+        ("no bound is met", all.clone(), 16),
+        ("topics", Limits { topics: 3, ..all.clone() }, 6),
+        ("per topic", Limits { envelopes_per_topic: 1, ..all.clone() }, 8),
+        ("per source", Limits { source_bytes: 5 * size, ..all.clone() }, 5),
+        ("in all", Limits { foreign_bytes: 7 * size, ..all.clone() }, 7),
+        ("per link", Limits { topics_per_link: 2, ..all.clone() }, 4),
+        ("rate", Limits { burst: 20, rate: 0, ..all }, 0),
+    ];
+    for (bound, limits, wanted) in cases {
+        let mut gossip = Gossip::new(limits);
+        gossip.link_up(NOW, 1, node(1));
+        assert_eq!(stored(&mut gossip, &keys, 2), wanted, "{bound}");
+    }
+}
+
+#[test]
+fn topics_that_nobody_asks_for_make_room_and_our_own_always_has_some() {
+    let keys: Vec<_> = (0..3).map(|n| TopicKey::from_seed([n; 32])).collect();
+    let mut gossip = Gossip::new(Limits { topics: 1, envelopes_per_topic: 1, ..Limits::default() });
+    gossip.link_up(NOW, 1, node(1));
+    assert_eq!(stored(&mut gossip, &keys[..1], 1), 1);
+    gossip.link_down(1);
+    gossip.link_up(NOW, 1, node(1));
+    assert_eq!(stored(&mut gossip, &keys[1..2], 1), 1);
+    let own = &keys[2];
+    gossip.subscribe(own.topic());
+    gossip.publish(NOW, signed(own, 0, 1));
+    gossip.publish(NOW, signed(own, 1, 1));
+    let slots: Vec<Slot> = gossip.store().map(|envelope| envelope.slot).collect();
+    assert_eq!(slots, [slot(1)], "ours takes the place of another");
+}
+
+#[test]
+fn a_drained_budget_fills_again() {
+    let mut gossip = Gossip::new(Limits { burst: 2, rate: 1, ..Limits::default() });
+    gossip.link_up(NOW, 1, node(1));
+    let subscribe = || Message::Subscribe { topics: vec![[1; 32]] };
+    assert_eq!(gossip.handle(NOW, 1, subscribe()).len(), 1);
+    assert!(gossip.handle(NOW, 1, subscribe()).is_empty());
+    assert!(gossip.handle(NOW + 1, 1, subscribe()).is_empty());
+    assert_eq!(gossip.handle(NOW + 2, 1, subscribe()).len(), 1);
+}

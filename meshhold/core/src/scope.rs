@@ -1,0 +1,150 @@
+//! The port scope: which ports a node opens to a network.
+//!
+//! Owns parsing and normal form. Must not know how it is enforced.
+
+use core::fmt;
+use core::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Transport protocol of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+impl Protocol {
+    /// IP protocol number (IANA).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// Inclusive range of open ports of one protocol: `tcp:22`, `udp:5000-5010`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRule {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// First open port, not 0.
+    pub first: u16,
+    /// Last open port.
+    pub last: u16,
+}
+
+/// A text is no port rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is no port rule: {why}; write tcp:22, tcp:8000-8100 or udp:5353")]
+pub struct ScopeError {
+    text: String,
+    why: &'static str,
+}
+
+impl FromStr for PortRule {
+    type Err = ScopeError;
+
+    fn from_str(text: &str) -> Result<Self, ScopeError> {
+        let error = |why| ScopeError { text: text.chars().take(40).collect(), why };
+        let (protocol, ports) = text.split_once(':').ok_or_else(|| error("the ':' is missing"))?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(error("the protocol is neither tcp nor udp")),
+        };
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let port = |text: &str| match (text.bytes().all(|b| b.is_ascii_digit()), text.parse()) {
+            (true, Ok(port @ 1u16..)) => Ok(port),
+            _ => Err(error("a port is a number from 1 to 65535")),
+        };
+        let (first, last) = (port(first)?, port(last)?);
+        if first > last {
+            return Err(error("the first port is above the last"));
+        }
+        Ok(Self { protocol, first, last })
+    }
+}
+
+impl fmt::Display for PortRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        match self.first == self.last {
+            true => write!(f, "{protocol}:{}", self.first),
+            false => write!(f, "{protocol}:{}-{}", self.first, self.last),
+        }
+    }
+}
+
+impl Serialize for PortRule {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRule {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Open ports, sorted and without overlaps. Empty denies everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<PortRule>")]
+pub struct Scope(Vec<PortRule>);
+
+impl Scope {
+    /// The rules, sorted and without overlaps.
+    pub fn rules(&self) -> &[PortRule] {
+        &self.0
+    }
+
+    /// Whether nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a port is open.
+    pub fn allows(&self, protocol: Protocol, port: u16) -> bool {
+        self.0.iter().any(|rule| rule.protocol == protocol && (rule.first..=rule.last).contains(&port))
+    }
+}
+
+impl From<Vec<PortRule>> for Scope {
+    fn from(rules: Vec<PortRule>) -> Self {
+        rules.into_iter().collect()
+    }
+}
+
+impl FromIterator<PortRule> for Scope {
+    fn from_iter<I: IntoIterator<Item = PortRule>>(rules: I) -> Self {
+        let mut sorted: Vec<PortRule> = rules.into_iter().collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<PortRule> = Vec::with_capacity(sorted.len());
+        for rule in sorted {
+            match merged.last_mut() {
+                Some(last) if last.protocol == rule.protocol && rule.first <= last.last.saturating_add(1) => {
+                    last.last = last.last.max(rule.last);
+                }
+                _ => merged.push(rule),
+            }
+        }
+        Self(merged)
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, rule) in self.0.iter().enumerate() {
+            let gap = if i == 0 { "" } else { " " };
+            write!(f, "{gap}{rule}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! The grammar of the command line.
+
+use crate::config::keys::Capability;
+use crate::config::secret::SecretText;
+use clap::{ArgGroup, Parser, Subcommand};
+use meshhold_core::key::Ipv4Range;
+use meshhold_core::scope::PortRule;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A flat, encrypted LAN for all your nodes, wherever they are.
+#[derive(Debug, Parser)]
+#[command(name = "meshhold", version)]
+pub(super) struct Args {
+    /// Configuration file [default: /etc/meshhold/config.yaml]
+    #[arg(long, global = true, env = "MESHHOLD_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the node
+    Daemon,
+    /// Make, join, change and remove keys
+    MgmtKeys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Look at the mesh LAN
+    Meshlan {
+        #[command(subcommand)]
+        command: MeshlanCommand,
+    },
+    /// Print this node's id; makes the identity if there is none yet
+    Id,
+    /// Make a swarm key, which closes the underlay to all who don't hold it
+    Keygen,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MeshlanCommand {
+    /// Show addresses, peers and what is degraded
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Make a network's key, or join with one
+    Add(AddArgs),
+    /// Show all keys
+    List,
+    /// Show one key, without the secret
+    Show {
+        /// Key id or a unique start of it
+        id: String,
+        /// Print the secret too
+        #[arg(long)]
+        reveal: bool,
+    },
+    /// Replace the open ports or the name
+    #[command(group = ArgGroup::new("change").required(true).multiple(true))]
+    Edit {
+        /// Key id or a unique start of it
+        id: String,
+        /// Open these ports and no others, e.g. tcp:22 or udp:5000-5010 (repeatable)
+        #[arg(long, value_name = "PROTOCOL:PORTS", group = "change", conflicts_with = "deny_all")]
+        allow: Vec<PortRule>,
+        /// Close all ports
+        #[arg(long, group = "change")]
+        deny_all: bool,
+        /// The new name
+        #[arg(long, group = "change")]
+        name: Option<String>,
+    },
+    /// Leave the network and forget the key
+    Rm {
+        /// Key id or a unique start of it
+        id: String,
+    },
+    /// Print the secret key string, for another node to join with
+    Share {
+        /// Key id or a unique start of it
+        id: String,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("expiry").required(true))]
+#[command(group = ArgGroup::new("source"))]
+pub(super) struct AddArgs {
+    /// Display name
+    #[arg(long)]
+    pub(super) name: String,
+    /// What the key permits
+    #[arg(long, value_delimiter = ',', default_value = "mesh-route")]
+    pub(super) caps: Vec<Capability>,
+    /// The key stays valid until it is removed
+    #[arg(long, group = "expiry")]
+    never_expires: bool,
+    /// The key ends after this time, e.g. 30d, 12h or 45m
+    #[arg(long, value_name = "TIME", group = "expiry", value_parser = super::time::parse_duration)]
+    pub(super) expires_in: Option<Duration>,
+    /// Open these ports of this node, e.g. tcp:22 or udp:5000-5010 (repeatable; none: expose nothing)
+    #[arg(long, value_name = "PROTOCOL:PORTS")]
+    pub(super) allow: Vec<PortRule>,
+    /// Join with this key; '-' reads it from stdin. Other users can see it in the process list: prefer --key-file
+    #[arg(long, value_name = "SECRET", group = "source", value_parser = |text: &str| Ok::<_, String>(SecretText::new(text.to_owned())))]
+    pub(super) key: Option<SecretText>,
+    /// Join with the key in this file
+    #[arg(long, value_name = "FILE", group = "source")]
+    pub(super) key_file: Option<PathBuf>,
+    /// IPv4 range of the new network [default: a free /18 of meshlan.ipv4_range]
+    #[arg(long, value_name = "RANGE", conflicts_with = "source")]
+    pub(super) ipv4_range: Option<Ipv4Range>,
+}

@@ -1,0 +1,180 @@
+//! `meshlan status`: the daemon's state for people and for programs.
+
+use super::output::{Outcome, printable, table};
+use crate::config::{Config, identity};
+use crate::control::api::{DatapathMode, NetworkStatus, PeerState, PeerStatus, Request, Response, Status};
+use crate::control::client::{self, ClientError};
+use std::fmt::Write;
+
+/// Exit code for "no daemon".
+const NOT_RUNNING: u8 = 3;
+
+/// Asks the daemon and prints its answer.
+pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
+    let status = match client::call(&config.socket(), &Request::Status) {
+        Ok(Response::Status(status)) => *status,
+        Ok(Response::Error(error)) => anyhow::bail!(error),
+        Ok(_) => anyhow::bail!("the daemon's answer isn't a status; restart it with this version"),
+        Err(ClientError::NotRunning(_)) => stopped(config),
+        Err(error) => return Err(error.into()),
+    };
+    let code = if status.running { 0 } else { NOT_RUNNING };
+    Ok(if json { Outcome::json(&status) } else { Outcome::text(render(&status)) }.code(code))
+}
+
+/// What is known without a daemon, in the same shape.
+fn stopped(config: &Config) -> Status {
+    let node_id =
+        identity::load(&config.node.data_dir).ok().flatten().map(|identity| identity.node_id().to_string());
+    Status {
+        node_id: node_id.unwrap_or_default(),
+        name: config.node.name.clone(),
+        interface: config.meshlan.interface.clone(),
+        ..Status::default()
+    }
+}
+
+fn render(status: &Status) -> String {
+    if !status.running {
+        return "running: no\n".to_owned();
+    }
+    let mut text = "running: yes\n".to_owned();
+    let single = status.networks.len() == 1;
+    for network in &status.networks {
+        if !single {
+            let _ =
+                write!(text, "\nnetwork: {} ({}, {})\n", printable(&network.name), network.range, network.id);
+        }
+        section(&mut text, network);
+    }
+    let _ = write!(
+        text,
+        "\nnode: {} {}\ndatapath: {}\n",
+        printable(&status.name),
+        status.node_id,
+        datapath(status)
+    );
+    for warning in &status.warnings {
+        let _ = writeln!(text, "warning: {}", printable(warning));
+    }
+    text
+}
+
+fn datapath(status: &Status) -> String {
+    let path = &status.datapath;
+    let mode = match path.mode {
+        DatapathMode::Off => return "off (no mesh interface)".to_owned(),
+        DatapathMode::Ebpf => "ebpf",
+        DatapathMode::Userspace => "userspace",
+    };
+    let hook = path.hook.as_ref().map(|hook| format!(" ({hook})")).unwrap_or_default();
+    format!("{mode}{hook} on {}, {} workers", status.interface, path.workers)
+}
+
+fn section(text: &mut String, network: &NetworkStatus) {
+    let ipv4 = network.ipv4.map(|address| format!("{address}, ")).unwrap_or_default();
+    let scope = if network.scope.is_empty() { "none".to_owned() } else { network.scope.join(" ") };
+    let _ = write!(text, "my IPs: {ipv4}{}\nopen ports: {scope}\n", network.ipv6);
+    for warning in &network.warnings {
+        let _ = writeln!(text, "warning: {}", printable(warning));
+    }
+    let rows: Vec<Vec<String>> = network.peers.iter().flat_map(peer_rows).collect();
+    text.push_str(&table(&rows));
+}
+
+/// One row an address.
+fn peer_rows(peer: &PeerStatus) -> Vec<Vec<String>> {
+    let state = match (peer.state, &peer.path) {
+        (PeerState::Connected, Some(path)) => {
+            let rtt = peer.rtt_ms.map(|rtt| format!(" {rtt:.1} ms")).unwrap_or_default();
+            format!("connected via {}{rtt}", path.remote)
+        }
+        (PeerState::Connected, None) => "connected".to_owned(),
+        (PeerState::Connecting, _) => "connecting".to_owned(),
+        (PeerState::Idle, _) => "idle".to_owned(),
+    };
+    let row = |address: String| vec![address, peer.node_id.clone(), printable(&peer.name), state.clone()];
+    peer.ipv4
+        .map(|address| row(address.to_string()))
+        .into_iter()
+        .chain([row(peer.ipv6.to_string())])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::api::{DatapathStatus, PathKind, PathStatus};
+
+    fn peer() -> PeerStatus {
+        PeerStatus {
+            node_id: "12D3KooWpeer".into(),
+            name: "lap\x1btop".into(),
+            ipv4: Some([198, 18, 4, 17].into()),
+            ipv6: "fd12:3::1".parse().unwrap(),
+            state: PeerState::Connected,
+            path: Some(PathStatus { kind: PathKind::Direct, remote: "192.0.2.1:7777".parse().unwrap() }),
+            rtt_ms: Some(0.84),
+            cipher: Some("chacha20-poly1305".into()),
+            rx_bytes: 1,
+            tx_bytes: 2,
+        }
+    }
+
+    fn network(name: &str) -> NetworkStatus {
+        NetworkStatus {
+            id: "aa".into(),
+            name: name.into(),
+            range: "198.18.0.0/18".into(),
+            ipv4: Some([198, 18, 0, 33].into()),
+            ipv6: "fd12:3:4::1".parse().unwrap(),
+            scope: vec!["tcp:22".into()],
+            peers: vec![peer()],
+            warnings: vec!["address moved".into()],
+        }
+    }
+
+    fn status(networks: Vec<NetworkStatus>) -> Status {
+        let datapath = DatapathStatus { mode: DatapathMode::Ebpf, hook: Some("tcx".into()), workers: 2 };
+        Status {
+            running: true,
+            interface: "mesh0".into(),
+            networks,
+            datapath,
+            warnings: vec!["no tun".into()],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn one_network_reads_as_documented() {
+        let text = render(&status(vec![network("Home")]));
+        let expected = "running: yes\nmy IPs: 198.18.0.33, fd12:3:4::1\nopen ports: tcp:22\nwarning: address moved\n\
+            198.18.4.17  12D3KooWpeer  lap\u{fffd}top  connected via 192.0.2.1:7777 0.8 ms\n\
+            fd12:3::1    12D3KooWpeer  lap\u{fffd}top  connected via 192.0.2.1:7777 0.8 ms\n";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.ends_with("datapath: ebpf (tcx) on mesh0, 2 workers\nwarning: no tun\n"), "{text}");
+    }
+
+    #[test]
+    fn several_networks_have_a_section_each() {
+        let text = render(&status(vec![network("Home"), network("Work")]));
+        assert_eq!(text.matches("\nnetwork: ").count(), 2);
+        assert_eq!(text.matches("\nmy IPs: ").count(), 2);
+    }
+
+    #[test]
+    fn json_shape_is_stable() {
+        let value = serde_json::to_value(status(vec![network("Home")])).unwrap();
+        let keys = |value: &serde_json::Value| {
+            value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(keys(&value), "counters datapath interface name networks node_id running warnings");
+        assert_eq!(keys(&value["datapath"]), "hook mode workers");
+        assert_eq!(keys(&value["networks"][0]), "id ipv4 ipv6 name peers range scope warnings");
+        let peer = &value["networks"][0]["peers"][0];
+        assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");
+        assert_eq!(peer["path"], serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777" }));
+        assert_eq!(peer["state"], "connected");
+    }
+}

@@ -1,0 +1,107 @@
+//! Carries the circuits' wishes out: sends their datagrams, keeps which sessions the workers hold.
+//!
+//! Owns the sessions of every peer. Must not know handshakes (that is `meshhold-core`) or packets.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use meshhold_core::circuit::{Circuits, Output};
+use meshhold_core::session::Session;
+
+use super::callers::PeerKey;
+use super::view::Sessions;
+
+/// What the daemon must do for a circuit beyond changing the table.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// Send a handshake datagram from the shared port.
+    Send(SocketAddr, Vec<u8>),
+    /// Have the workers send an empty data datagram.
+    Keepalive(u32),
+}
+
+/// The circuits of this node and the sessions they have brought up.
+pub(super) struct CircuitTable {
+    /// The state machine.
+    pub(super) machine: Circuits,
+    /// Sessions by peer.
+    pub(super) peers: BTreeMap<PeerKey, Sessions>,
+    owners: BTreeMap<u32, PeerKey>,
+}
+
+impl CircuitTable {
+    /// Starts with no circuit.
+    pub(super) fn new(machine: Circuits) -> Self {
+        Self { machine, peers: BTreeMap::new(), owners: BTreeMap::new() }
+    }
+
+    /// Takes all outputs of the machine. Returns the effects, and whether the table changed.
+    pub(super) fn drain(&mut self) -> (Vec<Effect>, bool) {
+        let mut effects = Vec::new();
+        let mut changed = false;
+        while let Some(output) = self.machine.poll_output() {
+            match self.apply(output) {
+                Some(effect) => effects.push(effect),
+                None => changed = true,
+            }
+        }
+        (effects, changed)
+    }
+
+    /// Whose session this is.
+    pub(super) fn owner(&self, local_index: u32) -> Option<PeerKey> {
+        self.owners.get(&local_index).copied()
+    }
+
+    /// Due timers.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.machine.handle_timeout(now);
+    }
+
+    fn apply(&mut self, output: Output) -> Option<Effect> {
+        match output {
+            Output::Transmit { to, datagram } => return Some(Effect::Send(to, datagram)),
+            Output::Keepalive { local_index } => return Some(Effect::Keepalive(local_index)),
+            Output::Install { network, peer, session, remote, transmit } => {
+                self.install((network, peer), session, remote, transmit);
+            }
+            Output::Use { local_index } => self.with(local_index, |s| s.sending = Some(local_index)),
+            Output::Move { local_index, remote } => self.with(local_index, |s| s.remote = Some(remote)),
+            Output::Retire { local_index } => self.retire(local_index),
+            Output::Up { network, peer } => tracing::info!(%network, %peer, "circuit up"),
+            Output::Down { network, peer, reason } => tracing::info!(%network, %peer, reason, "circuit down"),
+        }
+        None
+    }
+
+    fn install(&mut self, key: PeerKey, session: Arc<Session>, remote: SocketAddr, transmit: bool) {
+        let local_index = session.local_index;
+        let sessions = self.peers.entry(key).or_default();
+        sessions.receiving.push(session);
+        if transmit {
+            sessions.sending = Some(local_index);
+        }
+        sessions.remote = Some(remote);
+        self.owners.insert(local_index, key);
+    }
+
+    fn retire(&mut self, local_index: u32) {
+        self.with(local_index, |sessions| {
+            sessions.receiving.retain(|s| s.local_index != local_index);
+            sessions.sending = sessions.sending.filter(|sending| *sending != local_index);
+        });
+        if let Some(key) = self.owners.remove(&local_index) {
+            if self.peers.get(&key).is_some_and(|s| s.receiving.is_empty()) {
+                self.peers.remove(&key);
+            }
+        }
+    }
+
+    fn with(&mut self, local_index: u32, change: impl FnOnce(&mut Sessions)) {
+        if let Some(sessions) = self.owners.get(&local_index).and_then(|key| self.peers.get_mut(key)) {
+            change(sessions);
+        }
+    }
+}

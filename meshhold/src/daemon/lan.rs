@@ -1,0 +1,242 @@
+//! The mesh interface with everything on it: addresses, kernel programs, workers.
+//!
+//! Owns what is there and what is not (the degraded modes), and the order in which it comes and goes. Must
+//! not know keys, circuits or records.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use meshhold_common::Reason;
+
+use crate::control::api::{DatapathMode, DatapathStatus};
+use crate::datapath::counters::Activity;
+use crate::datapath::ebpf::EbpfDatapath;
+use crate::datapath::policy::Policy;
+use crate::datapath::table::Table;
+use crate::datapath::workers::{TunQueues, Workers};
+use crate::platform::linux::watch::{Link, NetEvent};
+use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup};
+
+/// The mesh interface, as far as it could be had.
+pub(super) struct Lan {
+    interface: String,
+    net: Option<Net>,
+    kernel: Option<EbpfDatapath>,
+    workers: Option<Workers>,
+    policy: Option<Arc<Policy>>,
+    /// One sentence for each thing that is missing.
+    warnings: Vec<String>,
+}
+
+/// The interface before the workers run: its queues and its kernel programs.
+pub(super) struct Prepared {
+    lan: Lan,
+    /// Queues for the workers; `None` where there is no interface.
+    pub(super) queues: Option<TunQueues>,
+}
+
+impl Prepared {
+    /// Creates the interface and loads the programs, as far as the process may. What can't be had becomes a
+    /// warning, never an error.
+    pub(super) async fn new(interface: &str, enabled: bool, queues: usize) -> Self {
+        let mut lan = Lan {
+            interface: interface.to_owned(),
+            net: None,
+            kernel: None,
+            workers: None,
+            policy: None,
+            warnings: Vec::new(),
+        };
+        if !enabled {
+            return Self { lan, queues: None };
+        }
+        let missing = caps::probe();
+        lan.warnings.extend(missing.iter().map(ToString::to_string));
+        let queues = match lan.create(queues).await {
+            Ok(queues) => Some(queues),
+            Err(error) => {
+                lan.warn_unless(!missing.is_empty(), format!("no mesh interface: {error:#}"));
+                None
+            }
+        };
+        if queues.is_some()
+            && let Err(error) = lan.load()
+        {
+            let text = format!("no kernel programs, user space enforces the port scope: {error:#}");
+            lan.warn_unless(!missing.is_empty(), text);
+        }
+        for warning in &lan.warnings {
+            tracing::warn!("{warning}");
+        }
+        Self { lan, queues }
+    }
+
+    /// Completes the interface with its workers.
+    pub(super) fn with(mut self, workers: Workers) -> Lan {
+        self.lan.workers = Some(workers);
+        self.lan
+    }
+}
+
+impl Lan {
+    async fn create(&mut self, queues: usize) -> anyhow::Result<TunQueues> {
+        let net = Net::new()?;
+        net.require_free(&self.interface).await?;
+        cleanup::stale(&net, &self.interface).await?;
+        let queues = TunQueues::create(&self.interface, queues, true)?;
+        self.net = Some(net);
+        Ok(queues)
+    }
+
+    /// The programs are on the interface before it has an address: it starts closed.
+    fn load(&mut self) -> anyhow::Result<()> {
+        let pins: PathBuf = bpffs::prepare(&self.interface)?;
+        self.kernel = Some(EbpfDatapath::load(&self.interface, &pins)?);
+        Ok(())
+    }
+
+    /// The probe has said it already where something was `known` to be missing.
+    fn warn_unless(&mut self, known: bool, text: String) {
+        if known {
+            tracing::debug!("{text}");
+        } else {
+            self.warnings.push(text);
+        }
+    }
+
+    /// Makes both enforcers hold `policy`.
+    pub(super) fn apply(&mut self, policy: Arc<Policy>) {
+        if let Some(kernel) = &mut self.kernel
+            && let Err(error) = kernel.apply(&policy)
+        {
+            tracing::error!("the kernel refused the new policy, the old one stays: {error:#}");
+        }
+        self.policy = Some(policy);
+    }
+
+    /// The policy that the workers have to enforce; `None` where the kernel does.
+    pub(super) fn enforced_here(&self) -> Option<Arc<Policy>> {
+        self.policy.clone().filter(|_| self.kernel.is_none())
+    }
+
+    /// Gives the workers a new table.
+    pub(super) fn publish(&self, table: Table) {
+        if let Some(workers) = &self.workers {
+            workers.publish(Arc::new(table));
+        }
+    }
+
+    /// Brings addresses and routes to the wanted state. True if they are there.
+    pub(super) async fn set_addresses(&self, setup: &InterfaceSetup) -> bool {
+        let Some(net) = &self.net else { return false };
+        match net.set_up(setup).await {
+            Ok(notices) => {
+                notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+                true
+            }
+            Err(error) => {
+                tracing::error!("cannot configure {}: {error:#}", self.interface);
+                false
+            }
+        }
+    }
+
+    /// Why the IPv4 range can't be used on this host, if so.
+    pub(super) async fn conflict(&self, range: (Ipv4Addr, u8)) -> Option<String> {
+        let found = self.net.as_ref()?.conflicts(&self.interface, range).await.ok()?;
+        (!found.is_empty()).then(|| found.join("; "))
+    }
+
+    /// Addresses of this host at which others may reach it.
+    pub(super) async fn candidates(&self, mesh: &InterfaceSetup) -> Option<Vec<IpAddr>> {
+        match self.net.as_ref()?.candidates(mesh).await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                tracing::warn!("cannot list the addresses of this host: {error:#}");
+                None
+            }
+        }
+    }
+
+    /// Keeps the LAN guard on every interface that comes.
+    pub(super) fn on_net(&mut self, event: &NetEvent) {
+        let Some(kernel) = &mut self.kernel else { return };
+        let result = match event {
+            NetEvent::LinkUp(Link { name, .. }) => kernel.guard(name),
+            NetEvent::LinkGone(Link { name, .. }) => kernel.unguard(name),
+            NetEvent::AddressesChanged => Ok(()),
+        };
+        if let Err(error) = result {
+            tracing::warn!("the LAN guard is missing on an interface: {error:#}");
+        }
+    }
+
+    pub(super) fn inject(&self, from: SocketAddr, datagram: Vec<u8>) {
+        if let Some(workers) = &self.workers {
+            workers.inject(from, datagram);
+        }
+    }
+
+    pub(super) fn keepalive(&self, local_index: u32) {
+        if let Some(workers) = &self.workers {
+            workers.send_keepalive(local_index);
+        }
+    }
+
+    /// Traffic of each session.
+    pub(super) fn activity(&self) -> Vec<Activity> {
+        self.workers.as_ref().map(Workers::activity).unwrap_or_default()
+    }
+
+    /// Packets by reason over kernel and workers, without those that never happened.
+    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
+        let kernel = self.kernel.as_ref().and_then(|kernel| kernel.counters().ok());
+        let workers = self.workers.as_ref().map(Workers::counters);
+        let sum = |reason: &Reason| {
+            let at = |counters: &[u64; Reason::COUNT]| counters.get(*reason as usize).copied().unwrap_or(0);
+            kernel.as_ref().map_or(0, at) + workers.as_ref().map_or(0, at)
+        };
+        Reason::ALL
+            .iter()
+            .map(|reason| (reason.as_str().to_owned(), sum(reason)))
+            .filter(|(_, packets)| *packets > 0)
+            .collect()
+    }
+
+    pub(super) fn status(&self) -> DatapathStatus {
+        let mode = match (&self.net, &self.kernel) {
+            (None, _) => DatapathMode::Off,
+            (Some(_), None) => DatapathMode::Userspace,
+            (Some(_), Some(_)) => DatapathMode::Ebpf,
+        };
+        DatapathStatus {
+            mode,
+            hook: self.kernel.is_some().then(|| "tcx".to_owned()),
+            workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.count()).unwrap_or(u32::MAX)),
+        }
+    }
+
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Takes everything away: first the way in, then the interface, then its programs.
+    pub(super) async fn close(mut self) {
+        if let Some(net) = &self.net
+            && let Err(error) = net.tear_down(&self.interface).await
+        {
+            tracing::warn!("cannot remove the routes of {}: {error:#}", self.interface);
+        }
+        if let Some(workers) = &mut self.workers {
+            workers.stop();
+        }
+        if let Some(kernel) = self.kernel.take() {
+            if let Err(error) = kernel.detach_all() {
+                tracing::warn!("the kernel programs stay pinned: {error:#}");
+            }
+            bpffs::remove(&self.interface);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Puts the daemon together, in the order in which the parts need each other.
+//!
+//! Owns that order. Must not know what happens afterwards.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use meshhold_core::circuit::Circuits;
+use rand_core::{OsRng, RngCore};
+use tokio::sync::mpsc;
+
+use super::circuits::CircuitTable;
+use super::lan::Prepared;
+use super::state::StateFile;
+use super::{Daemon, Inputs, Stale};
+use crate::config::store::KeyStore;
+use crate::config::{Config, identity};
+use crate::control::server::Server;
+use crate::datapath::crypto;
+use crate::datapath::workers::{Workers, WorkersConfig};
+use crate::link::{Links, LinksConfig};
+use crate::platform::linux::watch;
+
+/// Requests of the control API that may wait.
+const CALLS: usize = 16;
+
+/// Starts every part; what only degrades is a warning, what nothing works without is an error.
+pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
+    let data_dir = &config.node.data_dir;
+    let identity = identity::load_or_create(data_dir)?;
+    let store = KeyStore::open(data_dir)?;
+    let (state_file, state) = StateFile::open(data_dir)?;
+    let server = Server::bind(&config.socket())?;
+
+    let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let mut lan = Prepared::new(&config.meshlan.interface, config.meshlan.enabled, count).await;
+    let workers_config = WorkersConfig {
+        interface: lan.queues.take(),
+        listen: config.node.listen,
+        count,
+        mtu: config.meshlan.mtu,
+        offload: true,
+        pin: true,
+    };
+    let (workers, control_socket, worker_events) = Workers::start(workers_config)
+        .with_context(|| format!("cannot use UDP {}; set node.listen to a free address", config.node.listen))?;
+    let lanes = u8::try_from(workers.count().max(1)).unwrap_or(u8::MAX);
+    let lan = lan.with(workers);
+
+    let swarm_key = config.swarm_key.as_ref().map(|key| key.secret().0);
+    let links_config = LinksConfig {
+        identity: identity.clone(),
+        swarm_key,
+        bootstrap: config.bootstrap_peers.clone(),
+        snapshot: state.links,
+    };
+    let (links, link_events) = Links::start(control_socket, links_config)?;
+    let net_events = watch::watch(&config.meshlan.interface)?;
+    let (calls, call_queue) = mpsc::channel(CALLS);
+    tokio::spawn(server.serve(calls));
+
+    let inputs = Inputs { workers: worker_events, links: link_events, calls: call_queue, net: net_events };
+    let mut machine = Circuits::new(identity.clone(), lanes, crypto::measure(), seed(), wall_clock());
+    machine.set_swarm_key(swarm_key);
+    let mut daemon = Daemon {
+        identity,
+        store,
+        state: state_file,
+        networks: BTreeMap::new(),
+        callers: state.callers,
+        circuits: CircuitTable::new(machine),
+        links,
+        lan,
+        endpoints: Vec::new(),
+        reflexive: Vec::new(),
+        warnings: Vec::new(),
+        stale: Stale::default(),
+        config,
+    };
+    daemon.apply_keys(state.networks);
+    daemon.find_endpoints().await;
+    daemon.settle().await;
+    tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");
+    Ok((daemon, inputs))
+}
+
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    OsRng.fill_bytes(&mut seed);
+    seed
+}
+
+fn wall_clock() -> std::time::Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}

@@ -1,0 +1,97 @@
+//! What `meshlan status` shows, gathered from the parts.
+//!
+//! Owns the translation into the stable JSON shape. Must not know how it is printed.
+
+use std::collections::BTreeMap;
+
+use meshhold_core::circuit::{CircuitState, CircuitStatus};
+use meshhold_core::session::Cipher;
+
+use super::Daemon;
+use super::callers::PeerKey;
+use super::network::Network;
+use crate::control::api::{NetworkStatus, PathKind, PathStatus, PeerState, PeerStatus, Status};
+
+impl Daemon {
+    pub(super) fn status(&self) -> Status {
+        let circuits: BTreeMap<_, _> =
+            self.circuits.machine.status().map(|circuit| ((circuit.network, circuit.peer), circuit)).collect();
+        let traffic = self.traffic();
+        let networks = self.networks.values().map(|network| {
+            let peers = network.members.peers().map(|peer| {
+                let circuit = circuits.get(&(network.id, peer.node));
+                let (rx_bytes, tx_bytes) = traffic.get(&(network.id, peer.node)).copied().unwrap_or_default();
+                PeerStatus {
+                    node_id: peer.node.to_string(),
+                    name: peer.name.clone(),
+                    ipv4: Some(peer.ipv4),
+                    ipv6: peer.ipv6,
+                    state: circuit.map_or(PeerState::Idle, |c| state(c.state)),
+                    path: circuit.and_then(path),
+                    rtt_ms: circuit.and_then(|c| c.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+                    cipher: circuit.and_then(|c| c.cipher).map(|cipher| label(cipher).to_owned()),
+                    rx_bytes,
+                    tx_bytes,
+                }
+            });
+            network_status(network, peers.collect())
+        });
+        Status {
+            running: true,
+            node_id: self.identity.node_id().to_string(),
+            name: self.config.node.name.clone(),
+            interface: self.config.meshlan.interface.clone(),
+            datapath: self.lan.status(),
+            networks: networks.collect(),
+            warnings: self.warnings.iter().chain(self.lan.warnings()).cloned().collect(),
+            counters: self.lan.counters(),
+        }
+    }
+}
+
+impl Daemon {
+    /// Bytes received from and sent to each peer over its present sessions.
+    fn traffic(&self) -> BTreeMap<PeerKey, (u64, u64)> {
+        let mut sums: BTreeMap<PeerKey, (u64, u64)> = BTreeMap::new();
+        for of in self.lan.activity() {
+            if let Some(key) = self.circuits.owner(of.local_index) {
+                let sum = sums.entry(key).or_default();
+                sum.0 += of.rx_bytes;
+                sum.1 += of.tx_bytes;
+            }
+        }
+        sums
+    }
+}
+
+fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
+    NetworkStatus {
+        id: network.id.to_string(),
+        name: network.name.clone(),
+        range: network.range.to_string(),
+        ipv4: network.own4(),
+        ipv6: network.members.own6(),
+        scope: network.scope.rules().iter().map(ToString::to_string).collect(),
+        peers,
+        warnings: network.conflict.iter().cloned().collect(),
+    }
+}
+
+fn state(state: CircuitState) -> PeerState {
+    match state {
+        CircuitState::Connecting => PeerState::Connecting,
+        CircuitState::Connected => PeerState::Connected,
+    }
+}
+
+fn path(circuit: &CircuitStatus) -> Option<PathStatus> {
+    let remote = circuit.remote?;
+    (circuit.state == CircuitState::Connected).then_some(PathStatus { kind: PathKind::Direct, remote })
+}
+
+fn label(cipher: Cipher) -> &'static str {
+    match cipher {
+        Cipher::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+        Cipher::Aes256Gcm => "AES-256-GCM",
+    }
+}

@@ -1,0 +1,103 @@
+//! What the packet path must hold, computed whole from what the daemon knows.
+//!
+//! Owns the translation of memberships and circuits into [`Policy`] and [`Table`]. Must not know how
+//! either is applied.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use meshhold_core::session::Session;
+
+use super::callers::{Callers, PeerKey, caller4, caller6};
+use super::network::Network;
+use crate::datapath::policy::{NetworkPolicy, PeerPolicy, Policy, PortRange};
+use crate::datapath::table::{OwnNetwork, PeerRoute, Table, TransmitPath};
+
+/// The sessions of one peer's circuit.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    /// All that may still receive, oldest first.
+    pub(super) receiving: Vec<Arc<Session>>,
+    /// Local index of the one that sends.
+    pub(super) sending: Option<u32>,
+    /// Where its datagrams go.
+    pub(super) remote: Option<SocketAddr>,
+}
+
+impl Sessions {
+    fn transmit(&self) -> Option<TransmitPath> {
+        let sending = self.sending?;
+        let session = self.receiving.iter().find(|s| s.local_index == sending)?;
+        Some(TransmitPath { session: Arc::clone(session), remote: self.remote? })
+    }
+}
+
+/// The policy of all networks.
+pub(super) fn policy(networks: &BTreeMap<u16, Network>, callers: &mut Callers) -> Policy {
+    Policy { networks: networks.values().map(|network| network_policy(network, callers)).collect() }
+}
+
+fn network_policy(network: &Network, callers: &mut Callers) -> NetworkPolicy {
+    let peers = network.members.peers().filter_map(|peer| {
+        let index = callers.number((network.id, peer.node))?;
+        Some(PeerPolicy {
+            index,
+            ipv4: peer.ipv4,
+            ipv6: peer.ipv6,
+            caller4: caller4(index),
+            caller6: caller6(index),
+        })
+    });
+    NetworkPolicy {
+        index: network.index,
+        range: (network.range.base, network.range.prefix),
+        prefix6: (network.keys.prefix6, 32),
+        own4: network.own4(),
+        own6: network.members.own6(),
+        peers: peers.collect(),
+        scope: network
+            .scope
+            .rules()
+            .iter()
+            .map(|rule| PortRange { protocol: rule.protocol.number(), first: rule.first, last: rule.last })
+            .collect(),
+    }
+}
+
+/// The routing table of the workers. `enforce` is set where they enforce the policy themselves.
+pub(super) fn table(
+    networks: &BTreeMap<u16, Network>,
+    callers: &mut Callers,
+    circuits: &BTreeMap<PeerKey, Sessions>,
+    enforce: Option<Arc<Policy>>,
+) -> Table {
+    let mut peers = Vec::new();
+    let mut sessions = Vec::new();
+    for network in networks.values() {
+        for peer in network.members.peers() {
+            let key = (network.id, peer.node);
+            let Some(index) = callers.number(key) else { continue };
+            let circuit = circuits.get(&key);
+            sessions.extend(circuit.iter().flat_map(|c| &c.receiving).map(|s| (index, Arc::clone(s))));
+            peers.push(PeerRoute {
+                index,
+                network: network.index,
+                block4: (peer.block.base4, 28),
+                net6: (peer.block.base6, 64),
+                transmit: circuit.and_then(Sessions::transmit),
+            });
+        }
+    }
+    Table::new(networks.values().map(own_network).collect(), peers, sessions, enforce)
+}
+
+fn own_network(network: &Network) -> OwnNetwork {
+    OwnNetwork {
+        index: network.index,
+        range: (network.range.base, network.range.prefix),
+        prefix6: (network.keys.prefix6, 32),
+        own4: network.own4(),
+        own6: network.members.own6(),
+    }
+}

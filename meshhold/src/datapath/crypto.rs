@@ -1,0 +1,151 @@
+//! The AEADs of the packet path, by aws-lc-rs (the fastest backend measured, see `docs/architecture.md`).
+//!
+//! Owns nonce and additional data of a data datagram. Must not know replay windows, counters or packets; the tests
+//! check it against the portable reference, crate `chacha20poly1305`.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use meshhold_core::session::{Cipher, Secret};
+use meshhold_core::wire::{DATA_HEADER, TAG};
+
+/// Size of the packets that [`measure`] seals, in bytes.
+const SAMPLE: usize = 1400;
+/// How long [`measure`] tries each cipher.
+const SAMPLE_TIME: Duration = Duration::from_millis(2);
+
+/// A key that can't be used: never for 32 bytes and a known cipher, but the backend has a result for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the cryptographic library refuses a {0:?} key")]
+pub struct KeyError(Cipher);
+
+/// One direction of one lane.
+#[derive(Debug)]
+pub struct LaneKey(LessSafeKey);
+
+impl LaneKey {
+    /// Expands the key.
+    ///
+    /// # Errors
+    /// The backend refuses the key.
+    pub fn new(cipher: Cipher, key: &Secret) -> Result<Self, KeyError> {
+        let key = UnboundKey::new(algorithm(cipher), &key.0).map_err(|_| KeyError(cipher))?;
+        Ok(Self(LessSafeKey::new(key)))
+    }
+
+    /// Seals `packet` in place and returns the tag; `header` is authenticated with it. A counter must never be used
+    /// twice with one key. `None` where the backend fails.
+    pub fn seal(&self, counter: u64, header: &[u8; DATA_HEADER], packet: &mut [u8]) -> Option<[u8; TAG]> {
+        let tag = self.0.seal_in_place_separate_tag(nonce(counter), Aad::from(header), packet).ok()?;
+        tag.as_ref().try_into().ok()
+    }
+
+    /// Opens `sealed` (ciphertext and tag) in place and returns the length of the packet at its beginning;
+    /// `None` where it was not sealed with this key, counter and header.
+    pub fn open(&self, counter: u64, header: &[u8; DATA_HEADER], sealed: &mut [u8]) -> Option<usize> {
+        let packet = self.0.open_in_place(nonce(counter), Aad::from(header), sealed).ok()?;
+        Some(packet.len())
+    }
+}
+
+/// The ciphers of this machine with their sealing speed in MB/s, fastest first. Takes a few milliseconds.
+pub fn measure() -> Vec<(Cipher, u32)> {
+    let mut speeds: Vec<_> = [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305]
+        .into_iter()
+        .filter_map(|cipher| Some((cipher, speed(cipher)?)))
+        .collect();
+    speeds.sort_by_key(|(_, speed)| std::cmp::Reverse(*speed));
+    speeds
+}
+
+fn speed(cipher: Cipher) -> Option<u32> {
+    let key = LaneKey::new(cipher, &Secret([7; 32])).ok()?;
+    let mut packet = [0; SAMPLE];
+    let started = Instant::now();
+    let mut bytes = 0;
+    while started.elapsed() < SAMPLE_TIME {
+        // The same nonce again and again is fine: nothing sealed here leaves this function.
+        black_box(key.seal(0, &[0; DATA_HEADER], &mut packet)?);
+        bytes += packet.len() as u128;
+    }
+    let micros = started.elapsed().as_micros().max(1);
+    Some(u32::try_from(bytes / micros).unwrap_or(u32::MAX).max(1))
+}
+
+fn algorithm(cipher: Cipher) -> &'static Algorithm {
+    match cipher {
+        Cipher::Aes256Gcm => &AES_256_GCM,
+        Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+    }
+}
+
+fn nonce(counter: u64) -> Nonce {
+    let mut bytes = [0; 12];
+    let (_, low) = bytes.split_at_mut(4);
+    low.copy_from_slice(&counter.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chacha20poly1305::aead::{AeadInPlace, KeyInit};
+    use chacha20poly1305::{ChaCha20Poly1305, Key};
+
+    fn packet(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n * 31 + len) as u8).collect()
+    }
+
+    #[test]
+    fn chacha_matches_the_reference_both_ways() {
+        let secret = [0x5a; 32];
+        let reference = ChaCha20Poly1305::new(Key::from_slice(&secret));
+        let key = LaneKey::new(Cipher::ChaCha20Poly1305, &Secret(secret)).unwrap();
+        for (counter, len) in [0, 1, 15, 16, 17, 63, 64, 65, 1400, 9000].into_iter().enumerate() {
+            let counter = counter as u64 * 0x0101_0101_0101_0101;
+            let header = [counter as u8; DATA_HEADER];
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&counter.to_be_bytes());
+            let (mut ours, mut theirs) = (packet(len), packet(len));
+            let tag = key.seal(counter, &header, &mut ours).unwrap();
+            let want = reference.encrypt_in_place_detached(&nonce.into(), &header, &mut theirs).unwrap();
+            assert_eq!((ours, &tag[..]), (theirs.clone(), want.as_slice()), "{len} bytes");
+            theirs.extend_from_slice(&want);
+            assert_eq!(key.open(counter, &header, &mut theirs), Some(len));
+            assert_eq!(theirs[..len], packet(len));
+        }
+    }
+
+    #[test]
+    fn nothing_altered_opens() {
+        for cipher in [Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305] {
+            let key = LaneKey::new(cipher, &Secret([1; 32])).unwrap();
+            let header = [4; DATA_HEADER];
+            let mut sealed = packet(100);
+            let tag = key.seal(7, &header, &mut sealed).unwrap();
+            sealed.extend_from_slice(&tag);
+            let opens = |counter, header: &[u8; DATA_HEADER], bytes: &[u8]| {
+                key.open(counter, header, &mut bytes.to_vec()).is_some()
+            };
+            assert!(opens(7, &header, &sealed));
+            assert!(!opens(8, &header, &sealed));
+            assert!(!opens(7, &[5; DATA_HEADER], &sealed));
+            for at in 0..sealed.len() {
+                let mut altered = sealed.clone();
+                altered[at] ^= 0x10;
+                assert!(!opens(7, &header, &altered), "{cipher:?} byte {at}");
+            }
+            for len in 0..sealed.len() {
+                assert!(!opens(7, &header, &sealed[..len]), "{cipher:?} {len} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn both_ciphers_are_measured() {
+        let speeds = measure();
+        assert_eq!(speeds.len(), 2);
+        assert!(speeds[0].1 >= speeds[1].1 && speeds[1].1 > 0);
+    }
+}

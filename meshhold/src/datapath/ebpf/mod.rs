@@ -1,0 +1,238 @@
+//! The kernel side of the data path: loads the programs, attaches them, and keeps their maps equal to the policy.
+//!
+//! The only module that knows aya. Must not know where the policy comes from, nor how the interface was made.
+//! Links and maps are pinned, so the policy outlives a killed daemon; what remains is replaced by the next start.
+
+mod apply;
+mod error;
+mod events;
+mod maps;
+mod pins;
+mod wanted;
+
+use std::path::{Path, PathBuf};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+};
+use meshhold_common::{Reason, maps::Counter};
+
+pub use self::{
+    error::EbpfError,
+    events::Events,
+};
+use self::{maps::Maps, pins::PinRoot, wanted::Wanted};
+use super::policy::Policy;
+
+/// The object that the build script compiled; empty where it was told to skip it.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("MESHHOLD_EBPF_OBJ"));
+
+/// One of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// From the mesh towards local services.
+    Ingress,
+    /// From local programs into the mesh.
+    Egress,
+    /// On every other interface.
+    Guard,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Guard];
+
+    /// Name in the object and in `bpftool prog show`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => "mesh_ingress",
+            Self::Egress => "mesh_egress",
+            Self::Guard => "lan_guard",
+        }
+    }
+
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Self::Ingress | Self::Guard => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
+        }
+    }
+}
+
+/// The loaded programs and their maps.
+pub struct EbpfDatapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    wanted: Wanted,
+    pins: Option<PinRoot>,
+    links: Vec<(String, FdLink)>,
+}
+
+/// True where this executable holds the programs.
+pub fn is_built() -> bool {
+    !OBJECT.is_empty()
+}
+
+impl EbpfDatapath {
+    /// Loads the programs, pins the maps under `pin_root` (a folder on a BPF file system, made 0700; its path should
+    /// end in the layout version, `v1`) and attaches to the mesh interface. Everything is closed until [`Self::apply`].
+    ///
+    /// # Errors
+    /// [`EbpfError`]; nothing stays attached that was not attached before.
+    pub fn load(interface: &str, pin_root: &Path) -> Result<Self, EbpfError> {
+        let mut datapath = Self::open(Some(pin_root))?;
+        for program in [Program::Egress, Program::Ingress] {
+            datapath.attach(program, interface)?;
+        }
+        Ok(datapath)
+    }
+
+    /// Loads the programs without attaching them; with no `pin_root`, nothing outlives this value.
+    ///
+    /// # Errors
+    /// [`EbpfError`]
+    pub fn open(pin_root: Option<&Path>) -> Result<Self, EbpfError> {
+        if !is_built() {
+            return Err(EbpfError::NotBuilt);
+        }
+        let pins = pin_root.map(PinRoot::create).transpose()?;
+        let mut ebpf = load_object(pins.as_ref())?;
+        for program in Program::ALL {
+            let classifier = classifier(&mut ebpf, program)?;
+            classifier.load().map_err(|source| EbpfError::Program { program: program.name(), source })?;
+        }
+        let mut maps = Maps::take(&mut ebpf)?;
+        let wanted = maps.close()?;
+        Ok(Self { ebpf, maps, wanted, pins, links: Vec::new() })
+    }
+
+    /// Makes the kernel's tables equal to `policy`, live: what did not change is not touched, and each network's
+    /// port scope changes in one step.
+    ///
+    /// # Errors
+    /// [`EbpfError::TooMany`] before anything changed; a map error may leave the change half done, on the closed side.
+    pub fn apply(&mut self, policy: &Policy) -> Result<(), EbpfError> {
+        let wanted = Wanted::from_policy(policy)?;
+        self.maps.apply(&mut self.wanted, wanted)
+    }
+
+    /// Keeps mesh addresses off another interface of the node.
+    ///
+    /// # Errors
+    /// [`EbpfError::Attach`], for example where the interface has gone.
+    pub fn guard(&mut self, interface: &str) -> Result<(), EbpfError> {
+        self.attach(Program::Guard, interface)
+    }
+
+    /// Removes the guard of an interface; not an error where there is none.
+    ///
+    /// # Errors
+    /// [`EbpfError::PinRoot`] where the pin can't be removed.
+    pub fn unguard(&mut self, interface: &str) -> Result<(), EbpfError> {
+        let name = link_name(Program::Guard, interface);
+        self.links.retain(|(link, _)| *link != name);
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.remove(&name))
+    }
+
+    /// Packets per reason since the maps were made, summed over CPUs.
+    ///
+    /// # Errors
+    /// [`EbpfError::Map`]
+    pub fn counters(&self) -> Result<[u64; Reason::COUNT], EbpfError> {
+        let mut packets = [0; Reason::COUNT];
+        for (slot, (_, counter)) in packets.iter_mut().zip(self.detailed_counters()?.1) {
+            *slot = counter.packets;
+        }
+        Ok(packets)
+    }
+
+    /// Packets and bytes: of everything seen, and of each reason. The first is the sum of the others.
+    ///
+    /// # Errors
+    /// [`EbpfError::Map`]
+    pub fn detailed_counters(&self) -> Result<(Counter, Vec<(Reason, Counter)>), EbpfError> {
+        self.maps.counters()
+    }
+
+    /// The drop events; the first call takes them, later ones get `None`.
+    pub fn events(&mut self) -> Option<Events> {
+        self.maps.events.take().map(Events)
+    }
+
+    /// A loaded program, for tests that run it without traffic.
+    ///
+    /// # Errors
+    /// [`EbpfError::Object`] where the object lacks it.
+    pub fn program(&mut self, program: Program) -> Result<&mut SchedClassifier, EbpfError> {
+        classifier(&mut self.ebpf, program)
+    }
+
+    /// For a clean exit: detaches everything and removes every pin.
+    ///
+    /// # Errors
+    /// [`EbpfError::PinRoot`] where a pin can't be removed.
+    pub fn detach_all(mut self) -> Result<(), EbpfError> {
+        self.links.clear();
+        self.pins.take().map_or(Ok(()), PinRoot::remove_all)
+    }
+
+    fn attach(&mut self, program: Program, interface: &str) -> Result<(), EbpfError> {
+        let name = link_name(program, interface);
+        let pin = self.pins.as_ref().map(|pins| pins.path(&name));
+        let failed = |source| EbpfError::Attach { program: program.name(), interface: interface.to_owned(), source };
+        let classifier = classifier(&mut self.ebpf, program)?;
+        // A guard is attached anew beside an old one: a pin may be about an interface that was renamed since.
+        if program != Program::Guard && pin.as_deref().is_some_and(|pin| replace(classifier, pin)) {
+            return Ok(());
+        }
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = classifier.attach_with_options(interface, program.direction(), order).map_err(failed)?;
+        let link = classifier.take_link(id).map_err(failed)?;
+        let Ok(link) = FdLink::try_from(link) else { return Err(EbpfError::Object { what: "tcx link" }) };
+        match &self.pins {
+            Some(pins) => pins.pin_link(link, &name),
+            None => {
+                self.links.push((name, link));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Puts the program in the place of the one that a former daemon left attached, in one step.
+/// False where there is none, or its interface has gone.
+fn replace(classifier: &mut SchedClassifier, pin: &Path) -> bool {
+    let Ok(pinned) = PinnedLink::from_pin(pin) else { return false };
+    let Ok(link) = SchedClassifierLink::try_from(FdLink::from(pinned)) else { return false };
+    let Ok(id) = classifier.attach_to_link(link) else { return false };
+    // The pin holds the link from here on; dropping ours only closes a descriptor.
+    classifier.take_link(id).is_ok()
+}
+
+/// File name of a link's pin. Interface names contain no slash.
+fn link_name(program: Program, interface: &str) -> String {
+    match program {
+        Program::Guard => format!("link_guard_{interface}"),
+        Program::Ingress | Program::Egress => format!("link_{}", program.name()),
+    }
+}
+
+fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, EbpfError> {
+    let found = ebpf.program_mut(program.name()).ok_or(EbpfError::Object { what: program.name() })?;
+    found.try_into().map_err(|source| EbpfError::Program { program: program.name(), source })
+}
+
+fn load_object(pins: Option<&PinRoot>) -> Result<Ebpf, EbpfError> {
+    let paths: Vec<(&str, PathBuf)> =
+        pins.map(PinRoot::map_paths).transpose()?.unwrap_or_default();
+    let mut loader = EbpfLoader::new();
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    loader.load(OBJECT).map_err(|source| EbpfError::Load(Box::new(source)))
+}

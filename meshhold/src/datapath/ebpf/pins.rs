@@ -1,0 +1,104 @@
+//! The folder of pins on the BPF file system: made private, cleared of what no longer fits, removed at a clean exit.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use aya::{maps::MapInfo, programs::links::FdLink};
+use meshhold_common::{
+    Address, Reason,
+    maps::{
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation, MAX_FLOWS,
+        MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+    },
+};
+
+use super::EbpfError;
+
+/// Name, key size, value size and entries of a map, as this daemon's programs expect them.
+type Layout = (&'static str, usize, usize, u32);
+
+const REASONS: u32 = Reason::COUNT as u32;
+const INDEX: usize = size_of::<u32>();
+
+const LAYOUTS: [Layout; 11] = [
+    ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
+    ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
+    ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
+    ("CALLERS", size_of::<CallerKey>(), size_of::<CallerEntry>(), 2 * MAX_PEERS),
+    ("PORTS", INDEX, size_of::<PortBits>(), 4 * MAX_NETWORKS),
+    ("GENERATIONS", INDEX, size_of::<Generation>(), MAX_NETWORKS),
+    ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>(), MAX_FLOWS),
+    ("FRAGMENTS", size_of::<FragmentKey>(), size_of::<Fragment>(), MAX_FRAGMENTS),
+    ("COUNTERS", INDEX, size_of::<Counter>(), REASONS + 1),
+    ("TOKENS", INDEX, size_of::<Tokens>(), REASONS),
+    ("EVENTS", 0, 0, EVENT_BYTES),
+];
+
+/// The folder.
+pub(super) struct PinRoot(PathBuf);
+
+impl PinRoot {
+    /// Makes the folder and those above it where they are missing, for the owner only.
+    pub(super) fn create(path: &Path) -> Result<Self, EbpfError> {
+        let failed = |source| EbpfError::PinRoot { path: path.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        Ok(Self(path.to_owned()))
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Where each map is pinned, after pins of another layout have been removed: such a map is made anew.
+    pub(super) fn map_paths(&self) -> Result<Vec<(&'static str, PathBuf)>, EbpfError> {
+        let mut paths = Vec::with_capacity(LAYOUTS.len());
+        for layout in &LAYOUTS {
+            let path = self.path(layout.0);
+            if path.exists() && !fits(&path, layout) {
+                self.remove(layout.0)?;
+            }
+            paths.push((layout.0, path));
+        }
+        Ok(paths)
+    }
+
+    /// Pins a link in the place of an older one, which ends with that.
+    pub(super) fn pin_link(&self, link: FdLink, name: &str) -> Result<(), EbpfError> {
+        let fresh = self.path(&format!("{name}_new"));
+        let path = self.path(name);
+        self.remove(&format!("{name}_new"))?;
+        link.pin(&fresh).map_err(|source| EbpfError::Pin { path: fresh.clone(), source })?;
+        fs::rename(&fresh, &path).map_err(|source| EbpfError::PinRoot { path, source })
+    }
+
+    pub(super) fn remove(&self, name: &str) -> Result<(), EbpfError> {
+        let path = self.path(name);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(EbpfError::PinRoot { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Links go before maps: a program must not run on while its tables change hands.
+    pub(super) fn remove_all(self) -> Result<(), EbpfError> {
+        let failed = |source| EbpfError::PinRoot { path: self.0.clone(), source };
+        let entries = fs::read_dir(&self.0).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let mut names: Vec<String> =
+            entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_by_key(|name| !name.starts_with("link_"));
+        for name in names {
+            self.remove(&name)?;
+        }
+        fs::remove_dir(&self.0).map_err(failed)
+    }
+}
+
+fn fits(path: &Path, (_, key, value, entries): &Layout) -> bool {
+    MapInfo::from_pin(path).is_ok_and(|info| {
+        (info.key_size() as usize, info.value_size() as usize, info.max_entries()) == (*key, *value, *entries)
+    })
+}

@@ -1,0 +1,179 @@
+//! Datagrams on their way out, gathered so that few system calls send many.
+//!
+//! Owns the send buffer and what is done when the kernel refuses. Datagrams of one size to one remote become a run, which
+//! the kernel cuts up again (UDP_SEGMENT). Must not know what the datagrams hold.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use meshhold_common::Reason;
+
+use super::udp::WorkerSocket;
+use crate::datapath::counters::ReasonCounters;
+use crate::platform::linux::sys_net::{self, MAX_RUNS, Outgoing};
+
+/// Room for two full runs.
+const CAPACITY: usize = 2 * MAX_RUN;
+/// Most bytes of one run: a UDP datagram over IPv4 holds 65,507.
+const MAX_RUN: usize = 65_000;
+/// Most datagrams of one run (the kernel's UDP_MAX_SEGMENTS of old).
+const MAX_DATAGRAMS: usize = 64;
+/// How long a full socket buffer may hold up the worker before datagrams are dropped. Meanwhile the TUN is not
+/// read, so its queue discipline decides what waits.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    start: usize,
+    len: usize,
+    /// Size of each datagram but the last.
+    segment: usize,
+    datagrams: usize,
+    to: SocketAddr,
+    closed: bool,
+}
+
+/// The gathered datagrams of one worker.
+#[derive(Debug)]
+pub(super) struct SendBatch {
+    buffer: Box<[u8]>,
+    used: usize,
+    runs: Vec<Run>,
+    segmentation: bool,
+}
+
+/// Where a batch goes and who counts what doesn't.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exit<'a> {
+    pub(super) socket: &'a WorkerSocket,
+    pub(super) counters: &'a ReasonCounters,
+}
+
+impl SendBatch {
+    /// `segmentation`: whether runs may hold several datagrams.
+    pub(super) fn new(segmentation: bool) -> Self {
+        Self { buffer: vec![0; CAPACITY].into(), used: 0, runs: Vec::with_capacity(MAX_RUNS), segmentation }
+    }
+
+    /// Room for the next datagram of `len` bytes to `to`; sends what is there if there is too little. `None` where no
+    /// datagram can be that long. The room becomes part of the batch by [`Self::commit`].
+    pub(super) fn room(&mut self, len: usize, to: SocketAddr, exit: Exit<'_>) -> Option<&mut [u8]> {
+        if len > MAX_RUN {
+            return None;
+        }
+        let joins = self.runs.last().is_some_and(|run| self.segmentation && run.takes(len, to));
+        if self.used + len > self.buffer.len() || (!joins && self.runs.len() == MAX_RUNS) {
+            self.flush(exit);
+        }
+        self.buffer.get_mut(self.used..self.used + len)
+    }
+
+    /// Adds the datagram that was written into the room of the same `len` and `to`.
+    pub(super) fn commit(&mut self, len: usize, to: SocketAddr) {
+        let segmentation = self.segmentation;
+        match self.runs.last_mut() {
+            Some(run) if segmentation && run.takes(len, to) => {
+                run.len += len;
+                run.datagrams += 1;
+                run.closed = len < run.segment;
+            }
+            _ => self.runs.push(Run { start: self.used, len, segment: len, datagrams: 1, to, closed: false }),
+        }
+        self.used += len;
+    }
+
+    /// Sends everything; what the kernel still doesn't take after [`PATIENCE`] is dropped and counted.
+    pub(super) fn flush(&mut self, exit: Exit<'_>) {
+        let mut sent = 0;
+        while sent < self.runs.len() {
+            match self.send_from(sent, exit) {
+                Ok(count) => sent += count.max(1),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left: usize = self.runs.iter().skip(sent).map(|run| run.datagrams).sum();
+                    exit.counters.add(Reason::QueueFull, left as u64);
+                    break;
+                }
+                Err(error) => {
+                    self.settle(sent, error, exit);
+                    sent += 1;
+                }
+            }
+        }
+        self.runs.clear();
+        self.used = 0;
+    }
+
+    /// One system call with the runs from `first` on.
+    fn send_from(&self, first: usize, exit: Exit<'_>) -> io::Result<usize> {
+        let mut out = [Outgoing { bytes: &[], segment: 0, to: SocketAddr::from(([0; 4], 0)) }; MAX_RUNS];
+        let mut count = 0;
+        for (slot, run) in out.iter_mut().zip(self.runs.iter().skip(first)) {
+            *slot = self.outgoing(run, exit);
+            count += 1;
+        }
+        send(out.get(..count).unwrap_or_default(), exit)
+    }
+
+    fn outgoing(&self, run: &Run, exit: Exit<'_>) -> Outgoing<'_> {
+        let bytes = self.buffer.get(run.start..run.start + run.len).unwrap_or_default();
+        let segment = if run.datagrams > 1 { run.segment as u16 } else { 0 };
+        Outgoing { bytes, segment, to: exit.socket.native(run.to) }
+    }
+
+    /// A run was refused: one by one if it was a run of several, else dropped and counted.
+    fn settle(&mut self, at: usize, error: io::Error, exit: Exit<'_>) {
+        let Some(run) = self.runs.get(at) else {
+            return;
+        };
+        if run.datagrams == 1 {
+            return exit.counters.add(reason(&error), 1);
+        }
+        let whole = self.outgoing(run, exit);
+        let mut failed = 0;
+        for bytes in whole.bytes.chunks(run.segment.max(1)) {
+            if let Err(error) = send(&[Outgoing { bytes, segment: 0, to: whole.to }], exit) {
+                exit.counters.add(reason(&error), 1);
+                failed += 1;
+            }
+        }
+        if failed == 0 {
+            tracing::warn!(%error, "UDP segmentation offload is refused; sending datagrams singly");
+            self.segmentation = false;
+        }
+    }
+}
+
+impl Run {
+    fn takes(&self, len: usize, to: SocketAddr) -> bool {
+        !self.closed
+            && len <= self.segment
+            && self.to == to
+            && self.datagrams < MAX_DATAGRAMS
+            && self.len + len <= MAX_RUN
+    }
+}
+
+/// Waits while the socket is full, but no longer than [`PATIENCE`].
+fn send(runs: &[Outgoing<'_>], exit: Exit<'_>) -> io::Result<usize> {
+    let descriptor = exit.socket.descriptor();
+    loop {
+        match sys_net::send_many(descriptor, runs) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if !sys_net::wait_writable(descriptor, PATIENCE) {
+                    return Err(error);
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+fn reason(error: &io::Error) -> Reason {
+    match error.raw_os_error() {
+        Some(libc::EMSGSIZE) => Reason::TooBig,
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Reason::QueueFull,
+        _ => Reason::NoPath,
+    }
+}

@@ -1,0 +1,106 @@
+//! Where the parts of an inner packet are: just enough for routing and offloads.
+//!
+//! Owns the bounds checks: what [`Layout::of`] accepts lies inside the packet. Must not judge packets;
+//! that is the classifier's work (`meshhold_common`).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+const FRAGMENT_HEADER: u8 = 44;
+
+/// Offsets and lengths of one IPv4 or IPv6 packet, all in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// Protocol or next header; extension headers are not followed.
+    pub protocol: u8,
+    /// A fragment: the transport header may be missing.
+    pub fragment: bool,
+    /// Where the IP header (without extensions) ends.
+    pub transport: usize,
+    /// Length of the packet by its own header, never above the bytes given.
+    pub total: usize,
+}
+
+impl Layout {
+    /// Reads the IP header; `None` when it is no whole IP packet. Bytes after the packet are allowed.
+    pub fn of(packet: &[u8]) -> Option<Self> {
+        let layout = match packet.first()? >> 4 {
+            4 => Self::of_ipv4(packet.first_chunk()?),
+            6 => Self::of_ipv6(packet.first_chunk()?),
+            _ => return None,
+        };
+        let header = if layout.v6 { 40 } else { 20 };
+        let fits =
+            header <= layout.transport && layout.transport <= layout.total && layout.total <= packet.len();
+        fits.then_some(layout)
+    }
+
+    fn of_ipv4(header: &[u8; 20]) -> Self {
+        let fragment = u16::from_be_bytes([header[6], header[7]]);
+        Self {
+            v6: false,
+            protocol: header[9],
+            fragment: fragment & 0x3fff != 0,
+            transport: usize::from(header[0] & 15) * 4,
+            total: usize::from(u16::from_be_bytes([header[2], header[3]])),
+        }
+    }
+
+    fn of_ipv6(header: &[u8; 40]) -> Self {
+        Self {
+            v6: true,
+            protocol: header[6],
+            fragment: header[6] == FRAGMENT_HEADER,
+            transport: 40,
+            total: 40 + usize::from(u16::from_be_bytes([header[4], header[5]])),
+        }
+    }
+
+    /// Source and destination address. `packet` is the one this layout was read from.
+    pub fn addresses(&self, packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+        if self.v6 {
+            let (source, destination) = packet.get(8..40)?.split_first_chunk::<16>()?;
+            let destination = destination.first_chunk::<16>()?;
+            return Some((Ipv6Addr::from(*source).into(), Ipv6Addr::from(*destination).into()));
+        }
+        let (source, destination) = packet.get(12..20)?.split_first_chunk::<4>()?;
+        let destination = destination.first_chunk::<4>()?;
+        Some((Ipv4Addr::from(*source).into(), Ipv4Addr::from(*destination).into()))
+    }
+
+    /// End of the TCP or UDP header; `None` for anything else, for fragments and for truncated headers.
+    pub fn payload(&self, packet: &[u8]) -> Option<usize> {
+        let header = match self.protocol {
+            _ if self.fragment => return None,
+            UDP => 8,
+            TCP => usize::from(packet.get(self.transport + 12)? >> 4) * 4,
+            _ => return None,
+        };
+        let least = if self.protocol == TCP { 20 } else { 8 };
+        let end = self.transport + header;
+        (header >= least && end <= self.total).then_some(end)
+    }
+
+    /// A number that all packets of one flow share (addresses and, where they are, ports).
+    pub fn flow_hash(&self, packet: &[u8]) -> u32 {
+        let addresses = if self.v6 { packet.get(8..40) } else { packet.get(12..20) };
+        let ports = match self.protocol {
+            TCP | UDP if !self.fragment => packet.get(self.transport..self.transport + 4),
+            _ => None,
+        };
+        let words = addresses.into_iter().chain(ports).flat_map(|bytes| bytes.as_chunks::<4>().0);
+        let mix = |hash: u32, word: &[u8; 4]| {
+            (hash.rotate_left(5) ^ u32::from_ne_bytes(*word)).wrapping_mul(0x9e37_79b9)
+        };
+        // The finalizer of MurmurHash3: every bit of the input reaches the low bits, which choose the lane.
+        let mut hash = words.fold(0, mix);
+        hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+        hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+        hash ^ (hash >> 16)
+    }
+}

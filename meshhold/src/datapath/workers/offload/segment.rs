@@ -1,0 +1,150 @@
+//! A packet or super-packet from the TUN, cut into packets for sending.
+//!
+//! Owns the judgement of the virtio header: impossible sizes are refused, whoever wrote them. The transport checksum
+//! is left partial (pseudo-header sum) where the kernel left it so: the receiving end hands it to its kernel.
+
+use super::checksum::{field_offset, finish, fold, pseudo, put_u16, write_ipv4};
+use super::header::{Layout, TCP, UDP};
+use super::virtio::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, NEEDS_CHECKSUM, VirtioHeader};
+
+const FIN_AND_PSH: u8 = 0x09;
+const CWR: u8 = 0x80;
+
+/// The packets of one TUN read, to be written one by one.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    packet: &'a [u8],
+    layout: Layout,
+    /// Bytes of headers that each segment repeats; 0 where the packet goes as it is.
+    header: usize,
+    /// Payload bytes of each segment but the last.
+    size: usize,
+    /// Payload bytes written so far.
+    done: usize,
+    index: u16,
+    pseudo: u32,
+    partial: bool,
+}
+
+impl<'a> Segments<'a> {
+    /// Checks `virtio` against the packet; `None` when they don't fit together or it is no IP packet.
+    pub fn plan(virtio: VirtioHeader, packet: &'a mut [u8]) -> Option<Self> {
+        let layout = Layout::of(packet)?;
+        let packet = packet.get_mut(..layout.total)?;
+        if virtio.gso_type == GSO_NONE {
+            return Self::single(virtio, packet, layout);
+        }
+        let protocol = match (virtio.gso_type & !GSO_ECN, layout.v6) {
+            (GSO_TCP4, false) | (GSO_TCP6, true) => TCP,
+            (GSO_UDP, _) => UDP,
+            _ => return None,
+        };
+        let header = layout.payload(packet)?;
+        let size = usize::from(virtio.gso_size);
+        let possible = protocol == layout.protocol && size > 0 && header < packet.len();
+        let pseudo = pseudo(packet, &layout);
+        possible.then_some(Self { packet, layout, header, size, done: 0, index: 0, pseudo, partial: true })
+    }
+
+    fn single(virtio: VirtioHeader, packet: &'a mut [u8], layout: Layout) -> Option<Self> {
+        let mut partial = false;
+        if virtio.flags & NEEDS_CHECKSUM != 0 {
+            let (start, offset) = (usize::from(virtio.checksum_start), usize::from(virtio.checksum_offset));
+            partial = start == layout.transport
+                && Some(offset) == field_offset(layout.protocol)
+                && layout.payload(packet).is_some();
+            if !partial {
+                finish(packet, start, offset)?;
+            }
+        }
+        let size = packet.len();
+        Some(Self { packet, layout, header: 0, size, done: 0, index: 0, pseudo: 0, partial })
+    }
+
+    /// The IP layout of the packet, before segmentation.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The packet, before segmentation.
+    pub fn packet(&self) -> &[u8] {
+        self.packet
+    }
+
+    /// Whether the transport checksums hold the pseudo-header sum only.
+    pub fn partial(&self) -> bool {
+        self.partial
+    }
+
+    /// Length of the longest segment in bytes.
+    pub fn longest(&self) -> usize {
+        self.header + self.size.min(self.packet.len() - self.header)
+    }
+
+    /// Length of the next segment in bytes; `None` after the last.
+    pub fn next_len(&self) -> Option<usize> {
+        let left = self.packet.len() - self.header - self.done;
+        (left > 0).then(|| self.header + left.min(self.size))
+    }
+
+    /// Writes the next segment into `out`, which must have exactly [`Self::next_len`] bytes; `None` otherwise.
+    pub fn write_next(&mut self, out: &mut [u8]) -> Option<()> {
+        if self.next_len()? != out.len() {
+            return None;
+        }
+        let (head, body) = out.split_at_mut_checked(self.header)?;
+        let from = self.header + self.done;
+        head.copy_from_slice(self.packet.get(..self.header)?);
+        body.copy_from_slice(self.packet.get(from..from + body.len())?);
+        if self.header > 0 {
+            self.fix_headers(head, body.len());
+        }
+        self.done += body.len();
+        self.index = self.index.wrapping_add(1);
+        Some(())
+    }
+
+    fn fix_headers(&self, head: &mut [u8], payload: usize) {
+        let transport = self.layout.transport;
+        let total = head.len() + payload;
+        if self.layout.v6 {
+            put_u16(head, 4, (total - transport) as u16);
+        } else {
+            let id = get_u16(head, 4).wrapping_add(self.index);
+            put_u16(head, 2, total as u16);
+            put_u16(head, 4, id);
+            write_ipv4(head.get_mut(..transport).unwrap_or_default());
+        }
+        let check = fold(self.pseudo + (total - transport) as u32);
+        let Some(segment) = head.get_mut(transport..) else {
+            return;
+        };
+        if self.layout.protocol == UDP {
+            put_u16(segment, 4, (total - transport) as u16);
+            put_u16(segment, 6, check);
+            return;
+        }
+        put_u16(segment, 16, check);
+        let last = self.header + self.done + payload == self.packet.len();
+        fix_tcp(segment, self.done as u32, self.done == 0, last);
+    }
+}
+
+fn fix_tcp(segment: &mut [u8], done: u32, first: bool, last: bool) {
+    if let Some(field) = segment.get_mut(4..8).and_then(|bytes| bytes.first_chunk_mut::<4>()) {
+        *field = u32::from_be_bytes(*field).wrapping_add(done).to_be_bytes();
+    }
+    let Some(flags) = segment.get_mut(13) else {
+        return;
+    };
+    if !first {
+        *flags &= !CWR;
+    }
+    if !last {
+        *flags &= !FIN_AND_PSH;
+    }
+}
+
+fn get_u16(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk::<2>()).map_or(0, |field| u16::from_be_bytes(*field))
+}

@@ -1,0 +1,229 @@
+//! From the network to the TUN: authenticate, check, join, write.
+//!
+//! Owns the order of the checks on incoming datagrams. Nothing is written to the TUN that was not authenticated and
+//! whose inner source is not the sender's own.
+
+use std::io::{ErrorKind, IoSlice};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use meshhold_common::Reason;
+use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TYPE_DATA};
+
+use super::event::{Command, WorkerEvent};
+use super::offload::checksum::{field_offset, finish};
+use super::offload::coalesce::PacketSink;
+use super::offload::header::Layout;
+use super::run::{Wake, Worker};
+use super::session::{DataHeader, LocalSession};
+use super::shared::Snapshot;
+use super::tun::{Offload, TunQueue};
+use crate::datapath::counters::ReasonCounters;
+use crate::datapath::table::{PeerRoute, Table};
+use crate::platform::linux::sys_net;
+
+/// Receive calls before the TUN gets its turn.
+const BURST: usize = 8;
+/// How often the same new address of a session is reported.
+const REPEAT_MOVED: Duration = Duration::from_secs(1);
+
+/// An inner packet that may go to the TUN: where it is in the receive buffer.
+struct Opened {
+    range: Range<usize>,
+    partial: bool,
+}
+
+impl Worker {
+    /// Receives what waits on the socket, within bounds.
+    pub(super) fn receive_burst(&mut self, snapshot: &mut Arc<Snapshot>) {
+        let mut buffer = std::mem::take(&mut self.receive_buffer);
+        let now = Instant::now();
+        for _ in 0..BURST {
+            match sys_net::receive(self.outlet.socket.descriptor(), &mut buffer) {
+                Ok(got) => {
+                    self.refresh(snapshot);
+                    let bytes = buffer.get_mut(..got.len).unwrap_or_default();
+                    self.receive(bytes, got.segment, got.from, &Wake { snapshot, now });
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if error.kind() != ErrorKind::WouldBlock {
+                        tracing::debug!(%error, worker = self.id, "receiving failed");
+                    }
+                    break;
+                }
+            }
+        }
+        self.receive_buffer = buffer;
+    }
+
+    /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.
+    pub(super) fn receive(&mut self, bytes: &mut [u8], segment: usize, from: SocketAddr, wake: &Wake<'_>) {
+        let mut start = 0;
+        while start < bytes.len() {
+            let end = (start + segment.max(1)).min(bytes.len());
+            match self.open(bytes, start..end, from, wake) {
+                Ok(Some(opened)) => self.deliver(bytes, opened),
+                Ok(None) => {}
+                Err(reason) => self.drop_packet(reason),
+            }
+            start = end;
+        }
+        if let Some(queue) = &self.tun {
+            self.coalescer.flush(bytes, &mut TunSink { queue, counters: &self.outlet.counters });
+        }
+    }
+
+    /// Authenticates one datagram. `None` where it holds no packet for us: a keepalive, or not our business.
+    fn open(
+        &mut self,
+        bytes: &mut [u8],
+        range: Range<usize>,
+        from: SocketAddr,
+        wake: &Wake<'_>,
+    ) -> Result<Option<Opened>, Reason> {
+        let start = range.start + DATA_HEADER;
+        let datagram = bytes.get_mut(range).unwrap_or_default();
+        let Some(header) = DataHeader::of(datagram) else {
+            return self.pass_on_foreign(datagram, from).map(|()| None);
+        };
+        let owner = self.sessions.owner(header.lane);
+        if owner != self.id {
+            let command = Command::Datagram(from, datagram.to_vec());
+            let taken = self.outside.others.get(owner).is_some_and(|other| other.send(command));
+            return if taken { Ok(None) } else { Err(Reason::QueueFull) };
+        }
+        let position = self.sessions.position(header.lane);
+        let local = self.sessions.find(header.session).ok_or(Reason::NoSession)?;
+        let lane = local.lane(position).ok_or(Reason::NoSession)?;
+        if !lane.is_new(header.counter) {
+            return Err(Reason::Replay);
+        }
+        let sealed = datagram.get_mut(DATA_HEADER..).unwrap_or_default();
+        let len = lane.open(&header, sealed).ok_or(Reason::BadTag)?;
+        let packet = sealed.get(..len).unwrap_or_default();
+        let peer = wake.snapshot.table.peer(local.shared.peer).ok_or(Reason::NoSession)?;
+        if let Some(traffic) = local.shared.traffic(self.id) {
+            traffic.rx_packets.add(1);
+            traffic.rx_bytes.add(len as u64);
+        }
+        report_arrival(local, peer, from, wake, &self.outside.events);
+        if packet.is_empty() {
+            return Ok(None);
+        }
+        if header.flags & !FLAG_PARTIAL_CHECKSUM != 0 {
+            return Err(Reason::Malformed);
+        }
+        let total = check(packet, peer, &wake.snapshot.table)?;
+        self.admit_incoming(packet.get(..total).unwrap_or_default(), wake)?;
+        Ok(Some(Opened { range: start..start + total, partial: header.flags & FLAG_PARTIAL_CHECKSUM != 0 }))
+    }
+
+    /// Handshakes and QUIC belong to the control socket; they get here only when the steering program doesn't work.
+    fn pass_on_foreign(&self, datagram: &[u8], from: SocketAddr) -> Result<(), Reason> {
+        match datagram.first() {
+            None | Some(&TYPE_DATA) => Err(Reason::Truncated),
+            Some(_) => {
+                self.report(WorkerEvent::Foreign { from, datagram: datagram.to_vec() });
+                Ok(())
+            }
+        }
+    }
+
+    /// The user-space rules, where the kernel enforces none.
+    fn admit_incoming(&self, packet: &[u8], wake: &Wake<'_>) -> Result<(), Reason> {
+        let Some(rules) = &wake.snapshot.rules else {
+            return Ok(());
+        };
+        let reason = rules.ingress(packet, self.outside.shared.second(wake.now));
+        if !reason.is_pass() {
+            return Err(reason);
+        }
+        self.outlet.counters.add(reason, 1);
+        Ok(())
+    }
+
+    fn deliver(&mut self, bytes: &mut [u8], opened: Opened) {
+        let Some(queue) = &self.tun else {
+            return self.drop_packet(Reason::QueueFull);
+        };
+        let mut sink = TunSink { queue, counters: &self.outlet.counters };
+        if queue.offload() != Offload::None {
+            return self.coalescer.push(bytes, opened.range, opened.partial, &mut sink);
+        }
+        let packet = bytes.get_mut(opened.range).unwrap_or_default();
+        if opened.partial {
+            complete(packet);
+        }
+        sink.put(&[IoSlice::new(&[]), IoSlice::new(packet)]);
+    }
+}
+
+/// The packet's length by its own header, if it comes from the sender's blocks and goes to our address.
+fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<usize, Reason> {
+    let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
+    let (source, destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
+    if !peer.owns(source) {
+        return Err(Reason::SpoofedSource);
+    }
+    if !table.is_own(peer.network, destination) {
+        return Err(Reason::NotForUs);
+    }
+    Ok(layout.total)
+}
+
+/// Completes a partial transport checksum for an interface that can't take one.
+fn complete(packet: &mut [u8]) {
+    let Some(layout) = Layout::of(packet) else {
+        return;
+    };
+    if let (Some(_), Some(offset)) = (layout.payload(packet), field_offset(layout.protocol)) {
+        finish(packet, layout.transport, offset);
+    }
+}
+
+fn report_arrival(
+    local: &mut LocalSession,
+    peer: &PeerRoute,
+    from: SocketAddr,
+    wake: &Wake<'_>,
+    events: &tokio::sync::mpsc::Sender<WorkerEvent>,
+) {
+    let local_index = local.shared.session.local_index;
+    let confirmed = &local.shared.confirmed;
+    if !confirmed.load(Relaxed)
+        && !confirmed.swap(true, Relaxed)
+        && events.try_send(WorkerEvent::Confirmed { local_index }).is_err()
+    {
+        confirmed.store(false, Relaxed);
+    }
+    let Some(known) = peer.transmit.as_ref().map(|path| path.remote) else {
+        return;
+    };
+    let reported = |(address, at)| address == from && wake.now.saturating_duration_since(at) < REPEAT_MOVED;
+    if known == from || local.moved.is_some_and(reported) {
+        return;
+    }
+    if events.try_send(WorkerEvent::Moved { local_index, from }).is_ok() {
+        local.moved = Some((from, wake.now));
+    }
+}
+
+/// The TUN as the end of the incoming path.
+struct TunSink<'a> {
+    queue: &'a TunQueue,
+    counters: &'a ReasonCounters,
+}
+
+impl PacketSink for TunSink<'_> {
+    fn put(&mut self, pieces: &[IoSlice<'_>]) {
+        let Err(error) = self.queue.write(pieces) else {
+            return;
+        };
+        let refused = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE));
+        self.counters.add(if refused { Reason::TooBig } else { Reason::QueueFull }, 1);
+    }
+}

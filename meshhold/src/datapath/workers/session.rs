@@ -1,0 +1,197 @@
+//! Sessions as one worker holds them: keys, send counters and replay windows of its own lanes.
+//!
+//! Owns what must have a single writer. Must not know tables or sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use meshhold_core::replay::ReplayWindow;
+use meshhold_core::session::{SendCounter, Session};
+use meshhold_core::wire::{DATA_HEADER, LANE_BITS, TAG, TYPE_DATA};
+
+use super::shared::SharedSession;
+use crate::datapath::crypto::{KeyError, LaneKey};
+
+const LANE_MASK: u32 = (1 << LANE_BITS) - 1;
+
+/// One lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    remote_index: u32,
+    send: LaneKey,
+    counter: SendCounter,
+    receive: LaneKey,
+    window: ReplayWindow,
+}
+
+/// The lanes of one session that this worker owns.
+#[derive(Debug)]
+pub(super) struct LocalSession {
+    pub(super) shared: Arc<SharedSession>,
+    lanes: Vec<Lane>,
+    /// The last address that was reported as new, and when.
+    pub(super) moved: Option<(SocketAddr, Instant)>,
+}
+
+/// All sessions of one worker, by local index.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    worker: usize,
+    workers: usize,
+    list: Vec<LocalSession>,
+}
+
+/// A data header, decoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DataHeader {
+    pub(super) bytes: [u8; DATA_HEADER],
+    pub(super) flags: u8,
+    /// Local index of the session, without the lane.
+    pub(super) session: u32,
+    pub(super) lane: usize,
+    pub(super) counter: u64,
+}
+
+impl DataHeader {
+    /// `None` where `datagram` is no data datagram or too short for one.
+    pub(super) fn of(datagram: &[u8]) -> Option<Self> {
+        let bytes = *datagram.first_chunk::<DATA_HEADER>()?;
+        let [kind, flags, _, _, i0, i1, i2, i3, counter @ ..] = bytes;
+        if kind != TYPE_DATA || datagram.len() < DATA_HEADER + TAG {
+            return None;
+        }
+        let index = u32::from_be_bytes([i0, i1, i2, i3]);
+        Some(Self {
+            bytes,
+            flags,
+            session: index & !LANE_MASK,
+            lane: (index & LANE_MASK) as usize,
+            counter: u64::from_be_bytes(counter),
+        })
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(worker: usize, workers: usize) -> Self {
+        Self { worker, workers: workers.max(1), list: Vec::new() }
+    }
+
+    /// Takes up the sessions of a new snapshot and forgets those that are gone.
+    pub(super) fn attach(&mut self, sessions: &[Arc<SharedSession>]) {
+        self.list.retain(|local| sessions.iter().any(|shared| Arc::ptr_eq(shared, &local.shared)));
+        for shared in sessions {
+            if self.list.iter().any(|local| Arc::ptr_eq(shared, &local.shared)) {
+                continue;
+            }
+            match self.lanes(&shared.session) {
+                Ok(lanes) => self.list.push(LocalSession { shared: shared.clone(), lanes, moved: None }),
+                Err(error) => tracing::error!(%error, "a session can't be used"),
+            }
+        }
+        self.list.sort_by_key(|local| local.shared.session.local_index);
+    }
+
+    fn lanes(&self, session: &Session) -> Result<Vec<Lane>, KeyError> {
+        let mine = (self.worker as u8..session.lanes).step_by(self.workers);
+        mine.map(|lane| Lane::new(session, lane)).collect()
+    }
+
+    /// The session with this local index (of lane 0).
+    pub(super) fn find(&mut self, local_index: u32) -> Option<&mut LocalSession> {
+        let key = |local: &LocalSession| local.shared.session.local_index;
+        let at = self.list.binary_search_by_key(&local_index, key).ok()?;
+        self.list.get_mut(at)
+    }
+
+    /// Which worker owns `lane`.
+    pub(super) fn owner(&self, lane: usize) -> usize {
+        lane % self.workers
+    }
+
+    /// Position of `lane` among this worker's lanes.
+    pub(super) fn position(&self, lane: usize) -> usize {
+        lane / self.workers
+    }
+}
+
+impl LocalSession {
+    /// A lane to send a flow on, always the same for one flow.
+    pub(super) fn lane_for(&mut self, flow_hash: u32) -> Option<&mut Lane> {
+        let count = self.lanes.len().max(1);
+        self.lanes.get_mut(flow_hash as usize % count)
+    }
+
+    /// The lane at a position given by [`Sessions::position`].
+    pub(super) fn lane(&mut self, position: usize) -> Option<&mut Lane> {
+        self.lanes.get_mut(position)
+    }
+}
+
+impl Lane {
+    fn new(session: &Session, lane: u8) -> Result<Self, KeyError> {
+        Ok(Self {
+            remote_index: session.remote_index | u32::from(lane),
+            send: LaneKey::new(session.cipher, &session.send_key(lane))?,
+            counter: SendCounter::default(),
+            receive: LaneKey::new(session.cipher, &session.recv_key(lane))?,
+            window: ReplayWindow::default(),
+        })
+    }
+
+    /// Seals the packet inside `datagram`, which has room for header and tag around it. `None` where the counter has
+    /// reached its limit: nothing may be sent on this session any more.
+    pub(super) fn seal(&mut self, flags: u8, datagram: &mut [u8]) -> Option<()> {
+        let (header, rest) = datagram.split_first_chunk_mut::<DATA_HEADER>()?;
+        let (packet, tag) = rest.split_last_chunk_mut::<TAG>()?;
+        let counter = self.counter.next()?;
+        let [i0, i1, i2, i3] = self.remote_index.to_be_bytes();
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = counter.to_be_bytes();
+        *header = [TYPE_DATA, flags, 0, 0, i0, i1, i2, i3, c0, c1, c2, c3, c4, c5, c6, c7];
+        *tag = self.send.seal(counter, header, packet)?;
+        Some(())
+    }
+
+    /// Whether the counter of a datagram is new; says nothing about who sent it.
+    pub(super) fn is_new(&self, counter: u64) -> bool {
+        self.window.would_accept(counter)
+    }
+
+    /// Opens `sealed` (ciphertext and tag) in place, marks its counter as used, and returns the length of the packet.
+    pub(super) fn open(&mut self, header: &DataHeader, sealed: &mut [u8]) -> Option<usize> {
+        let len = self.receive.open(header.counter, &header.bytes, sealed)?;
+        self.window.accept(header.counter).then_some(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshhold_core::session::{Cipher, REJECT_AFTER_MESSAGES, Secret};
+
+    fn lane(counter: SendCounter) -> Lane {
+        let key = |n| LaneKey::new(Cipher::Aes256Gcm, &Secret([n; 32])).unwrap();
+        Lane { remote_index: 0x50, send: key(1), counter, receive: key(1), window: ReplayWindow::default() }
+    }
+
+    #[test]
+    fn nothing_is_sealed_beyond_the_counter_limit() {
+        let mut lane = lane(SendCounter::starting_at(REJECT_AFTER_MESSAGES - 2));
+        let sealed: Vec<_> = (0..4).map(|_| lane.seal(0, &mut [0; 60]).is_some()).collect();
+        assert_eq!(sealed, [true, true, false, false]);
+    }
+
+    #[test]
+    fn what_was_sealed_opens_once() {
+        let mut lane = lane(SendCounter::default());
+        let mut datagram = [7; DATA_HEADER + 20 + TAG];
+        lane.seal(1, &mut datagram).unwrap();
+        let header = DataHeader::of(&datagram).unwrap();
+        assert_eq!((header.flags, header.session, header.lane, header.counter), (1, 0x50, 0, 0));
+        let mut copy = datagram;
+        assert_eq!(lane.open(&header, &mut copy[DATA_HEADER..]), Some(20));
+        assert_eq!(copy[DATA_HEADER..DATA_HEADER + 20], [7; 20]);
+        assert!(!lane.is_new(0));
+        assert_eq!(lane.open(&header, &mut datagram[DATA_HEADER..]), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! From the TUN to the network: route, segment, seal, gather.
+//!
+//! Owns the order of the checks on outgoing packets. Nothing of a read is trusted, the virtio header neither.
+
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
+
+use meshhold_common::Reason;
+use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TAG};
+
+use super::event::WorkerEvent;
+use super::offload::header::Layout;
+use super::offload::segment::Segments;
+use super::offload::virtio::{self, VirtioHeader};
+use super::run::{Wake, Worker};
+use super::session::LocalSession;
+use crate::datapath::icmp::{self, MAX_ERROR};
+use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
+
+impl Worker {
+    /// Takes one read of the TUN to its end: gathered for sending, held, or dropped and counted.
+    pub(super) fn transmit(&mut self, read: &mut [u8], wake: &Wake<'_>) {
+        let outcome = self.admit(read, wake).and_then(|()| self.forward(read, wake));
+        if let Err(reason) = outcome {
+            self.drop_packet(reason);
+        }
+    }
+
+    /// The user-space rules, where the kernel enforces none.
+    fn admit(&self, read: &[u8], wake: &Wake<'_>) -> Result<(), Reason> {
+        let Some(rules) = &wake.snapshot.rules else {
+            return Ok(());
+        };
+        let packet = read.get(self.header_len()..).ok_or(Reason::Truncated)?;
+        let reason = rules.egress(packet, self.outside.shared.second(wake.now));
+        if !reason.is_pass() {
+            return Err(reason);
+        }
+        self.outlet.counters.add(reason, 1);
+        Ok(())
+    }
+
+    /// Routes a read that has been admitted.
+    fn forward(&mut self, read: &mut [u8], wake: &Wake<'_>) -> Result<(), Reason> {
+        let table = &wake.snapshot.table;
+        let packet = read.get(self.header_len()..).ok_or(Reason::Truncated)?;
+        let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
+        let (source, destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
+        let peer = match table.owner(destination) {
+            Owner::Peer(peer) => peer,
+            Owner::Nobody => {
+                self.reject(packet, wake);
+                return Err(Reason::NoOwner);
+            }
+            Owner::Outside if is_multicast(destination) => return Err(Reason::Multicast),
+            Owner::Outside => return Err(Reason::NotMesh),
+        };
+        if !table.is_own(peer.network, source) {
+            return Err(Reason::SpoofedSource);
+        }
+        match &peer.transmit {
+            Some(path) => self.send_on(path, read),
+            None => self.hold_back(peer, read, wake),
+        }
+    }
+
+    fn send_on(&mut self, path: &TransmitPath, read: &mut [u8]) -> Result<(), Reason> {
+        let (virtio, packet) = match self.header_len() {
+            0 => (VirtioHeader::default(), read),
+            _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
+        };
+        let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
+        if segments.longest() > self.mtu {
+            return Err(Reason::TooBig);
+        }
+        let hash = segments.layout().flow_hash(segments.packet());
+        let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
+        let exit = self.outlet.exit();
+        let local = self.sessions.find(path.session.local_index).ok_or(Reason::NoSession)?;
+        let (mut packets, mut bytes) = (0, 0);
+        while let Some(len) = segments.next_len() {
+            let size = DATA_HEADER + len + TAG;
+            let room = self.batch.room(size, path.remote, exit).ok_or(Reason::TooBig)?;
+            let packet = room.get_mut(DATA_HEADER..DATA_HEADER + len).ok_or(Reason::TooBig)?;
+            segments.write_next(packet).ok_or(Reason::Malformed)?;
+            let lane = local.lane_for(hash).ok_or(Reason::NoSession)?;
+            if lane.seal(flags, room).is_none() {
+                report_exhausted(local, &self.outside.events);
+                return Err(Reason::NoSession);
+            }
+            self.batch.commit(size, path.remote);
+            packets += 1;
+            bytes += len as u64;
+        }
+        if let Some(traffic) = local.shared.traffic(self.id) {
+            traffic.tx_packets.add(packets);
+            traffic.tx_bytes.add(bytes);
+        }
+        Ok(())
+    }
+
+    fn hold_back(&mut self, peer: &PeerRoute, read: &[u8], wake: &Wake<'_>) -> Result<(), Reason> {
+        let kept = self.hold.keep(peer.index, read, wake.now);
+        if self.hold.ask(peer.index, wake.now) {
+            self.report(WorkerEvent::Wanted { peer_index: peer.index });
+        }
+        if kept { Ok(()) } else { Err(Reason::NoSession) }
+    }
+
+    /// Sends what waited for peers that can be reached now, and gives up what waited too long.
+    pub(super) fn serve_held(&mut self, wake: &Wake<'_>) {
+        if self.hold.is_empty() {
+            return;
+        }
+        for peer in self.hold.peers() {
+            let route = wake.snapshot.table.peer(peer);
+            if route.is_some_and(|route| route.transmit.is_none()) {
+                if self.hold.ask(peer, wake.now) {
+                    self.report(WorkerEvent::Wanted { peer_index: peer });
+                }
+                continue;
+            }
+            for mut read in self.hold.take(peer) {
+                if let Err(reason) = self.forward(&mut read, wake) {
+                    self.drop_packet(reason);
+                }
+            }
+        }
+        for read in self.hold.expire(wake.now) {
+            self.drop_packet(Reason::NoSession);
+            self.reject(read.get(self.header_len()..).unwrap_or_default(), wake);
+        }
+    }
+
+    /// An empty data datagram: keeps the path alive, and confirms a new session to the other end.
+    pub(super) fn send_keepalive(&mut self, local_index: u32, wake: &Wake<'_>) {
+        let Some(local) = self.sessions.find(local_index) else {
+            return;
+        };
+        let peer = wake.snapshot.table.peer(local.shared.peer);
+        let Some(remote) = peer.and_then(|peer| peer.transmit.as_ref()).map(|path| path.remote) else {
+            return;
+        };
+        if self.seal_empty(local_index, remote).is_none() {
+            self.drop_packet(Reason::NoSession);
+        }
+    }
+
+    fn seal_empty(&mut self, local_index: u32, remote: SocketAddr) -> Option<()> {
+        const SIZE: usize = DATA_HEADER + TAG;
+        let local = self.sessions.find(local_index)?;
+        let room = self.batch.room(SIZE, remote, self.outlet.exit())?;
+        local.lane(0)?.seal(0, room)?;
+        self.batch.commit(SIZE, remote);
+        local.shared.traffic(self.id)?.tx_packets.add(1);
+        Some(())
+    }
+
+    /// Tells the local sender at once that nobody is there.
+    fn reject(&mut self, packet: &[u8], wake: &Wake<'_>) {
+        let mut error = [0; MAX_ERROR];
+        let Some(len) = icmp::host_unreachable(packet, &mut error) else {
+            return;
+        };
+        if self.errors.take(wake.now) {
+            let header = [0; virtio::LEN];
+            let body = error.get(..len).unwrap_or_default();
+            self.write_tun(&[IoSlice::new(&header), IoSlice::new(body)]);
+        }
+    }
+}
+
+fn report_exhausted(local: &LocalSession, events: &tokio::sync::mpsc::Sender<WorkerEvent>) {
+    if local.shared.exhausted.swap(true, Relaxed) {
+        return;
+    }
+    let local_index = local.shared.session.local_index;
+    if events.try_send(WorkerEvent::Exhausted { local_index }).is_err() {
+        local.shared.exhausted.store(false, Relaxed);
+    }
+}
+
+fn is_multicast(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
+}

@@ -1,0 +1,127 @@
+//! The TUN interface as the workers see it: one queue each, with or without virtio headers.
+//!
+//! Owns creation and the choice of offloads. Addresses, routes and "up" belong to `platform`. Crate `tun` 0.8 is not
+//! used here: it refuses more than one queue.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::Context;
+
+use super::offload::virtio;
+use crate::platform::linux::sys_net::{self, TunFlags};
+
+/// Checksums and TCP segmentation, ECN included: Linux 2.6.27.
+const OFFLOAD_TCP: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// UDP segmentation: Linux 6.2.
+const OFFLOAD_UDP: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// What packets on the queues look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// Bare packets.
+    None,
+    /// Virtio headers; TCP super-packets.
+    Tcp,
+    /// Virtio headers; TCP and UDP super-packets.
+    TcpAndUdp,
+}
+
+/// All queues of one interface.
+#[derive(Debug)]
+pub struct TunQueues {
+    name: String,
+    offload: Offload,
+    files: Vec<File>,
+}
+
+/// One worker's queue.
+#[derive(Debug)]
+pub(super) struct TunQueue {
+    file: File,
+    offload: Offload,
+}
+
+impl TunQueues {
+    /// Creates the interface `name` with `queues` queues. It goes when the last queue is closed. With `offload` the
+    /// best the kernel has is taken.
+    ///
+    /// # Errors
+    /// `/dev/net/tun` or CAP_NET_ADMIN is missing, or the name is taken.
+    pub fn create(name: &str, queues: usize, offload: bool) -> anyhow::Result<Self> {
+        let flags = TunFlags { multi_queue: queues > 1, virtio_header: offload };
+        let (first, name) = sys_net::open_tun(name, flags).with_context(|| {
+            format!("creating the interface {name} (needs /dev/net/tun and CAP_NET_ADMIN)")
+        })?;
+        let mut files = vec![first];
+        for queue in 1..queues {
+            let (file, _) =
+                sys_net::open_tun(&name, flags).with_context(|| format!("adding queue {queue} to {name}"))?;
+            files.push(file);
+        }
+        let offload = if offload { agree(&files) } else { Offload::None };
+        Ok(Self { name, offload, files })
+    }
+
+    /// Queues that exist already: descriptors of a TUN, or datagram sockets that stand for one. Must not block.
+    pub fn from_files(name: &str, files: Vec<File>, offload: Offload) -> Self {
+        Self { name: name.into(), offload, files }
+    }
+
+    /// Name of the interface, as the kernel gave it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was agreed with the kernel.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    pub(super) fn into_queues(self) -> Vec<TunQueue> {
+        let offload = self.offload;
+        self.files.into_iter().map(|file| TunQueue { file, offload }).collect()
+    }
+}
+
+/// The best set of offloads that the kernel takes. Where it takes none, packets still have virtio headers.
+fn agree(files: &[File]) -> Offload {
+    let Some(first) = files.first() else {
+        return Offload::Tcp;
+    };
+    // The setting belongs to the interface, not to the queue.
+    if sys_net::set_tun_offload(first.as_fd(), OFFLOAD_TCP | OFFLOAD_UDP).is_ok() {
+        return Offload::TcpAndUdp;
+    }
+    if let Err(error) = sys_net::set_tun_offload(first.as_fd(), OFFLOAD_TCP) {
+        tracing::warn!(%error, "the kernel offers no segmentation offload on the interface");
+    }
+    Offload::Tcp
+}
+
+impl TunQueue {
+    /// One packet or super-packet, after its virtio header if the queue has them.
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Writes one packet or super-packet, given in pieces of which the first is the virtio header.
+    pub(super) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let skip = usize::from(self.offload == Offload::None);
+        (&self.file).write_vectored(pieces.get(skip..).unwrap_or_default()).map(|_| ())
+    }
+
+    pub(super) fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Bytes before each packet in a read.
+    pub(super) fn header(&self) -> usize {
+        if self.offload == Offload::None { 0 } else { virtio::LEN }
+    }
+
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}

@@ -1,0 +1,120 @@
+//! The private directory in which an interface's programs and maps are pinned.
+//!
+//! Owns mount, path and modes. Must not know what is pinned in it: the loader replaces leftovers of a
+//! killed daemon, and a daemon that finishes cleanly unpins and calls [`remove`].
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::sys;
+
+/// Where the BPF file system is mounted by convention.
+pub const MOUNT_POINT: &str = "/sys/fs/bpf";
+/// Version of the pinned layout: a daemon with other map types uses another directory.
+const LAYOUT: &str = "v1";
+
+/// Why there is no directory for pins. The data path then works without eBPF.
+#[derive(Debug, thiserror::Error)]
+pub enum BpffsError {
+    /// No BPF file system, and mounting one failed.
+    #[error(
+        "no BPF file system at {MOUNT_POINT} and mounting it failed ({0}): as root, `mount -t bpf bpf {MOUNT_POINT}` (systemd does so at boot)"
+    )]
+    Mount(io::Error),
+    /// A directory on the way belongs to somebody else.
+    #[error(
+        "{path} is not a directory of user {expected} (owner {owner}): remove it, pins there can't be trusted"
+    )]
+    Foreign {
+        /// The path.
+        path: PathBuf,
+        /// User id of its owner.
+        owner: u32,
+        /// Our user id.
+        expected: u32,
+    },
+    /// Anything else, with the path.
+    #[error("prepare {path} for pins: {source}")]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Mounts the file system if need be and makes the interface's private directory (0700), which it returns.
+pub fn prepare(interface: &str) -> Result<PathBuf, BpffsError> {
+    let mount_point = Path::new(MOUNT_POINT);
+    if !sys::is_bpffs(mount_point).unwrap_or(false) {
+        sys::mount_bpffs(mount_point).map_err(BpffsError::Mount)?;
+    }
+    let path = directory(interface);
+    for level in levels(&path) {
+        make_private(level)?;
+    }
+    Ok(path)
+}
+
+/// The directory of an interface: `/sys/fs/bpf/meshhold/<interface>/v1`, in another network namespace than
+/// the host's `<interface>@<inode of the namespace>`, since namespaces may share the file system.
+pub fn directory(interface: &str) -> PathBuf {
+    let name = match foreign_namespace() {
+        Some(inode) => format!("{interface}@{inode}"),
+        None => interface.to_owned(),
+    };
+    [MOUNT_POINT, "meshhold", &name, LAYOUT].iter().collect()
+}
+
+/// Removes the interface's directories after a clean exit, as far as they are empty.
+pub fn remove(interface: &str) {
+    let path = directory(interface);
+    for level in levels(&path).into_iter().rev() {
+        if let Err(error) = fs::remove_dir(level) {
+            tracing::debug!(path = %level.display(), %error, "pin directory stays");
+            return;
+        }
+    }
+}
+
+/// Inode of the process's network namespace when it isn't the host's initial one.
+///
+/// The initial one is known by a setting that exists only there: comparing with process 1 needs
+/// `CAP_SYS_PTRACE`, and inside a container process 1 is the container's.
+fn foreign_namespace() -> Option<u64> {
+    if Path::new("/proc/sys/net/core/netdev_max_backlog").exists() {
+        return None;
+    }
+    // Without /proc no namespace can be told from another; 0 keeps clear of the host's name at least.
+    Some(fs::metadata("/proc/self/ns/net").map_or(0, |metadata| metadata.ino()))
+}
+
+/// `meshhold`, `meshhold/<interface>`, `meshhold/<interface>/v1`, in this order.
+fn levels(path: &Path) -> Vec<&Path> {
+    let mut levels: Vec<&Path> = path.ancestors().take(3).collect();
+    levels.reverse();
+    levels
+}
+
+fn make_private(path: &Path) -> Result<(), BpffsError> {
+    let failed = |source| BpffsError::Io { path: path.to_owned(), source };
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let metadata = fs::symlink_metadata(path).map_err(failed)?;
+    let expected = sys::effective_uid();
+    if !metadata.is_dir() || metadata.uid() != expected {
+        return Err(BpffsError::Foreign { path: path.to_owned(), owner: metadata.uid(), expected });
+    }
+    if metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    tracing::warn!(path = %path.display(), "pin directory was open to other users; closing it");
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)
+}

@@ -1,0 +1,40 @@
+//! System calls that neither the standard library nor a dependency wraps.
+//!
+//! Owns the only `unsafe` of the platform's configuration side. Must not know why a call is made.
+
+use std::{ffi::CString, io, os::unix::ffi::OsStrExt as _, path::Path};
+
+/// `f_type` of a BPF file system (linux/magic.h).
+const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
+
+/// Whether `path` lies on a mounted BPF file system.
+pub fn is_bpffs(path: &Path) -> io::Result<bool> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut info = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `path` is a NUL-terminated string and `info` has room for one statfs, both for the whole call.
+    let result = unsafe { libc::statfs(path.as_ptr(), info.as_mut_ptr()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so the kernel filled the structure.
+    let info = unsafe { info.assume_init() };
+    // The field's type differs between architectures; the magic number is its low 32 bits.
+    Ok(info.f_type as u32 == BPF_FS_MAGIC)
+}
+
+/// Mounts a BPF file system at `path`, readable by root only. Needs `CAP_SYS_ADMIN`.
+pub fn mount_bpffs(path: &Path) -> io::Result<()> {
+    let target = CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    // SAFETY: all four pointers are NUL-terminated strings that live for the whole call.
+    let result = unsafe {
+        libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), flags, c"mode=0700".as_ptr().cast())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Effective user id of the process.
+pub fn effective_uid() -> u32 {
+    // SAFETY: takes no argument and can't fail.
+    unsafe { libc::geteuid() }
+}

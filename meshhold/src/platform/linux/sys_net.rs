@@ -1,0 +1,373 @@
+//! System calls of the packet path that std and socket2 don't offer: TUN set-up, segmented UDP, epoll,
+//! the reuseport filter and thread placement.
+//!
+//! Owns the `unsafe` of the packet path, each call behind a safe function. Must not know packets or peers.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use libc::c_int;
+
+/// Most datagram runs that one [`send_many`] call takes.
+pub const MAX_RUNS: usize = 32;
+
+/// What a TUN queue is asked to be.
+#[derive(Clone, Copy, Debug)]
+pub struct TunFlags {
+    /// Several queues share the interface (`IFF_MULTI_QUEUE`).
+    pub multi_queue: bool,
+    /// Each packet is preceded by a 10-byte virtio header (`IFF_VNET_HDR`).
+    pub virtio_header: bool,
+}
+
+/// One `sendmsg`: bytes for one destination, cut by the kernel into datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Payload of all datagrams, back to back.
+    pub bytes: &'a [u8],
+    /// Bytes of each datagram but the last; 0 sends `bytes` as one datagram.
+    pub segment: u16,
+    /// Destination, in the socket's own family.
+    pub to: SocketAddr,
+}
+
+/// What one `recvmsg` brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Bytes in the buffer.
+    pub len: usize,
+    /// Bytes of each merged datagram but the last (UDP_GRO); equals `len` for a single one.
+    pub segment: usize,
+    /// Where they came from, v4-mapped addresses shown as IPv4.
+    pub from: SocketAddr,
+}
+
+/// Opens one queue of the TUN interface `name`, creating the interface if it isn't there.
+/// Returns the queue, non-blocking, and the name that the kernel gave (`name` may hold `%d`).
+///
+/// # Errors
+/// `/dev/net/tun` can't be opened, CAP_NET_ADMIN is missing, or the name is taken or too long.
+pub fn open_tun(name: &str, flags: TunFlags) -> io::Result<(File, String)> {
+    let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    // SAFETY: ifreq is plain old data; all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    if name.len() >= request.ifr_name.len() || name.as_bytes().contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "interface name is too long"));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let mut wanted = libc::IFF_TUN | libc::IFF_NO_PI;
+    if flags.multi_queue {
+        wanted |= libc::IFF_MULTI_QUEUE;
+    }
+    if flags.virtio_header {
+        wanted |= libc::IFF_VNET_HDR;
+    }
+    request.ifr_ifru.ifru_flags = wanted as libc::c_short;
+    // SAFETY: the descriptor is open and TUNSETIFF reads and writes one ifreq.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    // SAFETY: the kernel returns the name with a terminating zero inside the array, which lives on.
+    let given = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+    Ok((file, given.to_string_lossy().into_owned()))
+}
+
+/// Tells the kernel which offloads the reader of a TUN queue understands (`TUN_F_*` bits).
+///
+/// # Errors
+/// The kernel doesn't know one of them.
+pub fn set_tun_offload(queue: BorrowedFd<'_>, bits: u32) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
+}
+
+/// Sets an integer socket option.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads one int from a live local.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+/// One classic BPF instruction: code, jump if true, jump if false, operand.
+pub type Instruction = (u16, u8, u8, u32);
+
+/// Lets `program` choose the socket of a reuseport group by its return value (`SO_ATTACH_REUSEPORT_CBPF`).
+///
+/// # Errors
+/// The kernel refuses the program.
+pub fn attach_reuseport_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let mut code: Vec<libc::sock_filter> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let filter = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // SAFETY: the kernel copies the program out of `code`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+}
+
+/// Room for one control message of a `u16` or an `i32`, aligned as the kernel wants it.
+type Control = [u64; 3];
+
+/// Sends up to [`MAX_RUNS`] runs with one `sendmmsg` and returns how many went.
+///
+/// # Errors
+/// As `sendmsg(2)` for the first run; an error at a later one ends the call early instead.
+pub fn send_many(socket: BorrowedFd<'_>, runs: &[Outgoing<'_>]) -> io::Result<usize> {
+    let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::uninit() }; MAX_RUNS];
+    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_RUNS];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; MAX_RUNS];
+    let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_RUNS];
+    let slots = names.iter_mut().zip(&mut vectors).zip(&mut controls).zip(&mut messages);
+    let mut count = 0;
+    for ((((name, vector), control), message), run) in slots.zip(runs) {
+        let name_len = write_address(name, run.to);
+        let vector = vector
+            .write(libc::iovec { iov_base: run.bytes.as_ptr().cast_mut().cast(), iov_len: run.bytes.len() });
+        // SAFETY: msghdr is plain old data; all zeroes is a valid value (it has private padding).
+        let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = name_len;
+        header.msg_iov = vector;
+        header.msg_iovlen = 1;
+        if run.segment != 0 {
+            write_segment_size(&mut header, control.write([0; 3]), run.segment);
+        }
+        message.write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
+        count += 1;
+    }
+    // SAFETY: the first `count` messages are initialised and point into arrays and slices that live on;
+    // the kernel only reads through `iov_base`.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr().cast(), count, libc::MSG_NOSIGNAL)
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(sent as usize)
+}
+
+fn write_segment_size(header: &mut libc::msghdr, control: &mut Control, segment: u16) {
+    header.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: pure arithmetic.
+    header.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) } as _;
+    // SAFETY: the control buffer is 24 aligned bytes, which is CMSG_SPACE of a u16, so the first header
+    // exists and its data has room for two bytes.
+    unsafe {
+        let first = libc::CMSG_FIRSTHDR(header);
+        (*first).cmsg_level = libc::SOL_UDP;
+        (*first).cmsg_type = libc::UDP_SEGMENT;
+        (*first).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
+        libc::CMSG_DATA(first).cast::<u16>().write_unaligned(segment);
+    }
+}
+
+/// Receives one datagram, or several merged ones where the socket has UDP_GRO.
+///
+/// # Errors
+/// As `recvmsg(2)`; `WouldBlock` when nothing waits.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut name = MaybeUninit::<libc::sockaddr_in6>::zeroed();
+    let mut control: Control = [0; 3];
+    let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: msghdr is plain old data; all zeroes is a valid value.
+    let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of::<Control>() as _;
+    // SAFETY: every pointer in the header names a live, writable local or the caller's buffer, with its length.
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+    if len < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let len = len as usize;
+    // SAFETY: the name was zeroed, so it is initialised whatever the kernel wrote.
+    let from = read_address(unsafe { name.assume_init_ref() });
+    let segment = read_segment_size(&header).unwrap_or(len).clamp(1, len.max(1));
+    Ok(Received { len, segment, from })
+}
+
+fn read_segment_size(header: &libc::msghdr) -> Option<usize> {
+    // SAFETY: the kernel filled the control buffer and set its length; the macros stay inside it.
+    let first = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
+    if (first.cmsg_level, first.cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
+        return None;
+    }
+    // SAFETY: UDP_GRO carries an int.
+    let size = unsafe { libc::CMSG_DATA(first).cast::<c_int>().read_unaligned() };
+    usize::try_from(size).ok()
+}
+
+fn write_address(slot: &mut MaybeUninit<libc::sockaddr_in6>, address: SocketAddr) -> libc::socklen_t {
+    match address {
+        SocketAddr::V6(to) => {
+            slot.write(libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: to.port().to_be(),
+                sin6_flowinfo: to.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: to.ip().octets() },
+                sin6_scope_id: to.scope_id(),
+            });
+            size_of::<libc::sockaddr_in6>() as libc::socklen_t
+        }
+        SocketAddr::V4(to) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: to.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_in is smaller than sockaddr_in6 and needs no stricter alignment.
+            unsafe { slot.as_mut_ptr().cast::<libc::sockaddr_in>().write(raw) };
+            size_of::<libc::sockaddr_in>() as libc::socklen_t
+        }
+    }
+}
+
+fn read_address(raw: &libc::sockaddr_in6) -> SocketAddr {
+    if c_int::from(raw.sin6_family) == libc::AF_INET {
+        // SAFETY: the family says that the kernel wrote a sockaddr_in, which is a prefix of this memory.
+        let raw = unsafe { &*(&raw const *raw).cast::<libc::sockaddr_in>() };
+        let ip = raw.sin_addr.s_addr.to_ne_bytes();
+        return SocketAddrV4::new(ip.into(), u16::from_be(raw.sin_port)).into();
+    }
+    let ip = Ipv6Addr::from(raw.sin6_addr.s6_addr);
+    let port = u16::from_be(raw.sin6_port);
+    match ip.to_ipv4_mapped() {
+        Some(ip) => SocketAddrV4::new(ip, port).into(),
+        None => SocketAddrV6::new(ip, port, raw.sin6_flowinfo, raw.sin6_scope_id).into(),
+    }
+}
+
+/// An epoll instance; each descriptor is known by a small number.
+#[derive(Debug)]
+pub struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// # Errors
+    /// As `epoll_create1(2)`.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no pointers.
+        own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Self)
+    }
+
+    /// Watches `descriptor` for reading, level-triggered, as number `token` (0 to 31).
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`.
+    pub fn watch(&self, descriptor: BorrowedFd<'_>, token: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: u64::from(token) };
+        self.control(libc::EPOLL_CTL_ADD, descriptor, &raw mut event)
+    }
+
+    /// Stops watching `descriptor`.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`.
+    pub fn forget(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, descriptor, std::ptr::null_mut())
+    }
+
+    fn control(
+        &self,
+        op: c_int,
+        descriptor: BorrowedFd<'_>,
+        event: *mut libc::epoll_event,
+    ) -> io::Result<()> {
+        // SAFETY: `event` is null only for EPOLL_CTL_DEL, which doesn't read it, else a live local.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, descriptor.as_raw_fd(), event) })
+    }
+
+    /// Waits and returns the ready tokens as a bit set; 0 after `timeout` or an interruption.
+    ///
+    /// # Errors
+    /// As `epoll_wait(2)`.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<u32> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+        let millis = timeout.map_or(-1, millis);
+        // SAFETY: the kernel writes at most four events into the array.
+        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 4, millis) };
+        match check(count) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+            Err(_) => Ok(0),
+            Ok(()) => Ok(events.iter().take(count as usize).fold(0, |set, e| set | 1 << (e.u64 & 31))),
+        }
+    }
+}
+
+/// A non-blocking eventfd as a file: write 8 bytes to signal, read 8 bytes to clear.
+///
+/// # Errors
+/// As `eventfd(2)`.
+pub fn event_fd() -> io::Result<File> {
+    // SAFETY: no pointers.
+    own(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }).map(File::from)
+}
+
+/// Waits until `socket` takes data again; false after `timeout`.
+pub fn wait_writable(socket: BorrowedFd<'_>, timeout: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, a live local.
+    unsafe { libc::poll(&raw mut poll, 1, millis(timeout)) > 0 }
+}
+
+/// Keeps the calling thread on the `n`-th of the processors it may use (modulo their number).
+///
+/// # Errors
+/// As `sched_setaffinity(2)`.
+pub fn pin_thread(n: usize) -> io::Result<()> {
+    // SAFETY: cpu_set_t is plain old data; all zeroes is the empty set.
+    let mut allowed: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel writes at most the given size into the set.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) })?;
+    // SAFETY: the macro reads one bit inside the set: CPU_SETSIZE is its size in bits.
+    let usable = |cpu: &usize| unsafe { libc::CPU_ISSET(*cpu, &allowed) };
+    let cpus = (0..libc::CPU_SETSIZE as usize).filter(usable);
+    let Some(cpu) = cpus.clone().nth(n % cpus.count().max(1)) else {
+        return Ok(());
+    };
+    // SAFETY: as above.
+    let mut one: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: `cpu` is below CPU_SETSIZE.
+    unsafe { libc::CPU_SET(cpu, &mut one) };
+    // SAFETY: the kernel reads one set of the given size.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one) })
+}
+
+fn millis(timeout: Duration) -> c_int {
+    c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX)
+}
+
+fn own(descriptor: RawFd) -> io::Result<OwnedFd> {
+    check(descriptor)?;
+    // SAFETY: a call that just succeeded made this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn check(result: c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

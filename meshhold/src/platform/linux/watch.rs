@@ -1,0 +1,292 @@
+//! Interfaces as they come and go, and changes of addresses.
+//!
+//! Owns the subscription and its recovery after lost notifications. Must not know what a change leads to.
+//!
+//! Messages are taken apart here down to index, type and name only: an interface whose other attributes
+//! can't be understood must still get its LAN guard.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::ready,
+    io,
+};
+
+use rtnetlink::{
+    packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{LinkLayerType, LinkMessage},
+    },
+    sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+};
+use tokio::sync::mpsc;
+
+use super::error::NetError;
+
+/// How the packets of an interface begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// With a 14-byte Ethernet header.
+    Ethernet,
+    /// With the IP header.
+    L3,
+}
+
+/// An interface other than `lo` and the mesh: what the LAN guard is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its index, unique in the namespace while it exists.
+    pub index: u32,
+    /// How its packets begin.
+    pub kind: LinkKind,
+}
+
+/// A change of the host's network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetEvent {
+    /// The interface appeared, or was there when the watch began. Its state may still be down.
+    LinkUp(Link),
+    /// The interface vanished or was renamed.
+    LinkGone(Link),
+    /// Addresses or default routes changed. Comes too often rather than too seldom: compare the results.
+    AddressesChanged,
+}
+
+const QUEUE: usize = 64;
+const HEADER: usize = 16;
+
+/// Starts to watch. The interfaces there now come first, as [`NetEvent::LinkUp`]; the watch ends when the
+/// receiver is dropped, and the channel closes if the kernel's socket fails.
+pub fn watch(mesh: &str) -> Result<mpsc::Receiver<NetEvent>, NetError> {
+    let failed = |error| NetError::io("watch the network's configuration", error);
+    let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
+    let groups = [
+        libc::RTNLGRP_LINK,
+        libc::RTNLGRP_IPV4_IFADDR,
+        libc::RTNLGRP_IPV6_IFADDR,
+        libc::RTNLGRP_IPV4_ROUTE,
+        libc::RTNLGRP_IPV6_ROUTE,
+    ];
+    let mask = groups.iter().fold(0_u32, |mask, group| mask | 1 << (group - 1));
+    socket.socket_mut().bind(&SocketAddr::new(0, mask)).map_err(failed)?;
+
+    let (events, receiver) = mpsc::channel(QUEUE);
+    let tracker = Tracker::new(mesh);
+    tokio::spawn(async move {
+        if let Err(error) = run(&socket, tracker, &events).await {
+            tracing::warn!(%error, "network changes are no longer seen");
+        }
+    });
+    Ok(receiver)
+}
+
+async fn run(socket: &TokioSocket, mut tracker: Tracker, events: &mpsc::Sender<NetEvent>) -> io::Result<()> {
+    let mut listing_due = true;
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = socket.recv_from_full() => received,
+            // Only once the queue is empty: after an overflow it holds messages older than the listing, and
+            // until it is empty the kernel drops further ones without another error.
+            () = ready(()), if listing_due => {
+                listing_due = false;
+                tracker.listing_begins();
+                request_links(socket)?;
+                continue;
+            }
+            () = events.closed() => return Ok(()),
+        };
+        let found = match received {
+            // Only the kernel has port 0; any process may send to a netlink socket.
+            Ok((datagram, from)) if from.port_number() == 0 => tracker.take(&datagram),
+            Ok(_) => continue,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                tracing::debug!("network changes came too fast, listing interfaces again");
+                listing_due = true;
+                vec![NetEvent::AddressesChanged]
+            }
+            Err(error) => return Err(error),
+        };
+        for event in found {
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn request_links(socket: &TokioSocket) -> io::Result<()> {
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    socket.socket_ref().send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    Ok(())
+}
+
+/// What is known from the messages so far.
+struct Tracker {
+    mesh: String,
+    mesh_index: Option<u32>,
+    links: BTreeMap<u32, Link>,
+    /// Indices in the listing under way; what isn't among them at its end has vanished unnoticed.
+    listed: Option<BTreeSet<u32>>,
+}
+
+impl Tracker {
+    fn new(mesh: &str) -> Self {
+        Self {
+            mesh: mesh.to_owned(),
+            mesh_index: None,
+            links: BTreeMap::new(),
+            listed: Some(BTreeSet::new()),
+        }
+    }
+
+    fn listing_begins(&mut self) {
+        self.listed = Some(BTreeSet::new());
+    }
+
+    /// The events of one datagram, which holds any number of messages.
+    fn take(&mut self, datagram: &[u8]) -> Vec<NetEvent> {
+        let mut events = Vec::new();
+        let mut rest = datagram;
+        while let Some((kind, payload, after)) = split_message(rest) {
+            rest = after;
+            match kind {
+                libc::RTM_NEWLINK => self.link(payload, &mut events),
+                libc::RTM_DELLINK => self.link_gone(payload, &mut events),
+                libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(payload, &mut events),
+                // Byte 1 of rtmsg is the destination's prefix length: default routes only.
+                libc::RTM_NEWROUTE | libc::RTM_DELROUTE if payload.get(1) == Some(&0) => changed(&mut events),
+                kind if i32::from(kind) == libc::NLMSG_DONE => self.listing_ends(&mut events),
+                _ => {}
+            }
+        }
+        events
+    }
+
+    fn link(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) {
+        let Some(found) = RawLink::parse(payload) else { return };
+        if let Some(listed) = &mut self.listed {
+            listed.insert(found.index);
+        }
+        if found.name == self.mesh {
+            self.mesh_index = Some(found.index);
+            self.forget(found.index, events);
+            return;
+        }
+        let Some(kind) = found.kind() else { return };
+        let link = Link { name: found.name, index: found.index, kind };
+        if self.links.get(&link.index) == Some(&link) {
+            return;
+        }
+        self.forget(link.index, events);
+        self.links.insert(link.index, link.clone());
+        events.push(NetEvent::LinkUp(link));
+    }
+
+    fn link_gone(&mut self, payload: &[u8], events: &mut Vec<NetEvent>) {
+        let Some(found) = RawLink::parse(payload) else { return };
+        // With this family the message means "is no longer a port of its bridge".
+        if found.family == libc::AF_BRIDGE {
+            return;
+        }
+        if self.mesh_index == Some(found.index) {
+            self.mesh_index = None;
+        }
+        self.forget(found.index, events);
+    }
+
+    fn address(&self, payload: &[u8], events: &mut Vec<NetEvent>) {
+        let index = payload.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        if index.is_none() || index != self.mesh_index {
+            changed(events);
+        }
+    }
+
+    fn listing_ends(&mut self, events: &mut Vec<NetEvent>) {
+        let Some(listed) = self.listed.take() else { return };
+        let vanished: Vec<u32> = self.links.keys().copied().filter(|index| !listed.contains(index)).collect();
+        for index in vanished {
+            self.forget(index, events);
+        }
+    }
+
+    fn forget(&mut self, index: u32, events: &mut Vec<NetEvent>) {
+        if let Some(link) = self.links.remove(&index) {
+            events.push(NetEvent::LinkGone(link));
+        }
+    }
+}
+
+/// One notice a datagram says as much as many.
+fn changed(events: &mut Vec<NetEvent>) {
+    if events.last() != Some(&NetEvent::AddressesChanged) {
+        events.push(NetEvent::AddressesChanged);
+    }
+}
+
+/// The parts of an interface's message that matter here.
+struct RawLink {
+    family: i32,
+    layer: u16,
+    index: u32,
+    name: String,
+}
+
+impl RawLink {
+    /// Reads struct ifinfomsg and the attribute `IFLA_IFNAME` behind it.
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let family = i32::from(*payload.first()?);
+        let layer = u16::from_ne_bytes(payload.get(2..4)?.try_into().ok()?);
+        let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+        let mut rest = payload.get(HEADER..)?;
+        while let Some((kind, value, after)) = split_attribute(rest) {
+            if kind == libc::IFLA_IFNAME {
+                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
+                return Some(Self { family, layer, index, name: String::from_utf8_lossy(name).into_owned() });
+            }
+            rest = after;
+        }
+        None
+    }
+
+    fn kind(&self) -> Option<LinkKind> {
+        match LinkLayerType::from(self.layer) {
+            LinkLayerType::Loopback => None,
+            LinkLayerType::Ether => Some(LinkKind::Ethernet),
+            LinkLayerType::None
+            | LinkLayerType::Rawip
+            | LinkLayerType::Ppp
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre => Some(LinkKind::L3),
+            other => {
+                tracing::debug!(interface = self.name, layer = ?other, "interface type has no LAN guard");
+                None
+            }
+        }
+    }
+}
+
+/// Type, payload and the rest behind the first netlink message.
+fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let payload = bytes.get(HEADER..length)?;
+    Some((kind, payload, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}
+
+/// Type, value and the rest behind the first attribute.
+fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+    let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+    let value = bytes.get(4..length)?;
+    Some((kind, value, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+}

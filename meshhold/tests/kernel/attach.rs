@@ -1,0 +1,128 @@
+//! Attaching, pinning, what a killed daemon leaves behind, and a clean exit. In namespaces of its own.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use meshhold::datapath::{
+    ebpf::{
+        EbpfDatapath,
+        Program::{Guard, Ingress},
+    },
+    policy::Policy,
+};
+use meshhold_common::Reason;
+
+use crate::{
+    namespace::{self, BpfMount, sh},
+    packets::{SYN, TCP, ipv4, tcp},
+    support::{Kernel, OWN4, PEER4, is_root, policy, usual_scope},
+};
+
+/// Ids of the programs attached in one place.
+fn attached(interface: &str, direction: TcAttachType) -> Vec<u32> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
+    programs.iter().map(|program| program.id()).collect()
+}
+
+fn interfaces() {
+    sh("ip tuntap add dev mt0 mode tun");
+    sh("ip link add ga0 type veth peer name gb0");
+}
+
+#[test]
+fn policy_outlives_a_killed_daemon_and_the_next_one_takes_over() {
+    if !is_root() || !namespace::inside("attach::policy_outlives_a_killed_daemon_and_the_next_one_takes_over") {
+        return;
+    }
+    let mount = BpfMount::new();
+    let root = mount.pin_root();
+    interfaces();
+    let request = ipv4(PEER4, OWN4, TCP, &tcp(1, 22, SYN));
+
+    let mut first = EbpfDatapath::load("mt0", &root).unwrap();
+    first.apply(&policy(usual_scope())).unwrap();
+    first.guard("ga0").unwrap();
+    assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(Kernel(first).reason(Ingress, &request), Reason::PassScope);
+
+    // Dropped without detaching, as after SIGKILL: everything is still in place.
+    let before = [TcAttachType::Ingress, TcAttachType::Egress].map(|direction| attached("mt0", direction));
+    let guard = attached("ga0", TcAttachType::Ingress);
+    assert!(before.iter().all(|programs| programs.len() == 1));
+    assert_eq!(guard.len(), 1);
+
+    let mut second = Kernel(EbpfDatapath::load("mt0", &root).unwrap());
+    second.0.guard("ga0").unwrap();
+    let after = [TcAttachType::Ingress, TcAttachType::Egress].map(|direction| attached("mt0", direction));
+    assert!(after.iter().zip(&before).all(|(after, before)| after.len() == 1 && after != before));
+    assert_eq!(attached("ga0", TcAttachType::Ingress).len(), 1);
+    assert_ne!(attached("ga0", TcAttachType::Ingress), guard);
+
+    // Closed until the new daemon says otherwise, while the guard goes on knowing the ranges.
+    assert_eq!(second.reason(Ingress, &request), Reason::NotForUs);
+    let frame = [&[2; 12], &[8, 0][..], &request].concat();
+    assert_eq!(second.reason(Guard, &frame), Reason::LanGuard);
+    second.0.apply(&policy(usual_scope())).unwrap();
+    assert_eq!(second.reason(Ingress, &request), Reason::PassScope);
+    second.0.apply(&Policy::default()).unwrap();
+    assert_eq!(second.reason(Ingress, &request), Reason::NotForUs);
+
+    second.0.unguard("ga0").unwrap();
+    second.0.unguard("ga0").unwrap();
+    assert_eq!(attached("ga0", TcAttachType::Ingress), []);
+    second.0.guard("ga0").unwrap();
+    second.0.detach_all().unwrap();
+    for interface in ["mt0", "ga0"] {
+        assert_eq!(attached(interface, TcAttachType::Ingress), []);
+    }
+    assert!(!Path::new(&root).exists());
+}
+
+#[test]
+fn a_pin_of_another_layout_is_made_anew_and_a_vanished_interface_does_not_hurt() {
+    let name = "attach::a_pin_of_another_layout_is_made_anew_and_a_vanished_interface_does_not_hurt";
+    if !is_root() || !namespace::inside(name) {
+        return;
+    }
+    let mount = BpfMount::new();
+    let root = mount.pin_root();
+    interfaces();
+    drop(EbpfDatapath::load("mt0", &root).unwrap());
+    fs::remove_file(root.join("PORTS")).unwrap();
+    fs::rename(root.join("FLOWS"), root.join("PORTS")).unwrap();
+    sh("ip link del mt0");
+    sh("ip tuntap add dev mt0 mode tun");
+    let mut datapath = EbpfDatapath::load("mt0", &root).unwrap();
+    datapath.apply(&policy(usual_scope())).unwrap();
+    let mut kernel = Kernel(datapath);
+    assert_eq!(kernel.reason(Ingress, &ipv4(PEER4, OWN4, TCP, &tcp(1, 22, SYN))), Reason::PassScope);
+    assert_eq!(attached("mt0", TcAttachType::Ingress).len(), 1);
+    kernel.0.detach_all().unwrap();
+}
+
+#[test]
+fn a_drop_is_told_once_and_not_more_often_than_the_limit() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    let mut events = kernel.0.events().unwrap();
+    assert!(kernel.0.events().is_none());
+    assert!(kernel.passes(Ingress, &ipv4(PEER4, OWN4, TCP, &tcp(7, 22, SYN))));
+    assert_eq!(events.next_event(), None, "a passed packet is no event");
+    let denied = ipv4(PEER4, OWN4, TCP, &tcp(7, 23, SYN));
+    assert!(!kernel.passes(Ingress, &denied));
+    let event = events.next_event().unwrap();
+    assert_eq!((event.source.octets4(), event.destination.octets4()), (PEER4, OWN4));
+    assert_eq!((event.reason, event.length), (Reason::PortDenied as u32, denied.len() as u32));
+    assert_eq!((event.source_port, event.destination_port, event.protocol), (7, 23, TCP));
+    for _ in 0..1000 {
+        assert!(!kernel.passes(Ingress, &denied));
+    }
+    let mut told = 0;
+    while events.next_event().is_some() {
+        told += 1;
+    }
+    // A thousand runs can meet one change of the second, on each of the CPUs they ran on.
+    assert!((9..=100).contains(&told), "{told} events");
+}

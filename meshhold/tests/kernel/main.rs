@@ -1,0 +1,15 @@
+//! The kernel programs, run packet by packet through `BPF_PROG_TEST_RUN`, and against the user-space classifier.
+//! Needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN); no interface and no traffic.
+#![cfg(target_os = "linux")]
+
+mod attach;
+mod deny;
+mod fuzz;
+mod live;
+mod load;
+mod namespace;
+mod packets;
+mod rewrite;
+mod support;
+mod tables;
+mod zoo;

@@ -1,0 +1,64 @@
+//! What a passed packet looks like afterwards. (Families can't be changed in a test run: its packets carry a link
+//! header that a TUN packet lacks; live tests cover that.)
+
+use meshhold::datapath::ebpf::Program::{Egress, Ingress};
+
+use crate::{
+    packets::{ACK, SYN, TCP, UDP, checksums_are_right, icmp, ipv4, ipv4_raw, ports, udp},
+    support::{CALLER4, Kernel, LOCALHOST, OWN4, PEER4, is_root, policy, usual_scope},
+};
+
+#[test]
+fn loopback_delivery_changes_addresses_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    for (protocol, port) in [(TCP, 8080), (UDP, 8000)] {
+        let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 40_000, port, SYN));
+        let expected = ipv4(CALLER4, LOCALHOST, protocol, &ports(protocol, 40_000, port, SYN));
+        assert_eq!(kernel.transform(Ingress, &request), expected);
+        assert!(checksums_are_right(&expected));
+        let reply = ipv4(LOCALHOST, CALLER4, protocol, &ports(protocol, port, 40_000, SYN | ACK));
+        let expected = ipv4(OWN4, PEER4, protocol, &ports(protocol, port, 40_000, SYN | ACK));
+        assert_eq!(kernel.transform(Egress, &reply), expected);
+    }
+}
+
+#[test]
+fn a_datagram_without_checksum_stays_without() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    let request = ipv4_raw(PEER4, OWN4, UDP, &[], 0, &udp(40_000, 8000));
+    assert_eq!(kernel.transform(Ingress, &request), ipv4_raw(CALLER4, LOCALHOST, UDP, &[], 0, &udp(40_000, 8000)));
+}
+
+#[test]
+fn options_and_later_fragments_keep_their_payload() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    let options = [1; 8];
+    let first = |source, destination| ipv4_raw(source, destination, UDP, &options, 0x2000, &udp(40_000, 8000));
+    // Without a checksum to adjust, first and later fragments differ in their addresses only.
+    assert_eq!(kernel.transform(Ingress, &first(PEER4, OWN4)), first(CALLER4, LOCALHOST));
+    let later = |source, destination| ipv4_raw(source, destination, UDP, &options, 0x0002, &[0xab; 64]);
+    assert_eq!(kernel.transform(Ingress, &later(PEER4, OWN4)), later(CALLER4, LOCALHOST));
+}
+
+#[test]
+fn what_is_not_for_a_loopback_service_stays_untouched() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    let echo = ipv4(PEER4, OWN4, 1, &icmp(8, 7));
+    assert_eq!(kernel.transform(Ingress, &echo), echo);
+    let opened = ipv4(OWN4, PEER4, TCP, &ports(TCP, 50_000, 443, SYN));
+    assert_eq!(kernel.transform(Egress, &opened), opened);
+    let answer = ipv4(PEER4, OWN4, TCP, &ports(TCP, 443, 50_000, SYN | ACK));
+    assert_eq!(kernel.transform(Ingress, &answer), answer);
+}
