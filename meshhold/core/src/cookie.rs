@@ -53,7 +53,12 @@ impl MacKeys {
     }
 
     /// Seals a cookie for the sender of a message with this `mac1`.
-    pub fn seal(&self, cookie: &Secret, mac1: &[u8; MAC], rng: &mut impl CryptoRngCore) -> Option<[u8; SEALED_COOKIE]> {
+    pub fn seal(
+        &self,
+        cookie: &Secret,
+        mac1: &[u8; MAC],
+        rng: &mut impl CryptoRngCore,
+    ) -> Option<[u8; SEALED_COOKIE]> {
         let mut sealed = [0; SEALED_COOKIE];
         let (nonce, rest) = sealed.split_at_mut(24);
         rng.fill_bytes(nonce);
@@ -103,7 +108,9 @@ impl CookieJar {
 
     /// Whether `mac2` was made with a cookie of `source`, of this period or the last.
     pub fn check(&self, source: SocketAddr, message: &[u8], given: &[u8; MAC]) -> bool {
-        [&self.secret, &self.previous].into_iter().any(|secret| equal(&mac2(&cookie(secret, source), message), given))
+        [&self.secret, &self.previous]
+            .into_iter()
+            .any(|secret| equal(&mac2(&cookie(secret, source), message), given))
     }
 }
 

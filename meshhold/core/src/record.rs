@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use ed25519_dalek::{Signature, Signer, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,14 @@ pub enum RecordError {
 }
 
 impl Envelope {
+    /// An envelope around something sealed, signed with the topic's key.
+    pub fn sign(topic: &SigningKey, slot: [u8; 16], version: u64, expires: u64, sealed: Vec<u8>) -> Self {
+        let key = topic.verifying_key().to_bytes();
+        let mut envelope = Self { topic: key, slot, version, expires, sealed, signature: [0; 64] };
+        envelope.signature = topic.sign(&envelope.message()).to_bytes();
+        envelope
+    }
+
     /// Whether a member of the topic's network wrote this. Needs no secret.
     pub fn verify(&self) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.topic) else { return false };
@@ -125,8 +133,15 @@ impl Envelope {
     }
 
     fn message(&self) -> Vec<u8> {
-        [TOPIC_CONTEXT, &self.topic, &self.slot, &self.version.to_be_bytes(), &self.expires.to_be_bytes(), &self.sealed]
-            .concat()
+        [
+            TOPIC_CONTEXT,
+            &self.topic,
+            &self.slot,
+            &self.version.to_be_bytes(),
+            &self.expires.to_be_bytes(),
+            &self.sealed,
+        ]
+        .concat()
     }
 
     fn head(topic: &[u8; 32], slot: &[u8; 16], version: u64) -> Vec<u8> {
@@ -149,7 +164,8 @@ impl RecordBody {
         let (topic_key, slot) = (keys.topic_key(), slot(keys, self.node));
         let topic = topic_key.verifying_key().to_bytes();
         let signature = identity.sign(&statement(&topic, &self)?);
-        let plain = postcard::to_allocvec(&Signed { body: self, signature }).map_err(|_| RecordError::Format)?;
+        let plain =
+            postcard::to_allocvec(&Signed { body: self, signature }).map_err(|_| RecordError::Format)?;
         let mut nonce = [0; NONCE];
         rng.fill_bytes(&mut nonce);
         let payload = Payload { msg: &plain, aad: &Envelope::head(&topic, &slot, version) };
@@ -159,9 +175,7 @@ impl RecordBody {
         if sealed.len() > MAX_SEALED {
             return Err(RecordError::Format);
         }
-        let mut envelope = Envelope { topic, slot, version, expires, sealed, signature: [0; 64] };
-        envelope.signature = topic_key.sign(&envelope.message()).to_bytes();
-        Ok(envelope)
+        Ok(Envelope::sign(&topic_key, slot, version, expires, sealed))
     }
 
     /// Opens and checks an envelope: what comes out was said by `node`.
@@ -185,7 +199,10 @@ impl RecordBody {
         if !fits || !body.node.verify(&statement(&envelope.topic, &body)?, &signature) {
             return Err(RecordError::Signature);
         }
-        if body.endpoints.len() > MAX_ENDPOINTS || body.name.len() > MAX_NAME || body.name.chars().any(char::is_control) {
+        if body.endpoints.len() > MAX_ENDPOINTS
+            || body.name.len() > MAX_NAME
+            || body.name.chars().any(char::is_control)
+        {
             return Err(RecordError::Format);
         }
         Ok(body)

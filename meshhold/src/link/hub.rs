@@ -273,7 +273,7 @@ impl Hub {
         let link = self.next_link;
         let (queue, frames) = mpsc::channel(LINK_QUEUE);
         let (remote, outgoing) = (greeted.remote(), greeted.outgoing);
-        tracing::info!(%node, %remote, outgoing, "link up");
+        tracing::debug!(%node, %remote, outgoing, "link up");
         state.links.insert(
             link,
             Link {
@@ -317,7 +317,7 @@ impl Hub {
         state.gossip.link_down(link);
         state.by_node.remove(&node);
         self.targets.lost(&node, Instant::now(), OsRng.next_u32());
-        tracing::info!(%node, reason, "link down");
+        tracing::debug!(%node, reason, "link down");
         vec![LinkEvent::Down { node }]
     }
 

@@ -31,8 +31,6 @@ pub type LinkId = u64;
 pub const MAX_SUBSCRIBE: usize = 64;
 /// Most entries in one [`Message::Digest`] or [`Message::Want`], and most envelopes of a topic.
 pub const MAX_ENTRIES: usize = 4096;
-/// Most bytes of an envelope's sealed part.
-pub const MAX_SEALED: usize = 8192;
 /// Entries of a digest that cost as much of the budget as one push.
 const ENTRIES_PER_COST: usize = 64;
 
@@ -215,7 +213,7 @@ impl Gossip {
 
     /// Takes back an envelope kept on disk. Nothing happens when it is damaged, expired or of no topic of ours.
     pub fn restore(&mut self, now_unix: u64, envelope: Envelope) -> Vec<Output> {
-        if !self.store.is_own(&envelope.topic) || !fits(&envelope) || !envelope.verify() {
+        if !self.store.is_own(&envelope.topic) || !envelope.verify() {
             return Vec::new();
         }
         let envelope = Arc::new(envelope);
@@ -337,7 +335,7 @@ impl Gossip {
             Some(held) if held.version > envelope.version => return vec![push(link, held)],
             _ => {}
         }
-        if !fits(envelope) || !envelope.verify() {
+        if !envelope.verify() {
             return vec![Output::Violation { link, reason: "pushed an envelope that no member signed" }];
         }
         let links = &self.links;
@@ -364,10 +362,6 @@ impl Gossip {
     fn digest(&self, topic: Topic) -> Message {
         Message::Digest { topic, entries: self.store.digest(&topic) }
     }
-}
-
-fn fits(envelope: &Envelope) -> bool {
-    envelope.sealed.len() <= MAX_SEALED
 }
 
 fn push(link: LinkId, envelope: &Arc<Envelope>) -> Output {

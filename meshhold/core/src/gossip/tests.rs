@@ -1,7 +1,12 @@
 //! Spreading, repair and every bound, with envelopes that are really signed.
 
+use rand::{SeedableRng as _, rngs::StdRng};
+
 use super::*;
-use crate::record::testing::{TopicKey, envelope};
+use crate::identity::Identity;
+use crate::key::{MeshKey, NetworkKeys};
+use crate::record::{MAX_SEALED, RecordBody};
+use crate::session::Secret;
 
 const NOW: u64 = 1_800_000_000;
 const LATER: u64 = NOW + 3600;
@@ -10,14 +15,28 @@ fn node(n: u8) -> NodeId {
     NodeId([n; 32])
 }
 
-fn slot(n: u32) -> Slot {
-    let mut slot = [0; 16];
-    slot[..4].copy_from_slice(&n.to_be_bytes());
-    slot
+fn network(seed: u8) -> NetworkKeys {
+    let range = "10.77.0.0/16".parse().unwrap();
+    NetworkKeys::derive(&MeshKey { range, secret: Secret([seed; 32]), owner: [0; 32] })
 }
 
-fn signed(key: &TopicKey, place: u32, version: u64) -> Envelope {
-    envelope(key, slot(place), version, LATER, &[0x5a; 100])
+/// What the member of that number says, the same each time.
+fn signed(keys: &NetworkKeys, member: u8, version: u64) -> Envelope {
+    let identity = Identity::from_seed([member; 32]);
+    let body = RecordBody {
+        node: identity.node_id(),
+        name: "member".into(),
+        attempt: 0,
+        claimed_at: NOW,
+        endpoints: Vec::new(),
+        version,
+        expires: LATER,
+    };
+    body.seal(keys, &identity, &mut StdRng::seed_from_u64(version)).unwrap()
+}
+
+fn slot(keys: &NetworkKeys, member: u8) -> Slot {
+    signed(keys, member, 1).slot
 }
 
 fn sent(outputs: &[Output], to: LinkId) -> Vec<&Message> {
@@ -87,32 +106,32 @@ impl World {
 
 #[test]
 fn a_relay_without_the_key_carries_news_and_keeps_it_for_later_comers() {
-    let (key, relay) = (TopicKey::from_seed([1; 32]), 2);
+    let (key, relay) = (network(1), 2);
     let mut world = World::new(4);
     for member in [0, 1] {
-        world.act(member, |gossip| gossip.subscribe(key.topic()));
+        world.act(member, |gossip| gossip.subscribe(key.topic_id()));
         world.wire(member, relay);
     }
     world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 1)));
-    assert_eq!(world.delivered, [(1, slot(0), 1)], "the relay itself is told nothing");
+    assert_eq!(world.delivered, [(1, slot(&key, 0), 1)], "the relay itself is told nothing");
     world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 2)));
     world.wire(3, relay);
-    world.act(3, |gossip| gossip.subscribe(key.topic()));
-    assert_eq!(world.delivered[1..], [(1, slot(0), 2), (3, slot(0), 2)]);
+    world.act(3, |gossip| gossip.subscribe(key.topic_id()));
+    assert_eq!(world.delivered[1..], [(1, slot(&key, 0), 2), (3, slot(&key, 0), 2)]);
     assert_eq!(world.nodes[relay].store().count(), 0, "what is held for others is not for our disk");
 }
 
 #[test]
 fn rings_end_and_every_member_hears_once() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = network(1);
     let mut world = World::new(5);
-    (0..5).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic())));
+    (0..5).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic_id())));
     for member in 0..5 {
         world.wire(member, (member + 1) % 5);
         world.wire(member, (member + 2) % 5);
     }
     for member in 0..5 {
-        world.act(member, |gossip| gossip.publish(NOW, signed(&key, member as u32, 1)));
+        world.act(member, |gossip| gossip.publish(NOW, signed(&key, member as u8, 1)));
     }
     let mut heard = world.delivered.clone();
     heard.sort_unstable();
@@ -122,25 +141,25 @@ fn rings_end_and_every_member_hears_once() {
 
 #[test]
 fn digests_repair_what_was_lost() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = network(1);
     let mut world = World::new(2);
-    (0..2).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic())));
+    (0..2).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic_id())));
     world.wire(0, 1);
     for member in [0, 1] {
-        let lost = world.nodes[member].publish(NOW, signed(&key, member as u32, 7));
+        let lost = world.nodes[member].publish(NOW, signed(&key, member as u8, 7));
         assert_eq!(lost.len(), 1);
     }
     assert!(world.nodes[1].digests().is_empty(), "the introduced end compares");
     world.act(0, |gossip| gossip.digests());
     world.delivered.sort_unstable();
-    assert_eq!(world.delivered, [(0, slot(1), 7), (1, slot(0), 7)]);
+    assert_eq!(world.delivered, [(0, slot(&key, 1), 7), (1, slot(&key, 0), 7)]);
 }
 
 #[test]
 fn the_newer_version_wins_and_the_sender_of_an_older_one_is_told() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = network(1);
     let mut gossip = Gossip::new(Limits::default());
-    gossip.subscribe(key.topic());
+    gossip.subscribe(key.topic_id());
     gossip.link_up(NOW, 1, node(1));
     gossip.introduce(1);
     let push = |version| Message::Push(Arc::new(signed(&key, 0, version)));
@@ -153,16 +172,16 @@ fn the_newer_version_wins_and_the_sender_of_an_older_one_is_told() {
 
 #[test]
 fn an_envelope_that_no_member_signed_is_refused_and_closes_its_link() {
-    let (key, other) = (TopicKey::from_seed([1; 32]), TopicKey::from_seed([2; 32]));
+    let (key, other) = (network(1), network(2));
     let mut foreign = signed(&other, 0, 1);
-    foreign.topic = key.topic();
+    foreign.topic = key.topic_id();
     let mut altered = signed(&key, 0, 1);
     altered.version = 2;
-    let mut huge = envelope(&key, slot(0), 1, LATER, &[0; MAX_SEALED]);
-    huge.sealed = vec![0; MAX_SEALED + 1];
+    let mut huge = signed(&key, 0, 1);
+    huge.sealed.resize(MAX_SEALED + 1, 0);
     for bad in [foreign, altered, huge] {
         let mut gossip = Gossip::new(Limits::default());
-        gossip.subscribe(key.topic());
+        gossip.subscribe(key.topic_id());
         gossip.link_up(NOW, 1, node(1));
         gossip.introduce(1);
         let outputs = gossip.handle(NOW, 1, Message::Push(Arc::new(bad.clone())));
@@ -179,8 +198,8 @@ fn oversized_messages_are_violations() {
     let topic = [1; 32];
     for message in [
         Message::Subscribe { topics: vec![topic; MAX_SUBSCRIBE + 1] },
-        Message::Digest { topic, entries: vec![(slot(0), 0); MAX_ENTRIES + 1] },
-        Message::Want { topic, slots: vec![slot(0); MAX_ENTRIES + 1] },
+        Message::Digest { topic, entries: vec![([0; 16], 0); MAX_ENTRIES + 1] },
+        Message::Want { topic, slots: vec![[0; 16]; MAX_ENTRIES + 1] },
     ] {
         let mut gossip = Gossip::new(Limits::default());
         gossip.link_up(NOW, 1, node(1));
@@ -191,23 +210,23 @@ fn oversized_messages_are_violations() {
 
 #[test]
 fn nothing_is_told_to_links_that_named_no_topic() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = network(1);
     let mut gossip = Gossip::new(Limits::default());
     gossip.link_up(NOW, 1, node(1));
-    assert!(gossip.subscribe(key.topic()).is_empty());
+    assert!(gossip.subscribe(key.topic_id()).is_empty());
     assert!(gossip.publish(NOW, signed(&key, 0, 1)).is_empty());
-    let want = Message::Want { topic: key.topic(), slots: vec![slot(0)] };
+    let want = Message::Want { topic: key.topic_id(), slots: vec![slot(&key, 0)] };
     assert!(gossip.handle(NOW, 1, want.clone()).is_empty());
     assert!(gossip.handle(NOW, 1, Message::Push(Arc::new(signed(&key, 1, 1)))).is_empty());
-    gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic()] });
+    gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic_id()] });
     assert_eq!(gossip.handle(NOW, 1, want).len(), 1);
 }
 
 #[test]
 fn what_expires_is_forgotten_and_never_taken() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = network(1);
     let mut gossip = Gossip::new(Limits::default());
-    gossip.subscribe(key.topic());
+    gossip.subscribe(key.topic_id());
     gossip.publish(NOW, signed(&key, 0, 1));
     gossip.expire(LATER - 1);
     assert_eq!(gossip.store().count(), 1);
@@ -219,31 +238,31 @@ fn what_expires_is_forgotten_and_never_taken() {
 
 #[test]
 fn what_is_restored_is_delivered() {
-    let key = TopicKey::from_seed([1; 32]);
+    let key = network(1);
     let mut gossip = Gossip::new(Limits::default());
     assert!(gossip.restore(NOW, signed(&key, 0, 3)).is_empty(), "no topic of ours");
-    gossip.subscribe(key.topic());
+    gossip.subscribe(key.topic_id());
     assert_eq!(delivered(&gossip.restore(NOW, signed(&key, 0, 3))), [3]);
     assert_eq!(gossip.store().count(), 1);
 }
 
 /// Pushes one envelope of each of `keys` on link 1 and returns how many of them are then served.
-fn stored(gossip: &mut Gossip, keys: &[TopicKey], envelopes: u32) -> usize {
+fn stored(gossip: &mut Gossip, keys: &[NetworkKeys], envelopes: u8) -> usize {
     for key in keys {
-        gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic()] });
+        gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic_id()] });
         for place in 0..envelopes {
             gossip.handle(NOW, 1, Message::Push(Arc::new(signed(key, place, 1))));
         }
     }
-    let slots: Vec<Slot> = (0..envelopes).map(slot).collect();
-    let want = |key: &TopicKey| Message::Want { topic: key.topic(), slots: slots.clone() };
+    let slots = |key: &NetworkKeys| (0..envelopes).map(|member| slot(key, member)).collect();
+    let want = |key: &NetworkKeys| Message::Want { topic: key.topic_id(), slots: slots(key) };
     keys.iter().map(|key| gossip.handle(NOW, 1, want(key)).len()).sum()
 }
 
 #[test]
 fn what_is_held_for_others_is_bounded() {
-    let keys: Vec<_> = (0..8).map(|n| TopicKey::from_seed([n; 32])).collect();
-    let size = 100 + 256;
+    let keys: Vec<_> = (0..8).map(|n| network(n)).collect();
+    let size = signed(&keys[0], 0, 1).sealed.len() + 256;
     let all = Limits::default();
     let cases = [
         ("no bound is met", all.clone(), 16),
@@ -263,7 +282,7 @@ fn what_is_held_for_others_is_bounded() {
 
 #[test]
 fn topics_that_nobody_asks_for_make_room_and_our_own_always_has_some() {
-    let keys: Vec<_> = (0..3).map(|n| TopicKey::from_seed([n; 32])).collect();
+    let keys: Vec<_> = (0..3).map(|n| network(n)).collect();
     let mut gossip = Gossip::new(Limits { topics: 1, envelopes_per_topic: 1, ..Limits::default() });
     gossip.link_up(NOW, 1, node(1));
     assert_eq!(stored(&mut gossip, &keys[..1], 1), 1);
@@ -271,11 +290,11 @@ fn topics_that_nobody_asks_for_make_room_and_our_own_always_has_some() {
     gossip.link_up(NOW, 1, node(1));
     assert_eq!(stored(&mut gossip, &keys[1..2], 1), 1);
     let own = &keys[2];
-    gossip.subscribe(own.topic());
+    gossip.subscribe(own.topic_id());
     gossip.publish(NOW, signed(own, 0, 1));
     gossip.publish(NOW, signed(own, 1, 1));
     let slots: Vec<Slot> = gossip.store().map(|envelope| envelope.slot).collect();
-    assert_eq!(slots, [slot(1)], "ours takes the place of another");
+    assert_eq!(slots, [slot(own, 1)], "ours takes the place of another");
 }
 
 #[test]
