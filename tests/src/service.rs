@@ -90,15 +90,13 @@ impl Sshd {
 
     /// Runs a command over ssh from `from` and yields its output.
     pub fn execute(&self, from: &Host, address: IpAddr, command: &str) -> Result<String> {
-        let mut arguments: Vec<&str> = SSH_OPTIONS.iter().flat_map(|option| ["-o", option]).collect();
-        let (identity, target) = (self.identity.to_string_lossy(), format!("root@{address}"));
-        arguments.extend(["-F", "none", "-i", &identity, &target, command]);
-        from.run("ssh", &arguments)
+        from.run("sh", &["-c", &format!("ssh {} root@{address} '{command}'", self.options())])
     }
 
-    /// The private key that logs in.
-    pub fn identity(&self) -> &Path {
-        &self.identity
+    /// The options that a shell's `ssh` needs to log in without asking.
+    pub fn options(&self) -> String {
+        let options = SSH_OPTIONS.map(|option| format!("-o {option}")).join(" ");
+        format!("-F none {options} -i {}", self.identity.display())
     }
 }
 

@@ -32,9 +32,12 @@ pub(crate) fn run() -> Result<()> {
     }
     let (mut files, mut functions) = (Vec::new(), Vec::new());
     for path in &paths {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let place = path.strip_prefix(&root).unwrap_or(path).display().to_string();
-        functions.extend(measure(&text).into_iter().map(|(line, lines)| Item { lines, place: format!("{place}:{line}") }));
+        functions.extend(
+            measure(&text).into_iter().map(|(line, lines)| Item { lines, place: format!("{place}:{line}") }),
+        );
         files.push(Item { lines: text.lines().count(), place });
     }
     let (files, functions) = (FILE.report(files), FUNCTION.report(functions));

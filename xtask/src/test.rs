@@ -173,7 +173,10 @@ impl Tally {
 fn result(line: &str) -> Option<(u64, u64)> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
     let number = |word: &str| {
-        counts.split("; ").find_map(|count| count.strip_suffix(word)).and_then(|number| number.trim().parse().ok())
+        counts
+            .split("; ")
+            .find_map(|count| count.strip_suffix(word))
+            .and_then(|number| number.trim().parse().ok())
     };
     Some((number("passed")?, number("failed")?))
 }

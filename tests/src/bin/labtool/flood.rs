@@ -74,7 +74,7 @@ fn sender(server: SocketAddr) -> Result<UdpSocket> {
 
 /// Mostly around the sizes where headers end; every sixteenth anything up to the largest.
 fn size_of(number: u64, random: &mut Random) -> usize {
-    let range = if number % 16 == 0 { LARGEST } else { 1500 };
+    let range = if number.is_multiple_of(16) { LARGEST } else { 1500 };
     usize::try_from(random.next() % (range as u64 + 1)).unwrap_or_default()
 }
 

@@ -87,7 +87,7 @@ pub(crate) fn probe(server: SocketAddr) -> Result<()> {
         if observed.len() > OBSERVED {
             observed.pop_front();
         }
-        if attempts % 100 == 0 {
+        if attempts.is_multiple_of(100) {
             println!("attempts {attempts} open {open}");
         }
         std::thread::sleep(Duration::from_millis(1));
