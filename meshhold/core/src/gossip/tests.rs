@@ -261,7 +261,7 @@ fn stored(gossip: &mut Gossip, keys: &[NetworkKeys], envelopes: u8) -> usize {
 
 #[test]
 fn what_is_held_for_others_is_bounded() {
-    let keys: Vec<_> = (0..8).map(|n| network(n)).collect();
+    let keys: Vec<_> = (0..8).map(network).collect();
     let size = signed(&keys[0], 0, 1).sealed.len() + 256;
     let all = Limits::default();
     let cases = [
@@ -282,7 +282,7 @@ fn what_is_held_for_others_is_bounded() {
 
 #[test]
 fn topics_that_nobody_asks_for_make_room_and_our_own_always_has_some() {
-    let keys: Vec<_> = (0..3).map(|n| network(n)).collect();
+    let keys: Vec<_> = (0..3).map(network).collect();
     let mut gossip = Gossip::new(Limits { topics: 1, envelopes_per_topic: 1, ..Limits::default() });
     gossip.link_up(NOW, 1, node(1));
     assert_eq!(stored(&mut gossip, &keys[..1], 1), 1);
