@@ -48,13 +48,19 @@ pub enum Delivery {
     Native = 0,
     /// To `127.0.0.1`, from the peer's caller address.
     Loopback = 1,
+    /// IPv4: to the mesh address that the service is bound to, from the peer's caller address.
+    Caller = 2,
 }
 
 impl Delivery {
     /// From the number in [`crate::maps::Fragment`].
     #[inline(always)]
     pub const fn from_u32(number: u32) -> Self {
-        if number == Self::Loopback as u32 { Self::Loopback } else { Self::Native }
+        match number {
+            1 => Self::Loopback,
+            2 => Self::Caller,
+            _ => Self::Native,
+        }
     }
 }
 
@@ -239,7 +245,8 @@ fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action
     }
     action.change = change;
     action.source = Address::v4(peer.caller);
-    action.destination = Address::v4(Address::LOOPBACK4);
+    action.destination =
+        if delivery == Delivery::Caller { packet.destination } else { Address::v4(Address::LOOPBACK4) };
 }
 
 #[inline(always)]

@@ -42,6 +42,8 @@ struct Tuple6 {
 struct Found {
     /// Local IPv4 address in memory order; 0 where unbound.
     local4: u32,
+    /// Remote IPv4 address in memory order; 0 where unconnected.
+    remote4: u32,
     state: u32,
 }
 
@@ -50,8 +52,8 @@ struct Found {
 pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let native = match (packet.version, packet.protocol) {
         _ if u32::from_ne_bytes(peer.caller) == 0 => true,
-        (4, TCP) => tcp4_is_native(ctx, packet, peer),
-        (4, UDP) => udp4_is_native(ctx, packet),
+        (4, TCP) => return tcp4(ctx, packet, peer),
+        (4, UDP) => return udp4(ctx, packet, peer),
         (6, _) if !packet.is_plain() => true,
         (6, TCP) => tcp6_is_native(ctx, packet, peer),
         (6, UDP) => lookup::<UDP, _>(ctx, &real6(packet)).is_some(),
@@ -61,16 +63,27 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
 }
 
 #[inline(always)]
-fn tcp4_is_native(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+fn tcp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let own = u32::from_ne_bytes(packet.destination.octets4());
-    let Some(found) = lookup::<TCP, _>(ctx, &real4(packet)) else { return false };
-    found.local4 == own && (found.state != LISTEN || !has_loopback_connection(ctx, packet, peer))
+    // A connection that this node opened from a port in its scope knows the peer by its mesh address.
+    if lookup::<TCP, _>(ctx, &real4(packet)).is_some_and(|found| found.state != LISTEN) {
+        return Delivery::Native;
+    }
+    match lookup::<TCP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) }) {
+        Some(found) if found.local4 != own => Delivery::Loopback,
+        Some(found) if found.state != LISTEN || !has_loopback_connection(ctx, packet, peer) => Delivery::Caller,
+        _ => Delivery::Loopback,
+    }
 }
 
 #[inline(always)]
-fn udp4_is_native(ctx: &TcContext, packet: &Packet) -> bool {
+fn udp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let own = u32::from_ne_bytes(packet.destination.octets4());
-    lookup::<UDP, _>(ctx, &real4(packet)).is_some_and(|found| found.local4 == own)
+    if lookup::<UDP, _>(ctx, &real4(packet)).is_some_and(|found| found.local4 == own && found.remote4 != 0) {
+        return Delivery::Native;
+    }
+    let bound = lookup::<UDP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) });
+    if bound.is_some_and(|found| found.local4 == own) { Delivery::Caller } else { Delivery::Loopback }
 }
 
 #[inline(always)]
@@ -133,7 +146,7 @@ fn real6(packet: &Packet) -> Tuple6 {
 fn lookup<const PROTOCOL: u8, T>(ctx: &TcContext, tuple: &T) -> Option<Found> {
     find::<PROTOCOL, _, _>(ctx, tuple, |socket| {
         // SAFETY: `find` passes a live socket.
-        unsafe { Found { local4: (*socket).src_ip4, state: (*socket).state } }
+        unsafe { Found { local4: (*socket).src_ip4, remote4: (*socket).dst_ip4, state: (*socket).state } }
     })
 }
 

@@ -82,7 +82,11 @@ impl From<Vec<Assignment>> for Callers {
 
 impl From<Callers> for Vec<Assignment> {
     fn from(callers: Callers) -> Self {
-        callers.numbers.into_iter().map(|((network, node), number)| Assignment { network, node, number }).collect()
+        callers
+            .numbers
+            .into_iter()
+            .map(|((network, node), number)| Assignment { network, node, number })
+            .collect()
     }
 }
 

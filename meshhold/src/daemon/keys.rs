@@ -76,7 +76,8 @@ impl Daemon {
 
     fn leave_all_but(&mut self, active: &BTreeSet<NetworkId>) {
         let now = Instant::now();
-        let gone: Vec<u16> = self.networks.iter().filter(|(_, n)| !active.contains(&n.id)).map(|(i, _)| *i).collect();
+        let gone: Vec<u16> =
+            self.networks.iter().filter(|(_, n)| !active.contains(&n.id)).map(|(i, _)| *i).collect();
         for index in gone {
             let Some(network) = self.networks.remove(&index) else { continue };
             tracing::info!(network = %network.name, "left");

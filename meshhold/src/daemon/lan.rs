@@ -67,8 +67,8 @@ impl Prepared {
             let text = format!("no kernel programs, user space enforces the port scope: {error:#}");
             lan.warn_unless(!missing.is_empty(), text);
         }
-        for warning in &lan.warnings {
-            tracing::warn!("{warning}");
+        if !lan.warnings.is_empty() {
+            tracing::warn!("running degraded: {}", lan.warnings.join("; "));
         }
         Self { lan, queues }
     }

@@ -95,11 +95,9 @@ struct Daemon {
 
 impl Daemon {
     async fn serve(&mut self, inputs: &mut Inputs) {
-        let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
-            signal(SignalKind::terminate()),
-            signal(SignalKind::interrupt()),
-            signal(SignalKind::hangup()),
-        ) else {
+        let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
+        else {
             tracing::error!("cannot listen to signals");
             return;
         };
@@ -149,7 +147,9 @@ impl Daemon {
     /// A datagram that reached a worker's socket but isn't its to open.
     fn on_foreign(&mut self, now: Instant, from: SocketAddr, datagram: Vec<u8>) {
         match datagram.first() {
-            Some(&first) if first >= meshhold_core::wire::QUIC_FIRST_BYTE => self.links.inject(from, datagram),
+            Some(&first) if first >= meshhold_core::wire::QUIC_FIRST_BYTE => {
+                self.links.inject(from, datagram)
+            }
             _ => self.circuits.machine.handle_datagram(now, from, &datagram),
         }
     }
@@ -228,9 +228,10 @@ impl Daemon {
 
     fn connect(&mut self, now: Instant, peer_index: u32) {
         let found = self.networks.values().find_map(|network| {
-            let peer = network.members.peers().find(|p| {
-                self.callers.known((network.id, p.node)) == Some(peer_index)
-            })?;
+            let peer = network
+                .members
+                .peers()
+                .find(|p| self.callers.known((network.id, p.node)) == Some(peer_index))?;
             Some((network.id, peer.node, peer.endpoints.clone()))
         });
         if let Some((network, node, endpoints)) = found {
@@ -297,9 +298,10 @@ impl Daemon {
     /// Networks whose range is taken on this host go without IPv4.
     async fn set_addresses(&mut self) {
         for network in self.networks.values_mut() {
-            network.conflict = self.lan.conflict((network.range.base, network.range.prefix)).await.map(|with| {
-                format!("IPv4 of this network is off: its range {} is in use here: {with}", network.range)
-            });
+            network.conflict =
+                self.lan.conflict((network.range.base, network.range.prefix)).await.map(|with| {
+                    format!("IPv4 of this network is off: its range {} is in use here: {with}", network.range)
+                });
         }
         self.lan.set_addresses(&self.interface_setup()).await;
     }

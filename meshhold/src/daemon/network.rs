@@ -42,7 +42,13 @@ pub(super) struct Network {
 
 impl Network {
     /// Opens the network of `key`.
-    pub(super) fn open(index: u16, key: &ManagementKey, node: NodeId, name: &str, state: MembershipState) -> Self {
+    pub(super) fn open(
+        index: u16,
+        key: &ManagementKey,
+        node: NodeId,
+        name: &str,
+        state: MembershipState,
+    ) -> Self {
         let keys = NetworkKeys::derive(&key.key);
         let range = key.key.range;
         let members = Membership::new(keys.clone(), range, node, name.to_owned(), state);
@@ -65,7 +71,12 @@ impl Network {
     }
 
     /// Our own record if there is something new to say.
-    pub(super) fn news(&mut self, now: u64, identity: &Identity, endpoints: &[SocketAddr]) -> Option<Envelope> {
+    pub(super) fn news(
+        &mut self,
+        now: u64,
+        identity: &Identity,
+        endpoints: &[SocketAddr],
+    ) -> Option<Envelope> {
         match self.members.own_envelope(now, identity, endpoints, &mut OsRng) {
             Ok(envelope) => envelope,
             Err(error) => {

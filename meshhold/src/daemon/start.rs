@@ -43,8 +43,9 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         offload: true,
         pin: true,
     };
-    let (workers, control_socket, worker_events) = Workers::start(workers_config)
-        .with_context(|| format!("cannot use UDP {}; set node.listen to a free address", config.node.listen))?;
+    let (workers, control_socket, worker_events) = Workers::start(workers_config).with_context(|| {
+        format!("cannot use UDP {}; set node.listen to a free address", config.node.listen)
+    })?;
     let lanes = u8::try_from(workers.count().max(1)).unwrap_or(u8::MAX);
     let lan = lan.with(workers);
 

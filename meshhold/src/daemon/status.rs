@@ -14,8 +14,12 @@ use crate::control::api::{NetworkStatus, PathKind, PathStatus, PeerState, PeerSt
 
 impl Daemon {
     pub(super) fn status(&self) -> Status {
-        let circuits: BTreeMap<_, _> =
-            self.circuits.machine.status().map(|circuit| ((circuit.network, circuit.peer), circuit)).collect();
+        let circuits: BTreeMap<_, _> = self
+            .circuits
+            .machine
+            .status()
+            .map(|circuit| ((circuit.network, circuit.peer), circuit))
+            .collect();
         let traffic = self.traffic();
         let networks = self.networks.values().map(|network| {
             let peers = network.members.peers().map(|peer| {

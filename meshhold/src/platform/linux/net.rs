@@ -28,6 +28,8 @@ use super::{
 
 /// Packets that wait for a worker at most (the kernel's default for TUN is 500).
 const TRANSMIT_QUEUE: u32 = 1000;
+/// Bytes that a packet gains at most from IPv4 to IPv6: the larger header and a fragment header.
+const TRANSLATION: u32 = 28;
 /// Smallest MTU of an IPv6 link, bytes (RFC 8200 section 5).
 const IPV6_MINIMUM_MTU: u32 = 1280;
 
@@ -118,7 +120,7 @@ impl Net {
             }
         }
         if loopback_is_up() && !routes.is_empty() {
-            routes.push(Wanted::Callers);
+            routes.push(Wanted::Callers { mtu: setup.mtu.saturating_sub(TRANSLATION) });
         }
         // A route's source address must exist, and goes only once no route needs it.
         self.add_addresses(index, &addresses).await?;

@@ -13,7 +13,7 @@ use rtnetlink::{
     IpVersion, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        route::{RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType},
         rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
@@ -44,8 +44,9 @@ const WORST_METRIC: u32 = u32::MAX;
 pub(super) enum Wanted {
     /// A network's range, with the source address of packets into it.
     Range { range: (IpAddr, u8), source: IpAddr },
-    /// The caller addresses, in the `local` table.
-    Callers,
+    /// The caller addresses, in the `local` table. Packets of this size at most, in bytes: what goes back to an
+    /// IPv6 caller grows on its way.
+    Callers { mtu: u32 },
 }
 
 impl Wanted {
@@ -141,7 +142,7 @@ impl Net {
             .iter()
             .filter_map(|want| match want {
                 Wanted::Range { range, .. } => Some(*range),
-                Wanted::Callers => None,
+                Wanted::Callers { .. } => None,
             })
             .collect();
         let ours: Vec<&RuleMessage> = existing.iter().filter(|rule| rule_table(rule) == table).collect();
@@ -225,9 +226,11 @@ fn messages(want: Wanted, index: u32, table: u32) -> Vec<RouteMessage> {
                 builder(range).table_id(table).kind(RouteType::Unreachable).priority(WORST_METRIC).build();
             vec![through, refuse]
         }
-        Wanted::Callers => {
+        Wanted::Callers { mtu } => {
             let range = (CALLERS.0.into(), CALLERS.1);
-            vec![device_route(range, index, LOCAL_TABLE, Ipv4Addr::LOCALHOST.into())]
+            let mut message = device_route(range, index, LOCAL_TABLE, Ipv4Addr::LOCALHOST.into());
+            message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            vec![message]
         }
     }
 }
