@@ -12,7 +12,7 @@ const WATCH: Duration = Duration::from_secs(1);
 
 const NO_NET_ADMIN: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"];
 const NO_BPF: &[&str] =
-    &["setpriv", "--bounding-set=-bpf,-perfmon,-sys_admin", "--inh-caps=-bpf,-perfmon,-sys_admin", "--"];
+    &["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin", "--"];
 
 #[test]
 fn a_healthy_node_warns_of_nothing() -> Result<()> {
@@ -50,7 +50,7 @@ fn without_ebpf_the_node_is_closed_rather_than_open() -> Result<()> {
             Node::new(lab.host("degraded")?, Settings { wrapper: NO_BPF.to_vec(), ..Settings::default() })?;
         b.configure(Settings::knowing(&[&a])?)?;
         b.join(&a.mint(&["tcp:80", "tcp:82"])?, &[])?;
-        runs_degraded(&mut a, "userspace", "eBPF")?;
+        runs_degraded(&mut a, "userspace", "CAP_BPF")?;
         b.start_and_wait()?;
         b.wait_peer_up(&a)?;
         let (any, loopback): (IpAddr, IpAddr) = ("::".parse()?, "127.0.0.1".parse()?);

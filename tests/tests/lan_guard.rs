@@ -80,9 +80,13 @@ fn established_connections_cannot_be_probed_from_the_lan() -> Result<()> {
     })
 }
 
+/// Sends packets for `address` to the node's underlay interface, whatever ARP would say to the neighbour's sources.
 fn route_through(neighbour: &Host, node: &Node, address: IpAddr) -> Result<()> {
     let via = underlay_of(node, address);
-    neighbour.namespace().ip(&format!("route replace {address} via {via} dev eth0")).map(drop)
+    let hardware = node.host.run("cat", &["/sys/class/net/eth0/address"])?;
+    let namespace = neighbour.namespace();
+    namespace.ip(&format!("neigh replace {via} lladdr {} dev eth0 nud permanent", hardware.trim()))?;
+    namespace.ip(&format!("route replace {address} via {via} dev eth0")).map(drop)
 }
 
 fn underlay_of(node: &Node, like: IpAddr) -> IpAddr {

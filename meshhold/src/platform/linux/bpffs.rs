@@ -74,7 +74,10 @@ pub fn directory(interface: &str) -> PathBuf {
 pub fn remove(interface: &str) {
     let path = directory(interface);
     for level in levels(&path).into_iter().rev() {
-        if let Err(error) = fs::remove_dir(level) {
+        // The maps' owner has already removed the innermost one.
+        if let Err(error) = fs::remove_dir(level)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::debug!(path = %level.display(), %error, "pin directory stays");
             return;
         }
