@@ -8,7 +8,7 @@ mod stage;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use meshhold_tests::lab::{Lab, Lifetime};
 use meshhold_tests::service::{self, Sshd};
 use meshhold_tests::{Node, Settings};
@@ -18,7 +18,8 @@ use stage::{Stage, note};
 
 const ADD: [&str; 7] =
     ["mgmt-keys", "add", "--name", "Home network", "--caps", "mesh-route", "--never-expires"];
-/// Lines of each map that are shown.
+/// Maps that a reader understands at once, and how many lines of each are shown.
+const MAPS: [&str; 4] = ["OWN", "PEERS", "CALLERS", "COUNTERS"];
 const DUMP_LINES: usize = 12;
 
 pub(crate) fn run(keep: bool) -> Result<()> {
@@ -157,17 +158,14 @@ fn moved(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTree
 fn show_maps(node: &Node) -> Result<()> {
     cargo::say("The policy is in the kernel, and readable");
     let pins = node.host.run("find", &["/sys/fs/bpf", "-type", "f", "!", "-name", "*.debug"])?;
-    let mut named_fields = false;
-    for pin in pins.lines() {
-        let Ok(dump) = node.host.run("bpftool", &["map", "dump", "pinned", pin]) else { continue };
-        if !dump.contains("\"key\"") {
-            continue;
-        }
-        println!("{}# bpftool map dump pinned {pin}", node.host.name);
+    for map in MAPS {
+        let pin = pins.lines().find(|pin| pin.ends_with(&format!("/{map}")));
+        let pin = pin.with_context(|| format!("no map {map} is pinned: {pins}"))?;
+        let dump = node.host.run("bpftool", &["map", "dump", "pinned", pin])?;
+        ensure!(dump.contains("\"value\": {"), "the map was dumped without field names: {dump}");
+        println!("{}# bpftool map dump pinned {pin} | head -{DUMP_LINES}", node.host.name);
         dump.lines().take(DUMP_LINES).for_each(|line| println!("    {line}"));
-        named_fields |= dump.contains("\"key\": {");
     }
-    ensure!(named_fields, "no pinned map was dumped with field names: {pins}");
     Ok(())
 }
 
