@@ -46,8 +46,11 @@ impl Circuits {
         let Some(framed) = Framed::initiation(datagram) else { return };
         let fits = |network: &super::Network| network.inbound.check_mac1(framed.before_mac1, framed.mac1);
         let Some(network) = self.networks.iter().find(|(_, network)| fits(network)).map(|(id, _)| *id) else { return };
-        if self.load.is_high(now) && !self.cookies.check(from, framed.before_mac2, framed.mac2) {
-            return self.send_cookie(now, network, from, &framed);
+        if self.load.is_high(now) {
+            let jar = &mut self.cookies;
+            if !jar.check(now, from, framed.before_mac2, framed.mac2, &mut self.rng) {
+                return self.send_cookie(now, network, from, &framed);
+            }
         }
         if !self.limiter.allow(now, from.ip()) {
             return;
@@ -90,11 +93,12 @@ impl Circuits {
             created: now,
             initiator: false,
             confirmed: false,
+            remote: from,
             cipher,
             traffic: Traffic::default(),
         };
         // Receiving must work before the initiator can know that it does.
-        self.install(now, key, live, session(outcome, false, local_index, sender), from);
+        self.install(now, key, live, session(outcome, false, local_index, sender));
         self.push(Output::Transmit { to: from, datagram });
     }
 
