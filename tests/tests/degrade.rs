@@ -11,8 +11,7 @@ use meshhold_tests::{Lab, Node, Settings, run, scenario, service, wait};
 const WATCH: Duration = Duration::from_secs(1);
 
 const NO_NET_ADMIN: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"];
-const NO_BPF: &[&str] =
-    &["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin", "--"];
+const NO_BPF: &[&str] = &["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin", "--"];
 
 #[test]
 fn a_healthy_node_warns_of_nothing() -> Result<()> {

@@ -1,0 +1,10 @@
+//! The circuits of two and more nodes on a simulated wire.
+
+mod chaos;
+mod connect;
+mod cookies;
+mod ends;
+mod silence;
+mod timing;
+mod vectors;
+mod wire;
