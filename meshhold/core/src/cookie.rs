@@ -53,7 +53,12 @@ impl MacKeys {
     }
 
     /// Seals a cookie for the sender of a message with this `mac1`.
-    pub fn seal(&self, cookie: &Secret, mac1: &[u8; MAC], rng: &mut impl CryptoRngCore) -> Option<[u8; SEALED_COOKIE]> {
+    pub fn seal(
+        &self,
+        cookie: &Secret,
+        mac1: &[u8; MAC],
+        rng: &mut impl CryptoRngCore,
+    ) -> Option<[u8; SEALED_COOKIE]> {
         let mut sealed = [0; SEALED_COOKIE];
         let (nonce, rest) = sealed.split_at_mut(24);
         rng.fill_bytes(nonce);
@@ -107,7 +112,9 @@ impl CookieJar {
         rng: &mut impl CryptoRngCore,
     ) -> bool {
         self.turn(now, rng);
-        [&self.secret, &self.previous].into_iter().any(|secret| equal(&mac2(&cookie(secret, source), message), given))
+        [&self.secret, &self.previous]
+            .into_iter()
+            .any(|secret| equal(&mac2(&cookie(secret, source), message), given))
     }
 
     /// Changes the secret once per period; after a pause longer than that, none of the old ones counts.
@@ -170,7 +177,11 @@ mod tests {
             ("[2001:db8::1]:7777", false),
         ];
         for (source, accepted) in accepts {
-            assert_eq!(jar.check(now, source.parse().unwrap(), b"message", &mac, &mut rng), accepted, "{source}");
+            assert_eq!(
+                jar.check(now, source.parse().unwrap(), b"message", &mac, &mut rng),
+                accepted,
+                "{source}"
+            );
         }
         assert!(!jar.check(now, source, b"massage", &mac, &mut rng));
         assert!(!jar.check(now, source, b"message", &[0; MAC], &mut rng));

@@ -58,7 +58,8 @@ mod tests {
         let burst = (0..10).filter(|_| limiter.allow(start, source)).count();
         assert_eq!(burst, BURST as usize);
         assert!(limiter.allow(start, IpAddr::from([192, 0, 2, 2])), "another source has its own bucket");
-        let passed = (1..=1000u64).filter(|ms| limiter.allow(start + Duration::from_millis(*ms), source)).count();
+        let passed =
+            (1..=1000u64).filter(|ms| limiter.allow(start + Duration::from_millis(*ms), source)).count();
         assert_eq!(passed, 20);
     }
 

@@ -50,7 +50,8 @@ impl Circuits {
         let rng = self.rng.fork();
         let network = self.networks.get(&key.0)?;
         let keys = MacKeys::new(&network.psk, self.swarm_key.as_ref(), key.1);
-        let (state, noise) = Initiator::start(key.0, &network.psk, &self.identity, key.1, &payload, rng).ok()?;
+        let (state, noise) =
+            Initiator::start(key.0, &network.psk, &self.identity, key.1, &payload, rng).ok()?;
         Some((state, noise, keys))
     }
 
@@ -68,7 +69,9 @@ impl Circuits {
             return self.forget_index(Some(pending.local_index));
         };
         let Accept { cipher, lanes } = outcome.accept;
-        if !(self.lanes..=MAX_LANES).contains(&lanes) || !self.offers.iter().any(|(offer, _)| *offer == cipher) {
+        if !(self.lanes..=MAX_LANES).contains(&lanes)
+            || !self.offers.iter().any(|(offer, _)| *offer == cipher)
+        {
             return self.forget_index(Some(pending.local_index));
         }
         peer.rtt = Some(now.saturating_duration_since(pending.sent_at));
@@ -89,13 +92,16 @@ impl Circuits {
     pub(super) fn on_cookie(&mut self, now: Instant, datagram: &[u8]) {
         let Some((receiver, sealed)) = frame::parse_cookie(datagram) else { return };
         let Some(&key) = self.indices.get(&receiver) else { return };
-        let (Some(network), Some(peer)) = (self.networks.get(&key.0), self.peers.get_mut(&key)) else { return };
+        let (Some(network), Some(peer)) = (self.networks.get(&key.0), self.peers.get_mut(&key)) else {
+            return;
+        };
         let Some(pending) = peer.pending.as_ref().filter(|p| p.local_index == receiver) else { return };
         let keys = MacKeys::new(&network.psk, self.swarm_key.as_ref(), key.1);
         let Some(cookie) = keys.open(sealed, &pending.mac1) else { return };
-        let is_first = peer.cookie.replace((cookie, now)).is_none_or(|(_, since)| {
-            now.duration_since(since) >= Duration::from_secs(5)
-        });
+        let is_first = peer
+            .cookie
+            .replace((cookie, now))
+            .is_none_or(|(_, since)| now.duration_since(since) >= Duration::from_secs(5));
         if is_first {
             self.initiate(now, key);
         }

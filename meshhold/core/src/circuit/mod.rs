@@ -10,9 +10,9 @@ mod frame;
 mod initiate;
 mod peer;
 mod respond;
-mod timers;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -202,7 +202,8 @@ impl Circuits {
 
     /// Leaves a network: all its circuits end at once.
     pub fn remove_network(&mut self, now: Instant, id: NetworkId) {
-        let peers: Vec<NodeId> = self.peers.keys().filter(|(network, _)| *network == id).map(|key| key.1).collect();
+        let peers: Vec<NodeId> =
+            self.peers.keys().filter(|(network, _)| *network == id).map(|key| key.1).collect();
         for peer in peers {
             self.close(now, id, peer);
         }

@@ -157,7 +157,8 @@ impl Peer {
 
     /// Whether the sending session has to be renewed at `now`: it is old and was used lately, or unanswered.
     pub(super) fn wants_rekey(&self, now: Instant) -> bool {
-        let unanswered = self.unanswered_since.is_some_and(|since| now.duration_since(since) >= UNANSWERED_AFTER);
+        let unanswered =
+            self.unanswered_since.is_some_and(|since| now.duration_since(since) >= UNANSWERED_AFTER);
         let Some(current) = self.current() else { return false };
         let limit = if current.initiator { REKEY_AFTER } else { RESPONDER_REKEY_AFTER };
         let in_use = now.duration_since(self.used_at) < KEEPALIVE_AFTER + UNANSWERED_AFTER;

@@ -45,7 +45,9 @@ impl Circuits {
     pub(super) fn on_initiation(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         let Some(framed) = Framed::initiation(datagram) else { return };
         let fits = |network: &super::Network| network.inbound.check_mac1(framed.before_mac1, framed.mac1);
-        let Some(network) = self.networks.iter().find(|(_, network)| fits(network)).map(|(id, _)| *id) else { return };
+        let Some(network) = self.networks.iter().find(|(_, network)| fits(network)).map(|(id, _)| *id) else {
+            return;
+        };
         if self.load.is_high(now) {
             let jar = &mut self.cookies;
             if !jar.check(now, from, framed.before_mac2, framed.mac2, &mut self.rng) {

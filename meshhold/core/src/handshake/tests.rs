@@ -41,7 +41,8 @@ fn our_noise_pattern_agrees_with_the_cacophony_vector() {
     let text = |at: usize, name: &str| unhex(messages[at][name].as_str().unwrap());
     let (mut wire, mut read) = ([0; 512], [0; 512]);
     for at in 0..2 {
-        let (from, to) = if at == 0 { (&mut initiator, &mut responder) } else { (&mut responder, &mut initiator) };
+        let (from, to) =
+            if at == 0 { (&mut initiator, &mut responder) } else { (&mut responder, &mut initiator) };
         let length = from.write_message(&text(at, "payload"), &mut wire).unwrap();
         assert_eq!(wire[..length], text(at, "ciphertext"), "handshake message {at}");
         let length = to.read_message(&wire[..length], &mut read).unwrap();
@@ -52,7 +53,8 @@ fn our_noise_pattern_agrees_with_the_cacophony_vector() {
     let (mut initiator, mut responder) =
         (initiator.into_transport_mode().unwrap(), responder.into_transport_mode().unwrap());
     for at in 2..messages.len() {
-        let (from, to) = if at % 2 == 0 { (&mut initiator, &mut responder) } else { (&mut responder, &mut initiator) };
+        let (from, to) =
+            if at % 2 == 0 { (&mut initiator, &mut responder) } else { (&mut responder, &mut initiator) };
         let length = from.write_message(&text(at, "payload"), &mut wire).unwrap();
         assert_eq!(wire[..length], text(at, "ciphertext"), "transport message {at}");
         let length = to.read_message(&wire[..length], &mut read).unwrap();
@@ -61,7 +63,12 @@ fn our_noise_pattern_agrees_with_the_cacophony_vector() {
 }
 
 fn payload(node: NodeId) -> Initiation {
-    Initiation { node, time: [1; 12], lanes: 3, offers: vec![(Cipher::Aes256Gcm, 900), (Cipher::ChaCha20Poly1305, 400)] }
+    Initiation {
+        node,
+        time: [1; 12],
+        lanes: 3,
+        offers: vec![(Cipher::Aes256Gcm, 900), (Cipher::ChaCha20Poly1305, 400)],
+    }
 }
 
 fn rng(seed: u8) -> SeededRng {

@@ -78,7 +78,11 @@ fn the_cipher_is_the_one_whose_slower_end_is_fastest() {
     let cases: [(Offers<'_>, Offers<'_>, Option<Cipher>); 7] = [
         (&OFFERS, &OFFERS, Some(Aes256Gcm)),
         (&[(Aes256Gcm, 5), (ChaCha20Poly1305, 5)], &[(ChaCha20Poly1305, 5), (Aes256Gcm, 5)], Some(Aes256Gcm)),
-        (&[(Aes256Gcm, 900), (ChaCha20Poly1305, 400)], &[(Aes256Gcm, 50), (ChaCha20Poly1305, 300)], Some(ChaCha20Poly1305)),
+        (
+            &[(Aes256Gcm, 900), (ChaCha20Poly1305, 400)],
+            &[(Aes256Gcm, 50), (ChaCha20Poly1305, 300)],
+            Some(ChaCha20Poly1305),
+        ),
         (&[(ChaCha20Poly1305, 1)], &OFFERS, Some(ChaCha20Poly1305)),
         (&OFFERS, &[(ChaCha20Poly1305, 1)], Some(ChaCha20Poly1305)),
         (&[(Aes256Gcm, 1)], &[(ChaCha20Poly1305, 1)], None),
@@ -104,7 +108,10 @@ fn status_tells_state_address_round_trip_and_cipher() {
     let found = status(&wire, 0).unwrap();
     assert_eq!((found.network, found.peer, found.state), (NETWORK, id(2), CircuitState::Connected));
     assert_eq!((found.remote, found.cipher), (Some(wire.hosts[1].at), Some(Aes256Gcm)));
-    assert_eq!((found.rtt, found.local_index), (Some(2 * CALM.delay), wire.hosts[0].sending.get(&id(2)).copied()));
+    assert_eq!(
+        (found.rtt, found.local_index),
+        (Some(2 * CALM.delay), wire.hosts[0].sending.get(&id(2)).copied())
+    );
     assert_eq!(status(&wire, 1).unwrap().rtt, None);
 }
 

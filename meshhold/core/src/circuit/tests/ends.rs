@@ -119,7 +119,9 @@ fn endpoints_that_become_known_during_a_handshake_are_tried() {
     wire.drain(0);
     wire.run(Duration::from_secs(20));
     wire.connect(0, 1);
-    assert!(wire.run_until(Duration::from_secs(6), |wire| wire.reaches(0, 1) && wire.reaches(1, 0)).is_some());
+    assert!(
+        wire.run_until(Duration::from_secs(6), |wire| wire.reaches(0, 1) && wire.reaches(1, 0)).is_some()
+    );
 }
 
 #[test]
@@ -127,7 +129,10 @@ fn a_thousand_connects_and_closes_leave_nothing_behind() {
     let mut wire = Wire::members(2, 1);
     for round in 0..1000 {
         wire.connect(round % 2, 1 - round % 2);
-        assert!(wire.run_until(Duration::from_secs(1), |wire| wire.is_up(0, 1) && wire.is_up(1, 0)).is_some(), "round {round}");
+        assert!(
+            wire.run_until(Duration::from_secs(1), |wire| wire.is_up(0, 1) && wire.is_up(1, 0)).is_some(),
+            "round {round}"
+        );
         for at in 0..2 {
             let now = wire.now;
             wire.hosts[at].circuits.close(now, NETWORK, id(2 - at as u8));

@@ -40,7 +40,13 @@ fn a_stranger_gets_no_byte_and_a_member_an_answer() {
 #[test]
 fn the_swarm_key_must_fit() {
     let now = Instant::now();
-    for (ours, theirs) in [(None, None), (Some([1; 32]), Some([1; 32])), (Some([1; 32]), None), (None, Some([1; 32])), (Some([1; 32]), Some([2; 32]))] {
+    for (ours, theirs) in [
+        (None, None),
+        (Some([1; 32]), Some([1; 32])),
+        (Some([1; 32]), None),
+        (None, Some([1; 32])),
+        (Some([1; 32]), Some([2; 32])),
+    ] {
         let both = [(1, ours), (2, theirs)].map(|(number, swarm_key)| {
             let mut circuits = circuits(number, 1, &OFFERS, 1);
             circuits.set_swarm_key(swarm_key);
@@ -130,7 +136,8 @@ fn a_response_with_any_byte_changed_makes_no_session() {
 fn rogue_response(datagram: &[u8], accept: Accept, sender: u32) -> Vec<u8> {
     let framed = crate::circuit::frame::Framed::initiation(datagram).unwrap();
     let identity = super::wire::identity(2);
-    let (responder, _) = Responder::read(NETWORK, &PSK, &identity, framed.noise, SeededRng::new([1; 32])).unwrap();
+    let (responder, _) =
+        Responder::read(NETWORK, &PSK, &identity, framed.noise, SeededRng::new([1; 32])).unwrap();
     let (_, noise) = responder.answer(accept).unwrap();
     let keys = crate::cookie::MacKeys::new(&PSK, None, id(1));
     crate::circuit::frame::response(sender, framed.sender, &noise, &keys)

@@ -14,7 +14,11 @@ fn a_circuit_in_use_is_renewed_at_120_s_without_a_gap() {
     wire.chats = vec![(0, 1), (1, 0)];
     wire.run(secs(1000));
     assert_eq!(wire.lost_data, 0, "whoever is sent on must still receive");
-    assert!(wire.hosts.iter().all(|host| host.received >= 999), "{:?}", [0, 1].map(|at| wire.hosts[at].received));
+    assert!(
+        wire.hosts.iter().all(|host| host.received >= 999),
+        "{:?}",
+        [0, 1].map(|at| wire.hosts[at].received)
+    );
     assert_eq!((wire.times(0, "down").len(), wire.times(1, "down").len()), (0, 0));
     assert_eq!((wire.times(0, "up").len(), wire.times(1, "up").len()), (1, 1));
     let renewals = wire.times(0, "install");

@@ -265,7 +265,8 @@ impl Wire {
             }
             let jitter = self.weather.jitter.mul_f64(self.rng.gen_range(0.0..=1.0));
             self.serial += 1;
-            self.queue.insert((self.now + self.weather.delay + jitter, self.serial), (from, to, datagram.clone()));
+            self.queue
+                .insert((self.now + self.weather.delay + jitter, self.serial), (from, to, datagram.clone()));
         }
     }
 
@@ -294,7 +295,10 @@ impl Wire {
             let circuits = &mut self.hosts[at].circuits;
             if circuits.poll_timeout().is_some_and(|timer| timer <= self.now) {
                 circuits.handle_timeout(self.now);
-                assert!(circuits.poll_timeout().is_none_or(|timer| timer > self.now), "a due timer is done with");
+                assert!(
+                    circuits.poll_timeout().is_none_or(|timer| timer > self.now),
+                    "a due timer is done with"
+                );
                 self.drain(at);
             }
         }
@@ -306,7 +310,8 @@ impl Wire {
             self.send(from, to, 100);
         }
         for at in 0..self.hosts.len() {
-            let totals: Vec<_> = self.hosts[at].held.iter().map(|(index, held)| (*index, held.traffic)).collect();
+            let totals: Vec<_> =
+                self.hosts[at].held.iter().map(|(index, held)| (*index, held.traffic)).collect();
             for (index, total) in totals {
                 self.hosts[at].circuits.activity(self.now, index, total);
             }
@@ -329,7 +334,8 @@ impl Wire {
         let index = u32::from_be_bytes(datagram[4..8].try_into().unwrap());
         let bytes = u64::from_be_bytes(datagram[8..16].try_into().unwrap());
         let host = &mut self.hosts[at];
-        let Some(held) = host.held.get_mut(&index).filter(|held| held.session.recv.0 == datagram[16..48]) else {
+        let Some(held) = host.held.get_mut(&index).filter(|held| held.session.recv.0 == datagram[16..48])
+        else {
             self.lost_data += 1;
             return;
         };
