@@ -66,8 +66,7 @@ impl FromStr for NodeId {
             return Err(error("it is too long"));
         }
         let bytes = bs58::decode(text).into_vec().map_err(|_| error("it isn't base58"))?;
-        let key =
-            bytes.strip_prefix(&PEER_ID_PREFIX).ok_or_else(|| error("it isn't that of an Ed25519 key"))?;
+        let key = bytes.strip_prefix(&PEER_ID_PREFIX).ok_or_else(|| error("it isn't that of an Ed25519 key"))?;
         let key = key.try_into().map_err(|_| error("its length is wrong"))?;
         Ok(Self(key))
     }

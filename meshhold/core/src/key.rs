@@ -51,8 +51,7 @@ impl Ipv4Range {
         if u32::from(base) & (range.size() - 1) != 0 {
             return Err(error("address bits are set below the prefix"));
         }
-        let foreign =
-            base.is_loopback() || base.is_multicast() || base.is_link_local() || base.octets()[0] == 0;
+        let foreign = base.is_loopback() || base.is_multicast() || base.is_link_local() || base.octets()[0] == 0;
         if foreign || base.octets()[0] >= 240 {
             return Err(error("hosts can't have addresses there"));
         }
@@ -79,8 +78,7 @@ impl Ipv4Range {
     pub fn networks(space: Self) -> impl Iterator<Item = Self> {
         let prefix = space.prefix.max(18);
         let step = 1u32 << (32 - u32::from(prefix));
-        (0..space.size() / step)
-            .map(move |i| Self { base: Ipv4Addr::from(u32::from(space.base) + i * step), prefix })
+        (0..space.size() / step).map(move |i| Self { base: Ipv4Addr::from(u32::from(space.base) + i * step), prefix })
     }
 }
 
@@ -179,8 +177,7 @@ impl FromStr for MeshKey {
         let mixed = *lower != text && text.bytes().any(|b| b.is_ascii_lowercase());
         let bad = |(at, byte): (usize, u8)| {
             let wrong_case = mixed && byte.is_ascii_uppercase();
-            (wrong_case || (at > HRP.len() && !CHARSET.contains(&byte.to_ascii_lowercase())))
-                .then_some(at + 1)
+            (wrong_case || (at > HRP.len() && !CHARSET.contains(&byte.to_ascii_lowercase()))).then_some(at + 1)
         };
         if let Some(at) = text.bytes().enumerate().find_map(bad) {
             return Err(KeyError::Character(at));
@@ -199,8 +196,7 @@ fn damage(text: &str) -> KeyError {
             let Some(original) = bytes.get(at).copied() else { break };
             for &candidate in CHARSET {
                 bytes.get_mut(at).into_iter().for_each(|byte| *byte = candidate);
-                let fits =
-                    core::str::from_utf8(&bytes).is_ok_and(|t| CheckedHrpstring::new::<Bech32m>(t).is_ok());
+                let fits = core::str::from_utf8(&bytes).is_ok_and(|t| CheckedHrpstring::new::<Bech32m>(t).is_ok());
                 if fits {
                     return KeyError::Typo(at + 1);
                 }

@@ -80,13 +80,7 @@ pub struct Membership {
 
 impl Membership {
     /// The membership of `node`, alone at first. `state` is what [`Membership::state`] gave before.
-    pub fn new(
-        keys: NetworkKeys,
-        range: Ipv4Range,
-        node: NodeId,
-        name: String,
-        state: MembershipState,
-    ) -> Self {
+    pub fn new(keys: NetworkKeys, range: Ipv4Range, node: NodeId, name: String, state: MembershipState) -> Self {
         let own = Block::derive(&keys, range, node, state.attempt);
         Self { keys, range, node, name, own, state, published: None, peers: BTreeMap::new() }
     }
@@ -211,8 +205,7 @@ impl Membership {
     /// Takes the next block until no better claim holds it. A first record is never claimed before this.
     fn make_way(&mut self, now: u64) -> bool {
         let before = self.state.attempt;
-        while self.peers.values().any(|peer| peer.block.collides(&self.own) && peer.claim() < self.claim(now))
-        {
+        while self.peers.values().any(|peer| peer.block.collides(&self.own) && peer.claim() < self.claim(now)) {
             self.state.attempt = self.state.attempt.wrapping_add(1);
             self.state.claimed_at = now;
             self.own = Block::derive(&self.keys, self.range, self.node, self.state.attempt);
@@ -227,10 +220,7 @@ impl Membership {
 
     fn holds_block(&self, peer: &Peer) -> bool {
         !self.own.collides(&peer.block)
-            && !self
-                .peers
-                .values()
-                .any(|other| other.block.collides(&peer.block) && other.claim() < peer.claim())
+            && !self.peers.values().any(|other| other.block.collides(&peer.block) && other.claim() < peer.claim())
     }
 }
 

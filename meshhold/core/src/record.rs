@@ -125,15 +125,8 @@ impl Envelope {
     }
 
     fn message(&self) -> Vec<u8> {
-        [
-            TOPIC_CONTEXT,
-            &self.topic,
-            &self.slot,
-            &self.version.to_be_bytes(),
-            &self.expires.to_be_bytes(),
-            &self.sealed,
-        ]
-        .concat()
+        [TOPIC_CONTEXT, &self.topic, &self.slot, &self.version.to_be_bytes(), &self.expires.to_be_bytes(), &self.sealed]
+            .concat()
     }
 
     fn head(topic: &[u8; 32], slot: &[u8; 16], version: u64) -> Vec<u8> {
@@ -156,8 +149,7 @@ impl RecordBody {
         let (topic_key, slot) = (keys.topic_key(), slot(keys, self.node));
         let topic = topic_key.verifying_key().to_bytes();
         let signature = identity.sign(&statement(&topic, &self)?);
-        let plain =
-            postcard::to_allocvec(&Signed { body: self, signature }).map_err(|_| RecordError::Format)?;
+        let plain = postcard::to_allocvec(&Signed { body: self, signature }).map_err(|_| RecordError::Format)?;
         let mut nonce = [0; NONCE];
         rng.fill_bytes(&mut nonce);
         let payload = Payload { msg: &plain, aad: &Envelope::head(&topic, &slot, version) };
@@ -193,10 +185,7 @@ impl RecordBody {
         if !fits || !body.node.verify(&statement(&envelope.topic, &body)?, &signature) {
             return Err(RecordError::Signature);
         }
-        if body.endpoints.len() > MAX_ENDPOINTS
-            || body.name.len() > MAX_NAME
-            || body.name.chars().any(char::is_control)
-        {
+        if body.endpoints.len() > MAX_ENDPOINTS || body.name.len() > MAX_NAME || body.name.chars().any(char::is_control) {
             return Err(RecordError::Format);
         }
         Ok(body)
