@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::wire::{NETWORK, Wire, address, id, member, transmits};
+use super::nodes::{NETWORK, address, id, member, transmits};
+use super::wire::Wire;
 use crate::circuit::Circuits;
 use crate::wire::{TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE};
 

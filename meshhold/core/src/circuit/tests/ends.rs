@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::wire::{NETWORK, PSK, Wire, address, id};
+use super::nodes::{NETWORK, PSK, address, id};
+use super::wire::Wire;
 use crate::key::NetworkId;
 
 fn millis(time: u64) -> Duration {

@@ -4,6 +4,7 @@ mod chaos;
 mod connect;
 mod cookies;
 mod ends;
+mod nodes;
 mod silence;
 mod timing;
 mod vectors;

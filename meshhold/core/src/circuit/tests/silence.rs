@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-use super::wire::{NETWORK, OFFERS, PSK, Wire, address, circuits, id, member, transmits};
+use super::nodes::{NETWORK, OFFERS, PSK, address, circuits, id, member, transmits};
+use super::wire::Wire;
 use crate::circuit::{Circuits, Output};
 use crate::cookie::MAC;
 use crate::handshake::random::SeededRng;
@@ -135,7 +136,7 @@ fn a_response_with_any_byte_changed_makes_no_session() {
 /// The answer of a member that breaks the rules.
 fn rogue_response(datagram: &[u8], accept: Accept, sender: u32) -> Vec<u8> {
     let framed = crate::circuit::frame::Framed::initiation(datagram).unwrap();
-    let identity = super::wire::identity(2);
+    let identity = super::nodes::identity(2);
     let (responder, _) =
         Responder::read(NETWORK, &PSK, &identity, framed.noise, SeededRng::new([1; 32])).unwrap();
     let (_, noise) = responder.answer(accept).unwrap();

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::wire::{NETWORK, Wire, id};
+use super::nodes::{NETWORK, id};
+use super::wire::Wire;
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -74,9 +75,9 @@ fn repeated_unconfirmed_handshakes_do_not_push_out_a_session_in_use() {
         wire.hosts[0].circuits.handle_timeout(wire.now + secs(10));
         wire.drain(0);
         // The answers don't arrive.
-        wire.hosts[0].at = super::wire::address(99);
+        wire.hosts[0].at = super::nodes::address(99);
         wire.run(Duration::from_millis(30));
-        wire.hosts[0].at = super::wire::address(1);
+        wire.hosts[0].at = super::nodes::address(1);
         assert_eq!(wire.hosts[1].at, remote);
     }
     assert!(wire.reaches(0, 1) && wire.reaches(1, 0));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::wire::{NETWORK, address, id, member, transmits};
+use super::nodes::{NETWORK, address, id, member, transmits};
 use crate::circuit::Output;
 use crate::session::Session;
 
