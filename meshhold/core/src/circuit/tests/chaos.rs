@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::wire::{CALM, Weather, Wire};
+use super::weather::{CALM, Weather};
+use super::wire::Wire;
 
 const STORM: Weather =
     Weather { delay: Duration::from_millis(5), jitter: Duration::from_millis(800), loss: 0.25, repeat: 0.2 };

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::nodes::{NETWORK, OFFERS, PSK, address, circuits, id, member, transmits};
-use super::wire::{CALM, Wire};
+use super::weather::CALM;
+use super::wire::Wire;
 use crate::circuit::{CircuitState, Output};
 use crate::session::Cipher::{Aes256Gcm, ChaCha20Poly1305};
 use crate::session::{Cipher, Session};

@@ -8,4 +8,5 @@ mod nodes;
 mod silence;
 mod timing;
 mod vectors;
+mod weather;
 mod wire;

@@ -11,24 +11,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::nodes::{NETWORK, address, id, member};
+use super::weather::{CALM, Weather};
 use crate::circuit::{Circuits, Output, Traffic};
 use crate::identity::NodeId;
 use crate::session::Session;
 use crate::wire::{TYPE_COOKIE, TYPE_DATA, TYPE_INITIATION, TYPE_RESPONSE};
 
 const TICK: Duration = Duration::from_secs(1);
-
-/// What the wire does to datagrams.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Weather {
-    pub(super) delay: Duration,
-    pub(super) jitter: Duration,
-    pub(super) loss: f64,
-    pub(super) repeat: f64,
-}
-
-pub(super) const CALM: Weather =
-    Weather { delay: Duration::from_millis(20), jitter: Duration::ZERO, loss: 0.0, repeat: 0.0 };
 
 /// A session as a worker holds it.
 pub(super) struct Held {
