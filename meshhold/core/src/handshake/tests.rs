@@ -111,3 +111,14 @@ fn another_network_or_another_key_fails() {
     let (_, answer) = responder.answer(Accept { cipher: Cipher::Aes256Gcm, lanes: 1 }).unwrap();
     assert!(initiator.finish(&answer).is_err());
 }
+
+#[test]
+fn offers_of_a_later_version_are_skipped() {
+    let said = payload(NodeId([1; 32]));
+    let mut bytes = said.encode();
+    bytes[46] = 99;
+    let heard = Initiation::decode(&bytes).unwrap();
+    assert_eq!(heard.offers, said.offers[1..]);
+    bytes[45] = 255;
+    assert_eq!(Initiation::decode(&bytes).unwrap().offers, said.offers[1..]);
+}

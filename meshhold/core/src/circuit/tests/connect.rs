@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::wire::{CALM, NETWORK, OFFERS, PSK, Wire, circuits, id};
-use crate::circuit::CircuitState;
+use super::nodes::{NETWORK, OFFERS, PSK, address, circuits, id, member, transmits};
+use super::weather::CALM;
+use super::wire::Wire;
+use crate::circuit::{CircuitState, Output};
 use crate::session::Cipher::{Aes256Gcm, ChaCha20Poly1305};
 use crate::session::{Cipher, Session};
 
@@ -133,4 +135,23 @@ fn connecting_to_itself_or_in_a_foreign_network_does_nothing() {
     wire.hosts[0].circuits.connect(wire.now, crate::key::NetworkId([1; 16]), id(2), &[at]);
     assert!(wire.hosts[0].circuits.poll_output().is_none());
     assert!(wire.hosts[0].circuits.poll_timeout().is_none());
+}
+
+#[test]
+fn an_older_session_that_is_confirmed_late_is_not_switched_to() {
+    let now = std::time::Instant::now();
+    let after = |millis| now + Duration::from_millis(millis);
+    let (mut alice, mut bob) = (member(1, 1), member(2, 1));
+    alice.connect(now, NETWORK, id(2), &[address(2)]);
+    bob.connect(now, NETWORK, id(1), &[address(1)]);
+    let (of_alice, of_bob) = (transmits(&mut alice).remove(0).1, transmits(&mut bob).remove(0).1);
+    alice.handle_datagram(after(10), address(2), &of_bob);
+    let Some(Output::Install { session: older, .. }) = alice.poll_output() else { panic!("a session") };
+    bob.handle_datagram(after(20), address(1), &of_alice);
+    alice.handle_datagram(after(30), address(2), &transmits(&mut bob).remove(0).1);
+    transmits(&mut alice);
+    let newer = alice.status().next().unwrap().local_index.unwrap();
+    alice.confirmed(after(40), older.local_index);
+    assert!(alice.poll_output().is_none());
+    assert_eq!(alice.status().next().unwrap().local_index, Some(newer));
 }

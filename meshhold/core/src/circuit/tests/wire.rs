@@ -10,63 +10,14 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::nodes::{NETWORK, address, id, member};
+use super::weather::{CALM, Weather};
 use crate::circuit::{Circuits, Output, Traffic};
-use crate::identity::{Identity, NodeId};
-use crate::key::NetworkId;
-use crate::session::{Cipher, Secret, Session};
+use crate::identity::NodeId;
+use crate::session::Session;
 use crate::wire::{TYPE_COOKIE, TYPE_DATA, TYPE_INITIATION, TYPE_RESPONSE};
 
-pub(super) const NETWORK: NetworkId = NetworkId([7; 16]);
-pub(super) const PSK: Secret = Secret([9; 32]);
-pub(super) const OFFERS: [(Cipher, u32); 2] = [(Cipher::ChaCha20Poly1305, 400), (Cipher::Aes256Gcm, 900)];
 const TICK: Duration = Duration::from_secs(1);
-
-pub(super) fn identity(number: u8) -> Identity {
-    Identity::from_seed([number; 32])
-}
-
-pub(super) fn id(number: u8) -> NodeId {
-    identity(number).node_id()
-}
-
-pub(super) fn address(number: u8) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, number], 7777))
-}
-
-pub(super) fn circuits(number: u8, lanes: u8, offers: &[(Cipher, u32)], seed: u64) -> Circuits {
-    let mut rng_seed = [number; 32];
-    rng_seed[..8].copy_from_slice(&seed.to_be_bytes());
-    Circuits::new(identity(number), lanes, offers.to_vec(), rng_seed, Duration::from_secs(1_700_000_000))
-}
-
-pub(super) fn member(number: u8, seed: u64) -> Circuits {
-    let mut circuits = circuits(number, 1, &OFFERS, seed);
-    circuits.add_network(NETWORK, PSK);
-    circuits
-}
-
-/// All datagrams that wait, and nothing else.
-pub(super) fn transmits(circuits: &mut Circuits) -> Vec<(SocketAddr, Vec<u8>)> {
-    let outputs = std::iter::from_fn(|| circuits.poll_output());
-    outputs
-        .filter_map(|output| match output {
-            Output::Transmit { to, datagram } => Some((to, datagram)),
-            _ => None,
-        })
-        .collect()
-}
-
-/// What the wire does to datagrams.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Weather {
-    pub(super) delay: Duration,
-    pub(super) jitter: Duration,
-    pub(super) loss: f64,
-    pub(super) repeat: f64,
-}
-
-pub(super) const CALM: Weather =
-    Weather { delay: Duration::from_millis(20), jitter: Duration::ZERO, loss: 0.0, repeat: 0.0 };
 
 /// A session as a worker holds it.
 pub(super) struct Held {
