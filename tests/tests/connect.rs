@@ -56,7 +56,9 @@ fn iperf_runs_both_ways_and_fragments() -> Result<()> {
                 ("TCP", &[][..], 0.0),
                 ("TCP reverse", &["-R"][..], 0.0),
                 ("UDP", &["-u", "-b", "20M", "-l", "1200"][..], 2.0),
+                ("UDP reverse", &["-R", "-u", "-b", "20M", "-l", "1200"][..], 2.0),
                 ("UDP of 8000 bytes", &["-u", "-b", "20M", "-l", LARGE_DATAGRAM][..], 5.0),
+                ("UDP of 8000 bytes reverse", &["-R", "-u", "-b", "20M", "-l", LARGE_DATAGRAM][..], 5.0),
             ] {
                 let result = service::transfer(&b.host, address, 5201, 2, options)?;
                 println!("figure: iperf3 {name} to {address}: {:.0} Mbit/s", result.mbits);
