@@ -98,19 +98,36 @@ impl CookieJar {
 
     /// The cookie of `source` now.
     pub fn cookie(&mut self, now: Instant, source: SocketAddr, rng: &mut impl CryptoRngCore) -> Secret {
-        let since = *self.since.get_or_insert(now);
-        if now.duration_since(since) >= COOKIE_LIFETIME {
-            self.previous = core::mem::replace(&mut self.secret, draw(rng));
-            self.since = Some(now);
-        }
+        self.turn(now, rng);
         cookie(&self.secret, source)
     }
 
     /// Whether `mac2` was made with a cookie of `source`, of this period or the last.
-    pub fn check(&self, source: SocketAddr, message: &[u8], given: &[u8; MAC]) -> bool {
+    pub fn check(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        message: &[u8],
+        given: &[u8; MAC],
+        rng: &mut impl CryptoRngCore,
+    ) -> bool {
+        self.turn(now, rng);
         [&self.secret, &self.previous]
             .into_iter()
             .any(|secret| equal(&mac2(&cookie(secret, source), message), given))
+    }
+
+    /// Changes the secret once per period; after a pause longer than that, none of the old ones counts.
+    fn turn(&mut self, now: Instant, rng: &mut impl CryptoRngCore) {
+        let age = now.saturating_duration_since(*self.since.get_or_insert(now));
+        if age < COOKIE_LIFETIME {
+            return;
+        }
+        self.previous = core::mem::replace(&mut self.secret, draw(rng));
+        if age >= 2 * COOKIE_LIFETIME {
+            self.previous = draw(rng);
+        }
+        self.since = Some(now);
     }
 }
 
@@ -139,4 +156,60 @@ fn keyed(key: &Secret, message: &[u8]) -> [u8; MAC] {
 
 fn equal(a: &[u8; MAC], b: &[u8; MAC]) -> bool {
     a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::random::SeededRng;
+
+    #[test]
+    fn a_cookie_is_bound_to_address_and_port() {
+        let (now, mut rng) = (Instant::now(), SeededRng::new([1; 32]));
+        let mut jar = CookieJar::new(&mut rng);
+        let source: SocketAddr = "192.0.2.1:7777".parse().unwrap();
+        let mac = mac2(&jar.cookie(now, source, &mut rng), b"message");
+        let accepts = [
+            ("192.0.2.1:7777", true),
+            ("[::ffff:192.0.2.1]:7777", true),
+            ("192.0.2.1:7778", false),
+            ("192.0.2.2:7777", false),
+            ("[2001:db8::1]:7777", false),
+        ];
+        for (source, accepted) in accepts {
+            assert_eq!(
+                jar.check(now, source.parse().unwrap(), b"message", &mac, &mut rng),
+                accepted,
+                "{source}"
+            );
+        }
+        assert!(!jar.check(now, source, b"massage", &mac, &mut rng));
+        assert!(!jar.check(now, source, b"message", &[0; MAC], &mut rng));
+    }
+
+    #[test]
+    fn a_cookie_works_for_its_lifetime_and_not_for_ever() {
+        let source: SocketAddr = "192.0.2.1:7777".parse().unwrap();
+        let ages = [(0, true), (119, true), (121, true), (239, true), (240, false), (100_000, false)];
+        for (age, accepted) in ages {
+            let (now, mut rng) = (Instant::now(), SeededRng::new([1; 32]));
+            let mut jar = CookieJar::new(&mut rng);
+            let mac = mac2(&jar.cookie(now, source, &mut rng), b"message");
+            let later = now + Duration::from_secs(age);
+            assert_eq!(jar.check(later, source, b"message", &mac, &mut rng), accepted, "after {age} s");
+        }
+    }
+
+    #[test]
+    fn a_sealed_cookie_opens_for_its_mac1_and_network_only() {
+        let mut rng = SeededRng::new([1; 32]);
+        let keys = MacKeys::new(&Secret([2; 32]), None, NodeId([3; 32]));
+        let sealed = keys.seal(&Secret([4; 32]), &[5; MAC], &mut rng).unwrap();
+        assert_eq!(keys.open(&sealed, &[5; MAC]), Some(Secret([4; 32])));
+        assert_eq!(keys.open(&sealed, &[6; MAC]), None);
+        let swarm = MacKeys::new(&Secret([2; 32]), Some(&Secret([0; 32])), NodeId([3; 32]));
+        assert_eq!(swarm.open(&sealed, &[5; MAC]), None);
+        let other = MacKeys::new(&Secret([2; 32]), None, NodeId([4; 32]));
+        assert_eq!(other.open(&sealed, &[5; MAC]), None);
+    }
 }

@@ -41,7 +41,7 @@ impl Limiter {
 }
 
 fn key(source: IpAddr) -> u128 {
-    match source {
+    match source.to_canonical() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
         IpAddr::V6(ip) => ip.to_bits() & !u128::from(u64::MAX),
     }
@@ -61,6 +61,15 @@ mod tests {
         let passed =
             (1..=1000u64).filter(|ms| limiter.allow(start + Duration::from_millis(*ms), source)).count();
         assert_eq!(passed, 20);
+    }
+
+    #[test]
+    fn ipv4_sources_of_a_dual_stack_socket_have_buckets_of_their_own() {
+        let (now, mut limiter) = (Instant::now(), Limiter::default());
+        let mapped = |last| IpAddr::from(std::net::Ipv4Addr::new(192, 0, 2, last).to_ipv6_mapped());
+        while limiter.allow(now, mapped(1)) {}
+        assert!(!limiter.allow(now, IpAddr::from([192, 0, 2, 1])), "the mapped form is the same source");
+        assert!(limiter.allow(now, mapped(2)));
     }
 
     #[test]

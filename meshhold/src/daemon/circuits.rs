@@ -92,10 +92,10 @@ impl CircuitTable {
             sessions.receiving.retain(|s| s.local_index != local_index);
             sessions.sending = sessions.sending.filter(|sending| *sending != local_index);
         });
-        if let Some(key) = self.owners.remove(&local_index) {
-            if self.peers.get(&key).is_some_and(|s| s.receiving.is_empty()) {
-                self.peers.remove(&key);
-            }
+        if let Some(key) = self.owners.remove(&local_index)
+            && self.peers.get(&key).is_some_and(|s| s.receiving.is_empty())
+        {
+            self.peers.remove(&key);
         }
     }
 

@@ -103,7 +103,7 @@ impl Daemon {
         };
         let mut tick = tokio::time::interval(TICK);
         loop {
-            let timer = self.circuits.machine.poll_timeout().map_or_else(|| Instant::now() + TICK, |at| at);
+            let timer = self.circuits.machine.poll_timeout().unwrap_or_else(|| Instant::now() + TICK);
             tokio::select! {
                 Some(event) = inputs.workers.recv() => self.on_worker(event),
                 Some(event) = inputs.links.recv() => self.on_link(event),

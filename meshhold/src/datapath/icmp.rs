@@ -74,7 +74,7 @@ fn finish6(packet: &[u8], error: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// At most [`PER_SECOND`] errors in any calendar second of the worker's clock.
+/// At most `PER_SECOND` errors in any calendar second of the worker's clock.
 #[derive(Debug)]
 pub struct Limit {
     since: Instant,

@@ -1,6 +1,7 @@
 //! The kernel programs, run packet by packet through `BPF_PROG_TEST_RUN`, and against the user-space classifier.
 //! Needs root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN); no interface and no traffic.
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "in helpers of tests too, a panic is the report")]
 
 mod attach;
 mod deny;

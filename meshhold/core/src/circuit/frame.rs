@@ -9,7 +9,7 @@
 use crate::cookie::{MAC, MacKeys, SEALED_COOKIE, mac2};
 use crate::handshake::{SEALED_INITIATION, SEALED_RESPONSE};
 use crate::session::Secret;
-use crate::wire::{TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE};
+use crate::wire::{LANE_BITS, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE};
 
 /// Bytes of an initiation.
 pub(super) const INITIATION: usize = 8 + SEALED_INITIATION + 2 * MAC;
@@ -17,6 +17,8 @@ pub(super) const INITIATION: usize = 8 + SEALED_INITIATION + 2 * MAC;
 pub(super) const RESPONSE: usize = 12 + SEALED_RESPONSE + 2 * MAC;
 /// Bytes of a cookie reply.
 pub(super) const COOKIE: usize = 8 + SEALED_COOKIE;
+/// The bits of a sender index that name a lane, and are 0 in a handshake.
+const LANES: u32 = (1 << LANE_BITS) - 1;
 const _: () = assert!(RESPONSE <= INITIATION && COOKIE <= RESPONSE);
 
 /// A handshake datagram with MACs, taken apart.
@@ -54,7 +56,8 @@ impl<'a> Framed<'a> {
         let (&[found, _, _, _], head) = head.split_first_chunk::<4>()?;
         let (sender, head) = head.split_first_chunk::<4>()?;
         let receiver = head.first_chunk::<4>().copied().unwrap_or_default();
-        (found == kind).then_some(Self {
+        // Lane bits belong to the lanes: two lanes of a sender must not share an index.
+        (found == kind && u32::from_be_bytes(*sender) & LANES == 0).then_some(Self {
             before_mac1,
             mac1,
             before_mac2,

@@ -11,7 +11,8 @@ use super::frame::{self, Framed};
 use super::peer::{Live, Pending, Traffic};
 use super::{Circuits, Output, PeerKey, session};
 use crate::cookie::{COOKIE_LIFETIME, MacKeys};
-use crate::handshake::{Initiation, Initiator};
+use crate::handshake::{Accept, Initiation, Initiator};
+use crate::wire::MAX_LANES;
 
 impl Circuits {
     /// Sends a fresh initiation to every endpoint of the peer and sets the next retry.
@@ -67,17 +68,24 @@ impl Circuits {
             // Only a member can spoil it, and only by sending what the retry repairs.
             return self.forget_index(Some(pending.local_index));
         };
+        let Accept { cipher, lanes } = outcome.accept;
+        if !(self.lanes..=MAX_LANES).contains(&lanes)
+            || !self.offers.iter().any(|(offer, _)| *offer == cipher)
+        {
+            return self.forget_index(Some(pending.local_index));
+        }
         peer.rtt = Some(now.saturating_duration_since(pending.sent_at));
         let live = Live {
             local_index: pending.local_index,
             created: now,
             initiator: true,
             confirmed: true,
+            remote: from,
             cipher: outcome.accept.cipher,
             traffic: Traffic::default(),
         };
         let session = session(outcome, true, pending.local_index, framed.sender);
-        self.install(now, key, live, session, from);
+        self.install(now, key, live, session);
     }
 
     /// Keeps a cookie and tries again with it at once. The peer's address isn't learnt from it.

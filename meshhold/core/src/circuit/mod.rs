@@ -212,7 +212,8 @@ impl Circuits {
 
     /// Brings a circuit up, or gives a handshake under way new endpoints to try.
     pub fn connect(&mut self, now: Instant, network: NetworkId, peer: NodeId, endpoints: &[SocketAddr]) {
-        if peer == self.node || !self.networks.contains_key(&network) || !self.has_room((network, peer)) {
+        let possible = peer != self.node && peer.noise_public().is_some();
+        if !possible || !self.networks.contains_key(&network) || !self.has_room((network, peer)) {
             return;
         }
         let entry = self.peers.entry((network, peer)).or_insert_with(|| Peer::new(now));
@@ -239,11 +240,19 @@ impl Circuits {
         if std::mem::replace(&mut session.confirmed, true) || session.initiator {
             return;
         }
+        let (created, remote) = (session.created, session.remote);
+        if peer.current().is_some_and(|current| current.created > created) {
+            return;
+        }
         let first = peer.sending.replace(local_index).is_none();
         peer.attempts = None;
+        let moved = peer.remote.replace(remote) != Some(remote);
         let pending = peer.pending.take();
         self.forget_index(pending.map(|p| p.local_index));
         self.push(Output::Use { local_index });
+        if moved {
+            self.push(Output::Move { local_index, remote });
+        }
         if first {
             self.push(Output::Up { network: key.0, peer: key.1 });
         }
@@ -348,11 +357,17 @@ impl Circuits {
         time
     }
 
-    fn install(&mut self, now: Instant, key: PeerKey, live: Live, session: Session, from: SocketAddr) {
+    fn install(&mut self, now: Instant, key: PeerKey, live: Live, session: Session) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let (local_index, transmit) = (live.local_index, live.initiator);
+        let (local_index, transmit, from) = (live.local_index, live.initiator, live.remote);
+        // One to come at most: it must not push out the one that the peer still sends on.
+        let unconfirmed = peer.sessions.iter().filter(|s| !s.confirmed && !transmit);
+        let mut old: Vec<u32> = unconfirmed.map(|s| s.local_index).collect();
         peer.sessions.push(live);
-        peer.remote = Some(from);
+        // Until it's confirmed, an initiation may have been carried here by anyone.
+        let keeps = !transmit && peer.sending.is_some();
+        let remote = peer.remote.filter(|_| keeps).unwrap_or(from);
+        peer.remote = Some(remote);
         peer.unanswered_since = None;
         peer.used_at = now;
         let mut first = false;
@@ -361,22 +376,12 @@ impl Circuits {
             peer.attempts = None;
         }
         // The one in use, the one before and the one to come.
-        let surplus = peer.sessions.len().saturating_sub(3);
-        let old: Vec<u32> = peer
-            .sessions
-            .iter()
-            .map(|s| s.local_index)
-            .filter(|i| Some(*i) != peer.sending)
-            .take(surplus)
-            .collect();
+        let surplus = peer.sessions.len().saturating_sub(3 + old.len());
+        let spare = peer.sessions.iter().filter(|s| s.confirmed).map(|s| s.local_index);
+        let spare: Vec<u32> = spare.filter(|i| Some(*i) != peer.sending).take(surplus).collect();
+        old.extend(spare);
         let (network, node) = key;
-        self.push(Output::Install {
-            network,
-            peer: node,
-            session: Arc::new(session),
-            remote: from,
-            transmit,
-        });
+        self.push(Output::Install { network, peer: node, session: Arc::new(session), remote, transmit });
         for index in old {
             self.retire(key, index);
         }
@@ -404,14 +409,16 @@ impl Circuits {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         let sessions: Vec<u32> = peer.sessions.iter().map(|s| s.local_index).collect();
         let pending = peer.pending.take().map(|p| p.local_index);
-        peer.attempts = None;
+        let was_there = peer.attempts.take().is_some() || peer.sending.is_some();
         peer.owes_since = None;
         peer.unanswered_since = None;
         self.forget_index(pending);
         for index in sessions {
             self.retire(key, index);
         }
-        self.push(Output::Down { network: key.0, peer: key.1, reason });
+        if was_there {
+            self.push(Output::Down { network: key.0, peer: key.1, reason });
+        }
     }
 }
 

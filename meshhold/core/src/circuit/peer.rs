@@ -50,7 +50,7 @@ impl Attempts {
     /// Counts one attempt; `jitter` is added to the pause.
     pub(super) fn made(&mut self, now: Instant, jitter: Duration) {
         let pause = RETRIES.get(self.made).or(RETRIES.last()).copied().unwrap_or(5_000);
-        self.next = now + Duration::from_millis(pause) + jitter;
+        self.next = (now + Duration::from_millis(pause) + jitter).min(self.since + GIVE_UP_AFTER);
         self.made += 1;
     }
 
@@ -66,6 +66,8 @@ pub(super) struct Live {
     pub(super) created: Instant,
     pub(super) initiator: bool,
     pub(super) confirmed: bool,
+    /// Where the handshake message came from.
+    pub(super) remote: SocketAddr,
     pub(super) cipher: Cipher,
     pub(super) traffic: Traffic,
 }

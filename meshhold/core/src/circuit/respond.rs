@@ -48,8 +48,11 @@ impl Circuits {
         let Some(network) = self.networks.iter().find(|(_, network)| fits(network)).map(|(id, _)| *id) else {
             return;
         };
-        if self.load.is_high(now) && !self.cookies.check(from, framed.before_mac2, framed.mac2) {
-            return self.send_cookie(now, network, from, &framed);
+        if self.load.is_high(now) {
+            let jar = &mut self.cookies;
+            if !jar.check(now, from, framed.before_mac2, framed.mac2, &mut self.rng) {
+                return self.send_cookie(now, network, from, &framed);
+            }
         }
         if !self.limiter.allow(now, from.ip()) {
             return;
@@ -92,11 +95,12 @@ impl Circuits {
             created: now,
             initiator: false,
             confirmed: false,
+            remote: from,
             cipher,
             traffic: Traffic::default(),
         };
         // Receiving must work before the initiator can know that it does.
-        self.install(now, key, live, session(outcome, false, local_index, sender), from);
+        self.install(now, key, live, session(outcome, false, local_index, sender));
         self.push(Output::Transmit { to: from, datagram });
     }
 

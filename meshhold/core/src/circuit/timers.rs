@@ -36,9 +36,8 @@ impl Circuits {
         if had_session && peer.sending.is_none() {
             peer.owes_since = None;
             peer.unanswered_since = None;
-            if peer.attempts.is_none() {
-                self.push(Output::Down { network: key.0, peer: key.1, reason: "idle" });
-            }
+            let reason = if peer.attempts.is_none() { "idle" } else { "expired" };
+            self.push(Output::Down { network: key.0, peer: key.1, reason });
         }
     }
 

@@ -5,6 +5,8 @@
 mod message;
 mod noise;
 pub mod random;
+#[cfg(test)]
+mod tests;
 
 pub use message::{Accept, Initiation, Offer, RESPONSE, SEALED_INITIATION, SEALED_RESPONSE};
 pub use noise::{Initiator, Outcome, Responder};

@@ -97,7 +97,7 @@ impl Responder {
     }
 }
 
-fn builder<'a>(rng: SeededRng) -> Result<Builder<'a>, HandshakeError> {
+pub(super) fn builder<'a>(rng: SeededRng) -> Result<Builder<'a>, HandshakeError> {
     let params: NoiseParams = PATTERN.parse().map_err(|_| HandshakeError)?;
     Ok(Builder::with_resolver(params, Box::new(Resolver(std::sync::Mutex::new(Some(rng))))))
 }

@@ -1,1 +1,0 @@
-//! The circuits of two and more nodes on a simulated wire.
