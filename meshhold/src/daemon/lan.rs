@@ -12,12 +12,15 @@ use meshhold_common::Reason;
 
 use crate::control::api::{DatapathMode, DatapathStatus};
 use crate::datapath::counters::Activity;
-use crate::datapath::ebpf::EbpfDatapath;
+use crate::datapath::ebpf::{EbpfDatapath, Events};
 use crate::datapath::policy::Policy;
 use crate::datapath::table::Table;
 use crate::datapath::workers::{TunQueues, Workers};
 use crate::platform::linux::watch::{Link, NetEvent};
 use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup};
+
+/// One entry an interface of this namespace.
+const INTERFACES: &str = "/sys/class/net";
 
 /// The mesh interface, as far as it could be had.
 pub(super) struct Lan {
@@ -64,7 +67,10 @@ impl Prepared {
         if queues.is_some()
             && let Err(error) = lan.load()
         {
-            let text = format!("no kernel programs, user space enforces the port scope: {error:#}");
+            let text = format!(
+                "no kernel programs: user space enforces the port scope, services must listen on the mesh address, and \
+                 the LAN guard is off: {error:#}"
+            );
             lan.warn_unless(!missing.is_empty(), text);
         }
         if !lan.warnings.is_empty() {
@@ -93,8 +99,21 @@ impl Lan {
     /// The programs are on the interface before it has an address: it starts closed.
     fn load(&mut self) -> anyhow::Result<()> {
         let pins: PathBuf = bpffs::prepare(&self.interface)?;
-        self.kernel = Some(EbpfDatapath::load(&self.interface, &pins)?);
+        let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
+        // Those that come later are guarded as the watch tells of them.
+        for entry in std::fs::read_dir(INTERFACES)?.flatten() {
+            let name = entry.file_name();
+            if let Some(name) = name.to_str().filter(|name| *name != "lo" && *name != self.interface) {
+                kernel.guard(name)?;
+            }
+        }
+        self.kernel = Some(kernel);
         Ok(())
+    }
+
+    /// The kernel's drop events, for the first caller.
+    pub(super) fn events(&mut self) -> Option<Events> {
+        self.kernel.as_mut()?.events()
     }
 
     /// The probe has said it already where something was `known` to be missing.

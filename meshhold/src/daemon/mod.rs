@@ -5,6 +5,7 @@
 
 mod callers;
 mod circuits;
+mod drops;
 mod keys;
 mod lan;
 mod network;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use meshhold_core::circuit::Traffic;
 use meshhold_core::identity::Identity;
+use meshhold_core::key::Ipv4Range;
 use meshhold_core::membership::Change;
 use meshhold_core::record::Envelope;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,12 +37,17 @@ use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses};
 use callers::Callers;
 use circuits::{CircuitTable, Effect};
+use drops::Drops;
 use lan::Lan;
 use network::Network;
 use state::StateFile;
 
 /// How often timers, records and the state file are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often what is remembered is compared with the state file.
+const SAVE: Duration = Duration::from_secs(5);
+/// Most link events that are taken before the packet path follows.
+const BURST: usize = 64;
 
 /// Runs the daemon until SIGTERM or SIGINT.
 ///
@@ -64,6 +71,7 @@ struct Inputs {
     links: mpsc::Receiver<LinkEvent>,
     calls: mpsc::Receiver<Asked>,
     net: mpsc::Receiver<NetEvent>,
+    drops: Drops,
 }
 
 /// What has to be done again before the loop sleeps.
@@ -91,6 +99,7 @@ struct Daemon {
     reflexive: Vec<SocketAddr>,
     warnings: Vec<String>,
     stale: Stale,
+    saved_at: Instant,
 }
 
 impl Daemon {
@@ -102,15 +111,17 @@ impl Daemon {
             return;
         };
         let mut tick = tokio::time::interval(TICK);
+        let mut news = Vec::with_capacity(BURST);
         loop {
             let timer = self.circuits.machine.poll_timeout().unwrap_or_else(|| Instant::now() + TICK);
             tokio::select! {
                 Some(event) = inputs.workers.recv() => self.on_worker(event),
-                Some(event) = inputs.links.recv() => self.on_link(event),
+                1.. = inputs.links.recv_many(&mut news, BURST) => news.drain(..).for_each(|event| self.on_link(event)),
                 Some(call) = inputs.calls.recv() => self.on_call(call),
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
                 () = tokio::time::sleep_until(timer.into()) => self.circuits.tick(Instant::now()),
                 _ = tick.tick() => self.on_tick(),
+                () = inputs.drops.log() => {}
                 _ = hup.recv() => drop(self.reload_keys()),
                 _ = term.recv() => return,
                 _ = int.recv() => return,
@@ -260,7 +271,9 @@ impl Daemon {
         let own = self.identity.node_id();
         let wanted = self.networks.values().flat_map(|network| network.link_candidates(own)).collect();
         self.links.want_peers(wanted);
-        self.save();
+        if self.saved_at.elapsed() >= SAVE {
+            self.save();
+        }
     }
 
     fn expire(&mut self, unix: u64) {
@@ -297,16 +310,26 @@ impl Daemon {
 
     /// Networks whose range is taken on this host go without IPv4.
     async fn set_addresses(&mut self) {
+        let mut taken: Vec<(Ipv4Range, String)> = Vec::new();
         for network in self.networks.values_mut() {
-            network.conflict =
-                self.lan.conflict((network.range.base, network.range.prefix)).await.map(|with| {
-                    format!("IPv4 of this network is off: its range {} is in use here: {with}", network.range)
-                });
+            let with = match taken.iter().find(|(range, _)| range.overlaps(&network.range)) {
+                Some((_, name)) => Some(format!("network '{name}'")),
+                None => self.lan.conflict((network.range.base, network.range.prefix)).await,
+            };
+            network.conflict = with.map(|with| {
+                format!("IPv4 of this network is off: its range {} is in use here by {with}", network.range)
+            });
+            if network.conflict.is_none() {
+                taken.push((network.range, network.name.clone()));
+            }
         }
+        // What others are about to learn must survive a crash.
+        self.save();
         self.lan.set_addresses(&self.interface_setup()).await;
     }
 
     fn save(&mut self) {
+        self.saved_at = Instant::now();
         let state = state::State {
             networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
             callers: self.callers.clone(),

@@ -3,7 +3,7 @@
 //! Owns that order. Must not know what happens afterwards.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use meshhold_core::circuit::Circuits;
@@ -11,6 +11,7 @@ use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
 
 use super::circuits::CircuitTable;
+use super::drops::Drops;
 use super::lan::Prepared;
 use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
@@ -47,7 +48,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         format!("cannot use UDP {}; set node.listen to a free address", config.node.listen)
     })?;
     let lanes = u8::try_from(workers.count().max(1)).unwrap_or(u8::MAX);
-    let lan = lan.with(workers);
+    let mut lan = lan.with(workers);
 
     let swarm_key = config.swarm_key.as_ref().map(|key| key.secret().0);
     let links_config = LinksConfig {
@@ -61,7 +62,9 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let (calls, call_queue) = mpsc::channel(CALLS);
     tokio::spawn(server.serve(calls));
 
-    let inputs = Inputs { workers: worker_events, links: link_events, calls: call_queue, net: net_events };
+    let drops = Drops::new(lan.events());
+    let inputs =
+        Inputs { workers: worker_events, links: link_events, calls: call_queue, net: net_events, drops };
     let mut machine = Circuits::new(identity.clone(), lanes, crypto::measure(), seed(), wall_clock());
     machine.set_swarm_key(swarm_key);
     let mut daemon = Daemon {
@@ -77,6 +80,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         reflexive: Vec::new(),
         warnings: Vec::new(),
         stale: Stale::default(),
+        saved_at: Instant::now(),
         config,
     };
     daemon.apply_keys(state.networks);
