@@ -19,4 +19,6 @@ pub mod record;
 pub mod replay;
 pub mod scope;
 pub mod session;
+#[cfg(test)]
+mod sim;
 pub mod wire;

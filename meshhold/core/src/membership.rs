@@ -4,10 +4,14 @@
 //! the loser takes the block of its next attempt. The rule needs nothing but the two claims, so all nodes that
 //! know the same records agree, after partitions and merges too. Must not know links, packets or files.
 //!
+//! Clocks enter: a newcomer whose clock is slow by an hour can displace a node that has claimed its block for less
+//! than an hour. Records from further ahead are refused ([`crate::record::SKEW`]).
+//!
 //! A member could back-date a claim to take another's block. Members are trusted not to (they hold the same
 //! key); the alternative, first seen wins, gives every node another answer and never converges.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand_core::CryptoRngCore;
@@ -20,6 +24,8 @@ use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, RecordBody, RecordError};
 
 /// Most peers of a network. A known one is never given up for a new one.
 pub const MAX_PEERS: usize = 4096;
+/// Blocks that are tried in a row before the range counts as full.
+const MAX_ATTEMPTS: u32 = 4096;
 
 /// What of a membership survives a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +82,8 @@ pub struct Membership {
     state: MembershipState,
     published: Option<RecordBody>,
     peers: BTreeMap<NodeId, Peer>,
+    /// Who holds its block; made anew at the first look after a change.
+    holders: OnceCell<BTreeSet<NodeId>>,
 }
 
 impl Membership {
@@ -88,7 +96,17 @@ impl Membership {
         state: MembershipState,
     ) -> Self {
         let own = Block::derive(&keys, range, node, state.attempt);
-        Self { keys, range, node, name, own, state, published: None, peers: BTreeMap::new() }
+        Self {
+            keys,
+            range,
+            node,
+            name,
+            own,
+            state,
+            published: None,
+            peers: BTreeMap::new(),
+            holders: OnceCell::new(),
+        }
     }
 
     /// What to remember over a restart.
@@ -113,7 +131,8 @@ impl Membership {
 
     /// The peers that hold their block, by ascending node id. Who lost its block is left out until it moves.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values().filter(|peer| self.holds_block(peer))
+        let holders = self.holders.get_or_init(|| self.find_holders());
+        self.peers.values().filter(|peer| holders.contains(&peer.node))
     }
 
     /// Takes a record from an envelope.
@@ -129,14 +148,15 @@ impl Membership {
             self.state.version = self.state.version.max(body.version);
             return Ok(Change::Nothing);
         }
-        let peer = self.peer(body);
-        match self.peers.get(&peer.node) {
-            Some(known) if known.version >= peer.version => return Ok(Change::Nothing),
+        match self.peers.get(&body.node) {
+            Some(known) if known.version >= body.version => return Ok(Change::Nothing),
             None if self.peers.len() >= MAX_PEERS => return Err(RecordError::Full),
             _ => {}
         }
-        let node = peer.node;
+        let node = body.node;
+        let peer = self.peer(body);
         self.peers.insert(node, peer);
+        self.holders.take();
         Ok(if self.make_way(now) { Change::OwnAddressMoved } else { Change::Peer(node) })
     }
 
@@ -144,6 +164,7 @@ impl Membership {
     pub fn expire(&mut self, now: u64) -> bool {
         let before = self.peers.len();
         self.peers.retain(|_, peer| peer.expires > now);
+        self.holders.take();
         self.peers.len() != before
     }
 
@@ -208,16 +229,25 @@ impl Membership {
         }
     }
 
-    /// Takes the next block until no better claim holds it. A first record is never claimed before this.
+    /// Takes the next block that no better claim holds. A range with more members than blocks has none left.
     fn make_way(&mut self, now: u64) -> bool {
-        let before = self.state.attempt;
-        while self.peers.values().any(|peer| peer.block.collides(&self.own) && peer.claim() < self.claim(now))
-        {
-            self.state.attempt = self.state.attempt.wrapping_add(1);
-            self.state.claimed_at = now;
-            self.own = Block::derive(&self.keys, self.range, self.node, self.state.attempt);
+        let is_held =
+            |own: &Block, claim| self.peers.values().any(|p| p.block.collides(own) && p.claim() < claim);
+        if !is_held(&self.own, self.claim(now)) {
+            return false;
         }
-        self.state.attempt != before
+        let mut attempt = self.state.attempt;
+        for _ in 0..MAX_ATTEMPTS {
+            attempt = attempt.wrapping_add(1);
+            let own = Block::derive(&self.keys, self.range, self.node, attempt);
+            if !is_held(&own, (now, self.node)) {
+                self.state.attempt = attempt;
+                self.state.claimed_at = now;
+                self.own = own;
+                return true;
+            }
+        }
+        false
     }
 
     fn claim(&self, now: u64) -> (u64, NodeId) {
@@ -225,12 +255,20 @@ impl Membership {
         (since, self.node)
     }
 
-    fn holds_block(&self, peer: &Peer) -> bool {
-        !self.own.collides(&peer.block)
-            && !self
-                .peers
-                .values()
-                .any(|other| other.block.collides(&peer.block) && other.claim() < peer.claim())
+    fn find_holders(&self) -> BTreeSet<NodeId> {
+        let mut best4: BTreeMap<Ipv4Addr, (u64, NodeId)> = BTreeMap::new();
+        let mut best6: BTreeMap<Ipv6Addr, (u64, NodeId)> = BTreeMap::new();
+        for peer in self.peers.values() {
+            let claim = peer.claim();
+            best4.entry(peer.block.base4).and_modify(|best| *best = claim.min(*best)).or_insert(claim);
+            best6.entry(peer.block.base6).and_modify(|best| *best = claim.min(*best)).or_insert(claim);
+        }
+        let is_best = |peer: &&Peer| {
+            let claim = Some(peer.claim());
+            best4.get(&peer.block.base4).copied() == claim && best6.get(&peer.block.base6).copied() == claim
+        };
+        let holders = self.peers.values().filter(is_best).filter(|peer| !peer.block.collides(&self.own));
+        holders.map(|peer| peer.node).collect()
     }
 }
 
