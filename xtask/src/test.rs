@@ -46,7 +46,7 @@ pub(crate) fn tests(tally: &mut Tally) -> Result<()> {
     let (lab, units): (Vec<_>, Vec<_>) = programs.into_iter().partition(|program| program.package == LAB);
     cargo::say("units: core, common, daemon, kernel programs by test run");
     for program in &units {
-        program.run(&["--include-ignored", "--show-output"], tally)?;
+        program.run(&["--show-output"], tally)?;
     }
     tally.run("doc tests", cargo::command(&["test", "--workspace", "--doc", "--quiet"]))?;
     cargo::say("lab: real nodes in namespaces, one test at a time");
