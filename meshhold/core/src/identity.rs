@@ -131,3 +131,55 @@ impl fmt::Debug for Identity {
         f.debug_tuple("Identity").field(&self.node_id()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ids_are_libp2p_peer_ids() {
+        for n in 0..50u8 {
+            let node = Identity::from_seed([n; 32]).node_id();
+            let text = node.to_string();
+            assert!(text.starts_with("12D3KooW") && text.len() == 52, "{text}");
+            assert_eq!(text.parse(), Ok(node));
+        }
+        for bad in [
+            "",
+            "12D3KooW",
+            "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",
+            "12D3KooW0OIl",
+            &"1".repeat(500),
+        ] {
+            assert!(bad.parse::<NodeId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_noise_key_is_the_node_s_own() {
+        let identity = Identity::from_seed([5; 32]);
+        let public =
+            curve25519_dalek::MontgomeryPoint::mul_base_clamped(identity.noise_secret().0).to_bytes();
+        assert_eq!(identity.node_id().noise_public(), Some(public));
+    }
+
+    #[test]
+    fn low_order_and_invalid_keys_have_no_noise_key() {
+        let points = curve25519_dalek::constants::EIGHT_TORSION;
+        for bytes in points.map(|point| point.compress().to_bytes()) {
+            assert_eq!(NodeId(bytes).noise_public(), None, "{bytes:02x?}");
+        }
+        let mut no_point = [0; 32];
+        no_point[0] = 2;
+        assert_eq!(NodeId(no_point).noise_public(), None);
+    }
+
+    #[test]
+    fn a_signature_is_one_node_s_and_one_message_s() {
+        let (one, other) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
+        let signature = one.sign(b"said");
+        assert!(one.node_id().verify(b"said", &signature));
+        assert!(!one.node_id().verify(b"sai", &signature) && !other.node_id().verify(b"said", &signature));
+        assert!(!NodeId([0; 32]).verify(b"said", &[0; 64]));
+    }
+}

@@ -109,11 +109,6 @@ impl Scope {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// Whether a port is open.
-    pub fn allows(&self, protocol: Protocol, port: u16) -> bool {
-        self.0.iter().any(|rule| rule.protocol == protocol && (rule.first..=rule.last).contains(&port))
-    }
 }
 
 impl From<Vec<PortRule>> for Scope {
@@ -146,5 +141,57 @@ impl fmt::Display for Scope {
             write!(f, "{gap}{rule}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(rules: &[&str]) -> Scope {
+        rules.iter().map(|rule| rule.parse::<PortRule>().unwrap()).collect()
+    }
+
+    #[test]
+    fn rules_read_as_they_print() {
+        for text in ["tcp:22", "tcp:8000-8100", "udp:5353", "udp:1-65535"] {
+            assert_eq!(text.parse::<PortRule>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_rules_say_what_is_wrong() {
+        let bad = [
+            ("22", "':' is missing"),
+            ("icmp:1", "neither tcp nor udp"),
+            ("TCP:22", "neither tcp nor udp"),
+            ("tcp:", "1 to 65535"),
+            ("tcp:0", "1 to 65535"),
+            ("tcp:65536", "1 to 65535"),
+            ("tcp:+22", "1 to 65535"),
+            ("tcp: 22", "1 to 65535"),
+            ("tcp:1-2-3", "1 to 65535"),
+            ("tcp:-5", "1 to 65535"),
+            ("tcp:90-80", "above the last"),
+        ];
+        for (text, why) in bad {
+            let error = text.parse::<PortRule>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn overlapping_and_adjacent_rules_become_one() {
+        let merged = scope(&["udp:53", "tcp:90-100", "tcp:22", "tcp:95-120", "tcp:23", "tcp:22"]);
+        assert_eq!(merged.to_string(), "tcp:22-23 tcp:90-120 udp:53");
+        assert_eq!(scope(&["tcp:1-65535", "tcp:65535"]).to_string(), "tcp:1-65535");
+    }
+
+    #[test]
+    fn a_scope_is_a_list_of_strings_on_disk() {
+        let open = scope(&["tcp:22", "udp:100-200"]);
+        let text = serde_json::to_string(&open).unwrap();
+        assert_eq!(text, r#"["tcp:22","udp:100-200"]"#);
+        assert_eq!(serde_json::from_str::<Scope>(&text).unwrap(), open);
     }
 }

@@ -1,4 +1,4 @@
-//! The datagrams of `docs/protocol-circuits.md`, byte by byte.
+//! The datagrams of `docs/protocol.md`, byte by byte.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use super::nodes::{NETWORK, address, id, member, transmits};
 use crate::circuit::Output;
 use crate::session::Session;
 
-const DOCUMENT: &str = include_str!("../../../../../docs/protocol-circuits.md");
+const DOCUMENT: &str = include_str!("../../../../../docs/protocol.md");
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

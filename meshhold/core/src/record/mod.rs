@@ -232,3 +232,6 @@ fn slot(keys: &NetworkKeys, node: NodeId) -> [u8; 16] {
     slot.iter_mut().zip(hash.as_bytes()).for_each(|(to, from)| *to = *from);
     slot
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,3 +287,6 @@ impl NetworkKeys {
         self.topic_key().verifying_key().to_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests;
