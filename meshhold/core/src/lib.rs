@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod circuit;
+mod claims;
 pub mod cookie;
 pub mod gossip;
 pub mod handshake;
@@ -19,4 +20,6 @@ pub mod record;
 pub mod replay;
 pub mod scope;
 pub mod session;
+#[cfg(test)]
+mod sim;
 pub mod wire;

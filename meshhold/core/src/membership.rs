@@ -14,12 +14,15 @@ use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Block;
+use crate::claims::{Claim, Claims};
 use crate::identity::{Identity, NodeId};
 use crate::key::{Ipv4Range, NetworkKeys};
 use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, RecordBody, RecordError};
 
 /// Most peers of a network. A known one is never given up for a new one.
 pub const MAX_PEERS: usize = 4096;
+/// Most blocks tried in a row: a full range has none to find.
+const MAX_TRIES: u32 = 4096;
 
 /// What of a membership survives a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +55,8 @@ pub struct Peer {
     pub expires: u64,
     claimed_at: u64,
     version: u64,
+    /// No other peer has a better claim to its block.
+    holds: bool,
 }
 
 /// What a record changed.
@@ -76,6 +81,7 @@ pub struct Membership {
     state: MembershipState,
     published: Option<RecordBody>,
     peers: BTreeMap<NodeId, Peer>,
+    claims: Claims,
 }
 
 impl Membership {
@@ -88,7 +94,8 @@ impl Membership {
         state: MembershipState,
     ) -> Self {
         let own = Block::derive(&keys, range, node, state.attempt);
-        Self { keys, range, node, name, own, state, published: None, peers: BTreeMap::new() }
+        let (peers, claims) = (BTreeMap::new(), Claims::default());
+        Self { keys, range, node, name, own, state, published: None, peers, claims }
     }
 
     /// What to remember over a restart.
@@ -113,7 +120,7 @@ impl Membership {
 
     /// The peers that hold their block, by ascending node id. Who lost its block is left out until it moves.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values().filter(|peer| self.holds_block(peer))
+        self.peers.values().filter(|peer| peer.holds && !self.own.collides(&peer.block))
     }
 
     /// Takes a record from an envelope.
@@ -136,15 +143,20 @@ impl Membership {
             _ => {}
         }
         let node = peer.node;
+        self.forget(node);
+        self.claims.insert(peer.block, peer.claim());
+        let block = peer.block;
         self.peers.insert(node, peer);
+        self.settle(block);
         Ok(if self.make_way(now) { Change::OwnAddressMoved } else { Change::Peer(node) })
     }
 
     /// Forgets peers whose record has expired. True if there was one.
     pub fn expire(&mut self, now: u64) -> bool {
-        let before = self.peers.len();
-        self.peers.retain(|_, peer| peer.expires > now);
-        self.peers.len() != before
+        let expired: Vec<_> =
+            self.peers.values().filter(|peer| peer.expires <= now).map(|peer| peer.node).collect();
+        expired.iter().for_each(|node| self.forget(*node));
+        !expired.is_empty()
     }
 
     /// Our own record, sealed: a new version when it says something new or half of its life is over.
@@ -205,38 +217,57 @@ impl Membership {
             expires: body.expires,
             claimed_at: body.claimed_at,
             version: body.version,
+            holds: true,
         }
     }
 
-    /// Takes the next block until no better claim holds it. A first record is never claimed before this.
+    /// Takes the next block nobody claims when a better claim holds ours. Stays where there is none to be found:
+    /// moving anyway would make the surplus members of a full range answer each other's moves for ever.
     fn make_way(&mut self, now: u64) -> bool {
-        let before = self.state.attempt;
-        while self.peers.values().any(|peer| peer.block.collides(&self.own) && peer.claim() < self.claim(now))
-        {
-            self.state.attempt = self.state.attempt.wrapping_add(1);
-            self.state.claimed_at = now;
-            self.own = Block::derive(&self.keys, self.range, self.node, self.state.attempt);
+        if !self.claims.beaten(self.own, self.claim()) {
+            return false;
         }
-        self.state.attempt != before
+        for tries in 1..=MAX_TRIES {
+            let attempt = self.state.attempt.wrapping_add(tries);
+            let block = Block::derive(&self.keys, self.range, self.node, attempt);
+            if self.claims.free(block) {
+                self.own = block;
+                self.state.attempt = attempt;
+                if self.state.claimed_at != 0 {
+                    self.state.claimed_at = now;
+                }
+                return true;
+            }
+        }
+        false
     }
 
-    fn claim(&self, now: u64) -> (u64, NodeId) {
-        let since = if self.state.claimed_at == 0 { now } else { self.state.claimed_at };
+    /// Who has never published a claim yields to all: its clock may be behind that of an established node.
+    fn claim(&self) -> Claim {
+        let since = if self.state.claimed_at == 0 { u64::MAX } else { self.state.claimed_at };
         (since, self.node)
     }
 
-    fn holds_block(&self, peer: &Peer) -> bool {
-        !self.own.collides(&peer.block)
-            && !self
-                .peers
-                .values()
-                .any(|other| other.block.collides(&peer.block) && other.claim() < peer.claim())
+    fn forget(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.remove(&node) {
+            self.claims.remove(peer.block, peer.claim());
+            self.settle(peer.block);
+        }
+    }
+
+    /// Says anew of each peer that claims any of the block whether it holds its own.
+    fn settle(&mut self, block: Block) {
+        for (_, node) in self.claims.on(block) {
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.holds = !self.claims.beaten(peer.block, peer.claim());
+            }
+        }
     }
 }
 
 impl Peer {
     /// Orders claims: the smaller holds the block.
-    fn claim(&self) -> (u64, NodeId) {
+    fn claim(&self) -> Claim {
         (self.claimed_at, self.node)
     }
 }
