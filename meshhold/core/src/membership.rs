@@ -136,12 +136,12 @@ impl Membership {
             self.state.version = self.state.version.max(body.version);
             return Ok(Change::Nothing);
         }
-        let peer = self.peer(body);
-        match self.peers.get(&peer.node) {
-            Some(known) if known.version >= peer.version => return Ok(Change::Nothing),
+        match self.peers.get(&body.node) {
+            Some(known) if known.version >= body.version => return Ok(Change::Nothing),
             None if self.peers.len() >= MAX_PEERS => return Err(RecordError::Full),
             _ => {}
         }
+        let peer = self.peer(body);
         let node = peer.node;
         self.forget(node);
         self.claims.insert(peer.block, peer.claim());
