@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod circuit;
+mod claims;
 pub mod cookie;
 pub mod gossip;
 pub mod handshake;

@@ -4,28 +4,25 @@
 //! the loser takes the block of its next attempt. The rule needs nothing but the two claims, so all nodes that
 //! know the same records agree, after partitions and merges too. Must not know links, packets or files.
 //!
-//! Clocks enter: a newcomer whose clock is slow by an hour can displace a node that has claimed its block for less
-//! than an hour. Records from further ahead are refused ([`crate::record::SKEW`]).
-//!
 //! A member could back-date a claim to take another's block. Members are trusted not to (they hold the same
 //! key); the alternative, first seen wins, gives every node another answer and never converges.
 
-use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Block;
+use crate::claims::{Claim, Claims};
 use crate::identity::{Identity, NodeId};
 use crate::key::{Ipv4Range, NetworkKeys};
 use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, RecordBody, RecordError};
 
 /// Most peers of a network. A known one is never given up for a new one.
 pub const MAX_PEERS: usize = 4096;
-/// Blocks that are tried in a row before the range counts as full.
-const MAX_ATTEMPTS: u32 = 4096;
+/// Most blocks tried in a row: a full range has none to find.
+const MAX_TRIES: u32 = 4096;
 
 /// What of a membership survives a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +55,8 @@ pub struct Peer {
     pub expires: u64,
     claimed_at: u64,
     version: u64,
+    /// No other peer has a better claim to its block.
+    holds: bool,
 }
 
 /// What a record changed.
@@ -82,8 +81,7 @@ pub struct Membership {
     state: MembershipState,
     published: Option<RecordBody>,
     peers: BTreeMap<NodeId, Peer>,
-    /// Who holds its block; made anew at the first look after a change.
-    holders: OnceCell<BTreeSet<NodeId>>,
+    claims: Claims,
 }
 
 impl Membership {
@@ -96,17 +94,8 @@ impl Membership {
         state: MembershipState,
     ) -> Self {
         let own = Block::derive(&keys, range, node, state.attempt);
-        Self {
-            keys,
-            range,
-            node,
-            name,
-            own,
-            state,
-            published: None,
-            peers: BTreeMap::new(),
-            holders: OnceCell::new(),
-        }
+        let (peers, claims) = (BTreeMap::new(), Claims::default());
+        Self { keys, range, node, name, own, state, published: None, peers, claims }
     }
 
     /// What to remember over a restart.
@@ -131,8 +120,7 @@ impl Membership {
 
     /// The peers that hold their block, by ascending node id. Who lost its block is left out until it moves.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        let holders = self.holders.get_or_init(|| self.find_holders());
-        self.peers.values().filter(|peer| holders.contains(&peer.node))
+        self.peers.values().filter(|peer| peer.holds && !self.own.collides(&peer.block))
     }
 
     /// Takes a record from an envelope.
@@ -153,19 +141,22 @@ impl Membership {
             None if self.peers.len() >= MAX_PEERS => return Err(RecordError::Full),
             _ => {}
         }
-        let node = body.node;
         let peer = self.peer(body);
+        let node = peer.node;
+        self.forget(node);
+        self.claims.insert(peer.block, peer.claim());
+        let block = peer.block;
         self.peers.insert(node, peer);
-        self.holders.take();
+        self.settle(block);
         Ok(if self.make_way(now) { Change::OwnAddressMoved } else { Change::Peer(node) })
     }
 
     /// Forgets peers whose record has expired. True if there was one.
     pub fn expire(&mut self, now: u64) -> bool {
-        let before = self.peers.len();
-        self.peers.retain(|_, peer| peer.expires > now);
-        self.holders.take();
-        self.peers.len() != before
+        let expired: Vec<_> =
+            self.peers.values().filter(|peer| peer.expires <= now).map(|peer| peer.node).collect();
+        expired.iter().for_each(|node| self.forget(*node));
+        !expired.is_empty()
     }
 
     /// Our own record, sealed: a new version when it says something new or half of its life is over.
@@ -226,55 +217,57 @@ impl Membership {
             expires: body.expires,
             claimed_at: body.claimed_at,
             version: body.version,
+            holds: true,
         }
     }
 
-    /// Takes the next block that no better claim holds. A range with more members than blocks has none left.
+    /// Takes the next block nobody claims when a better claim holds ours. Stays where there is none to be found:
+    /// moving anyway would make the surplus members of a full range answer each other's moves for ever.
     fn make_way(&mut self, now: u64) -> bool {
-        let is_held =
-            |own: &Block, claim| self.peers.values().any(|p| p.block.collides(own) && p.claim() < claim);
-        if !is_held(&self.own, self.claim(now)) {
+        if !self.claims.beaten(self.own, self.claim()) {
             return false;
         }
-        let mut attempt = self.state.attempt;
-        for _ in 0..MAX_ATTEMPTS {
-            attempt = attempt.wrapping_add(1);
-            let own = Block::derive(&self.keys, self.range, self.node, attempt);
-            if !is_held(&own, (now, self.node)) {
+        for tries in 1..=MAX_TRIES {
+            let attempt = self.state.attempt.wrapping_add(tries);
+            let block = Block::derive(&self.keys, self.range, self.node, attempt);
+            if self.claims.free(block) {
+                self.own = block;
                 self.state.attempt = attempt;
-                self.state.claimed_at = now;
-                self.own = own;
+                if self.state.claimed_at != 0 {
+                    self.state.claimed_at = now;
+                }
                 return true;
             }
         }
         false
     }
 
-    fn claim(&self, now: u64) -> (u64, NodeId) {
-        let since = if self.state.claimed_at == 0 { now } else { self.state.claimed_at };
+    /// Who has never published a claim yields to all: its clock may be behind that of an established node.
+    fn claim(&self) -> Claim {
+        let since = if self.state.claimed_at == 0 { u64::MAX } else { self.state.claimed_at };
         (since, self.node)
     }
 
-    fn find_holders(&self) -> BTreeSet<NodeId> {
-        let mut best4: BTreeMap<Ipv4Addr, (u64, NodeId)> = BTreeMap::new();
-        let mut best6: BTreeMap<Ipv6Addr, (u64, NodeId)> = BTreeMap::new();
-        for peer in self.peers.values() {
-            let claim = peer.claim();
-            best4.entry(peer.block.base4).and_modify(|best| *best = claim.min(*best)).or_insert(claim);
-            best6.entry(peer.block.base6).and_modify(|best| *best = claim.min(*best)).or_insert(claim);
+    fn forget(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.remove(&node) {
+            self.claims.remove(peer.block, peer.claim());
+            self.settle(peer.block);
         }
-        let is_best = |peer: &&Peer| {
-            let claim = Some(peer.claim());
-            best4.get(&peer.block.base4).copied() == claim && best6.get(&peer.block.base6).copied() == claim
-        };
-        let holders = self.peers.values().filter(is_best).filter(|peer| !peer.block.collides(&self.own));
-        holders.map(|peer| peer.node).collect()
+    }
+
+    /// Says anew of each peer that claims any of the block whether it holds its own.
+    fn settle(&mut self, block: Block) {
+        for (_, node) in self.claims.on(block) {
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.holds = !self.claims.beaten(peer.block, peer.claim());
+            }
+        }
     }
 }
 
 impl Peer {
     /// Orders claims: the smaller holds the block.
-    fn claim(&self) -> (u64, NodeId) {
+    fn claim(&self) -> Claim {
         (self.claimed_at, self.node)
     }
 }

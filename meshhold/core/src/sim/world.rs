@@ -1,243 +1,170 @@
-//! The virtual network of the membership simulation.
+//! The simulated network: virtual time, nodes with wrong clocks, partitions and lossy anti-entropy rounds.
 //!
-//! Time is a Unix second that every node sees with its own error. Records travel as whole sets, as the digests of
-//! real links make them do in the end.
+//! Owns what happens between memberships. Must not know what has to hold in the end: see `checks`.
+
+use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
 
-use crate::address::Block;
 use crate::identity::NodeId;
 use crate::key::{Ipv4Range, MeshKey, NetworkKeys};
-use crate::membership::{Change, Membership};
-use crate::record::{RecordBody, SKEW};
-use crate::session::Secret;
+use crate::membership::{Change, Membership, MembershipState};
+use crate::record::RecordBody;
 
-const NODES: usize = 50;
-const FIRST_HALF: usize = 25;
-const START: u64 = 1_800_000_000;
-/// Rounds within which all views must have become equal.
-const LIMIT: usize = 60;
-/// Longer than clocks can differ: after this a claim is older than any that a newcomer can make.
-const LONG: u64 = 3 * SKEW;
+/// Seconds of virtual time between two rounds.
+pub(super) const ROUND: u64 = 600;
+/// Partners of a node in a round.
+const FANOUT: usize = 3;
 
-/// What a run saw.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Figures {
-    /// Addresses that had to move.
-    pub(super) collisions: u64,
-    /// Established nodes whose block a newcomer claimed.
-    pub(super) attacked: u64,
-    /// Most rounds of gossip until all agreed.
-    pub(super) rounds: usize,
+/// How badly the network behaves, in percent.
+#[derive(Clone, Copy)]
+pub(super) struct Weather {
+    pub(super) loss: u32,
+    pub(super) duplicate: u32,
+    pub(super) delay: u32,
+    pub(super) restart: u32,
 }
 
-impl Figures {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.collisions += other.collisions;
-        self.attacked += other.attacked;
-        self.rounds = self.rounds.max(other.rounds);
-    }
-}
-
-struct Node {
-    id: NodeId,
-    members: Membership,
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) membership: Membership,
+    /// What its clock is ahead of true time, in seconds.
+    skew: i64,
+    pub(super) group: usize,
+    pub(super) up: bool,
+    /// First listens for a round, then speaks.
+    listens: bool,
     records: BTreeMap<NodeId, RecordBody>,
-    /// Seconds that its clock is wrong by.
-    error: i64,
 }
 
 pub(super) struct World {
-    seed: u64,
-    rng: StdRng,
+    pub(super) rng: StdRng,
+    pub(super) now: u64,
     keys: NetworkKeys,
     range: Ipv4Range,
-    now: u64,
-    nodes: Vec<Node>,
-    /// Partition of each node.
-    side: Vec<u8>,
-    established: Vec<(NodeId, Block)>,
-    figures: Figures,
+    pub(super) nodes: Vec<Node>,
+    late: Vec<(usize, RecordBody)>,
+    /// How often a node had to move.
+    pub(super) moves: usize,
 }
 
 impl World {
-    /// The first half of the nodes, all starting at once, in a range of 64 blocks.
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, range: Ipv4Range, count: usize, max_skew: i64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let range = Ipv4Range::new([10, 77, 0, 0].into(), 22).unwrap();
-        let key = MeshKey { range, secret: Secret(rng.r#gen()), owner: [0; 32] };
-        let mut world = Self {
-            seed,
-            rng,
-            keys: NetworkKeys::derive(&key),
-            range,
-            now: START,
-            nodes: Vec::new(),
-            side: vec![0; NODES],
-            established: Vec::new(),
-            figures: Figures::default(),
+        let keys = NetworkKeys::derive(&MeshKey::mint(range, [7; 32], &mut rng));
+        let nodes = (0..count)
+            .map(|_| {
+                let id = NodeId(rng.r#gen());
+                let state = MembershipState::default();
+                Node {
+                    id,
+                    membership: Membership::new(keys.clone(), range, id, String::new(), state),
+                    skew: rng.gen_range(-max_skew..=max_skew),
+                    group: 0,
+                    up: false,
+                    listens: rng.r#gen(),
+                    records: BTreeMap::new(),
+                }
+            })
+            .collect();
+        Self { rng, now: 1_800_000_000, keys, range, nodes, late: Vec::new(), moves: 0 }
+    }
+
+    /// One round: restarts, own records, exchanges, then everything arrives in any order.
+    pub(super) fn round(&mut self, weather: Weather) {
+        self.now += ROUND;
+        for index in 0..self.nodes.len() {
+            if self.percent(weather.restart) {
+                self.restart(index);
+            }
+            self.nodes[index].speak(self.now);
+        }
+        let mut mail = std::mem::take(&mut self.late);
+        for from in 0..self.nodes.len() {
+            for to in self.partners(from) {
+                self.send(from, to, weather, &mut mail);
+                self.send(to, from, weather, &mut mail);
+            }
+        }
+        mail.shuffle(&mut self.rng);
+        for (to, body) in mail {
+            if self.percent(weather.delay) {
+                self.late.push((to, body));
+            } else if self.nodes[to].up {
+                self.moves += usize::from(self.nodes[to].receive(self.now, body));
+            }
+        }
+    }
+
+    /// Splits the network into `groups` at random; 1 heals it.
+    pub(super) fn partition(&mut self, groups: usize) {
+        for node in &mut self.nodes {
+            node.group = self.rng.gen_range(0..groups);
+        }
+    }
+
+    fn percent(&mut self, chance: u32) -> bool {
+        self.rng.gen_range(0..100) < chance
+    }
+
+    fn partners(&mut self, from: usize) -> Vec<usize> {
+        let Node { up, group, .. } = self.nodes[from];
+        let near = |index: &usize| {
+            let other = &self.nodes[*index];
+            up && *index != from && other.up && other.group == group
         };
-        (0..FIRST_HALF).for_each(|_| world.join());
-        world
+        let all: Vec<_> = (0..self.nodes.len()).filter(near).collect();
+        all.choose_multiple(&mut self.rng, FANOUT).copied().collect()
     }
 
-    fn join(&mut self) {
-        let id = NodeId(self.rng.r#gen());
-        let members = Membership::new(self.keys.clone(), self.range, id, "node".into(), Default::default());
-        let error = self.rng.gen_range(-(SKEW as i64) / 2..=SKEW as i64 / 2);
-        self.nodes.push(Node { id, members, records: BTreeMap::new(), error });
-    }
-
-    /// Gossips without trouble until all views are equal.
-    pub(super) fn settle(&mut self, what: &str) {
-        self.side.fill(0);
-        for round in 0..LIMIT {
-            self.round(0.0);
-            if self.agrees() {
-                self.figures.rounds = self.figures.rounds.max(round + 1);
-                return self.check_unique();
-            }
-        }
-        panic!("seed {}: {what} has not converged in {LIMIT} rounds", self.seed);
-    }
-
-    /// From now on the nodes that are there have a right to their blocks.
-    pub(super) fn establish(&mut self) {
-        self.now += LONG;
-        self.established = self.nodes.iter().map(|node| (node.id, self.block(node))).collect();
-    }
-
-    /// The second half joins while the network is split, messages get lost and nodes restart.
-    pub(super) fn trouble(&mut self) {
-        let mut waiting = NODES - FIRST_HALF;
-        for _ in 0..30 {
-            if waiting > 0 && self.rng.gen_bool(0.9) {
-                self.join();
-                self.note_attack();
-                waiting -= 1;
-            }
-            if self.rng.gen_bool(0.2) {
-                let sides = self.rng.gen_range(1..=4);
-                self.side.iter_mut().for_each(|side| *side = self.rng.gen_range(0..sides));
-            }
-            if self.rng.gen_bool(0.3) {
-                self.restart();
-            }
-            let loss = self.rng.gen_range(0.0..0.7);
-            self.round(loss);
-        }
-        (0..waiting).for_each(|_| self.join());
-    }
-
-    /// No newcomer has taken an established node's block.
-    pub(super) fn check_established(&self) {
-        for (id, block) in &self.established {
-            let node = self.nodes.iter().find(|node| node.id == *id).unwrap();
-            assert_eq!(self.block(node), *block, "seed {}: {id} lost its block to a newcomer", self.seed);
-        }
-    }
-
-    pub(super) fn figures(self) -> Figures {
-        self.figures
-    }
-
-    /// Every node publishes and then hears all that three others know.
-    fn round(&mut self, loss: f64) {
-        self.now += self.rng.gen_range(1..20);
-        for at in 0..self.nodes.len() {
-            self.publish(at);
-        }
-        let mut order: Vec<usize> = (0..self.nodes.len()).collect();
-        order.shuffle(&mut self.rng);
-        for to in order {
-            for _ in 0..3 {
-                let from = self.rng.gen_range(0..self.nodes.len());
-                if from != to && self.side[from] == self.side[to] {
-                    self.tell(from, to, loss);
+    /// Sends what the other lacks, and some of what it has.
+    fn send(&mut self, from: usize, to: usize, weather: Weather, mail: &mut Vec<(usize, RecordBody)>) {
+        for body in self.nodes[from].records.values() {
+            let known = self.nodes[to].records.get(&body.node).is_some_and(|b| b.version >= body.version);
+            let copies = u32::from(!known) + u32::from(self.rng.gen_range(0..100) < weather.duplicate);
+            for _ in 0..copies {
+                if self.rng.gen_range(0..100) >= weather.loss {
+                    mail.push((to, body.clone()));
                 }
             }
         }
     }
 
-    fn publish(&mut self, at: usize) {
-        let now = self.clock(at);
-        let node = &mut self.nodes[at];
-        if let Some(record) = node.members.own_record(now, &[]) {
-            node.records.insert(node.id, record);
-        }
-    }
-
-    /// In random order, some lost and some twice.
-    fn tell(&mut self, from: usize, to: usize, loss: f64) {
-        let known = &self.nodes[to].records;
-        let is_news =
-            |record: &&RecordBody| known.get(&record.node).is_none_or(|old| old.version < record.version);
-        let mut records: Vec<RecordBody> =
-            self.nodes[from].records.values().filter(is_news).cloned().collect();
-        records.shuffle(&mut self.rng);
-        for record in records {
-            let times = if self.rng.gen_bool(loss) { 0 } else { self.rng.gen_range(1..=2) };
-            (0..times).for_each(|_| self.hear(to, &record));
-        }
-    }
-
-    fn hear(&mut self, at: usize, record: &RecordBody) {
-        let now = self.clock(at);
-        let node = &mut self.nodes[at];
-        let change = node.members.handle_record(now, record.clone());
-        match change.unwrap_or_else(|error| panic!("seed {}: {error}", self.seed)) {
-            Change::OwnAddressMoved => self.figures.collisions += 1,
-            Change::Nothing => return,
-            Change::Peer(_) => {}
-        }
-        node.records.insert(record.node, record.clone());
-    }
-
-    /// A node forgets everything but its state.
-    fn restart(&mut self) {
-        let at = self.rng.gen_range(0..self.nodes.len());
-        let node = &mut self.nodes[at];
-        let state = node.members.state();
-        node.members = Membership::new(self.keys.clone(), self.range, node.id, "node".into(), state);
+    /// All is forgotten but the state.
+    fn restart(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let state = node.membership.state();
+        node.membership = Membership::new(self.keys.clone(), self.range, node.id, String::new(), state);
         node.records.clear();
     }
+}
 
-    fn note_attack(&mut self) {
-        let Some(newcomer) = self.nodes.last() else { return };
-        let first = Block::derive(&self.keys, self.range, newcomer.id, 0);
-        if self.established.iter().any(|(_, block)| block.collides(&first)) {
-            self.figures.attacked += 1;
+impl Node {
+    fn clock(&self, now: u64) -> u64 {
+        now.saturating_add_signed(self.skew)
+    }
+
+    fn speak(&mut self, now: u64) {
+        if !self.up || std::mem::take(&mut self.listens) {
+            return;
+        }
+        let clock = self.clock(now);
+        self.membership.expire(clock);
+        self.records.retain(|_, body| body.expires > clock);
+        if let Some(body) = self.membership.own_record(clock, &[]) {
+            self.records.insert(self.id, body);
         }
     }
 
-    fn clock(&self, at: usize) -> u64 {
-        self.now.saturating_add_signed(self.nodes[at].error)
-    }
-
-    fn block(&self, node: &Node) -> Block {
-        Block::derive(&self.keys, self.range, node.id, node.members.attempt())
-    }
-
-    /// Every node sees every other, at the block that the other believes to hold.
-    fn agrees(&self) -> bool {
-        let truth: BTreeMap<NodeId, Block> =
-            self.nodes.iter().map(|node| (node.id, self.block(node))).collect();
-        self.nodes.iter().all(|node| {
-            let mut seen: BTreeMap<NodeId, Block> =
-                node.members.peers().map(|peer| (peer.node, peer.block)).collect();
-            seen.insert(node.id, self.block(node));
-            seen == truth
-        })
-    }
-
-    fn check_unique(&self) {
-        for (at, node) in self.nodes.iter().enumerate() {
-            for other in self.nodes.iter().skip(at + 1) {
-                assert!(!self.block(node).collides(&self.block(other)), "seed {}: shared block", self.seed);
-            }
+    /// True if the node had to move. What the membership refuses isn't passed on.
+    fn receive(&mut self, now: u64, body: RecordBody) -> bool {
+        let Ok(change) = self.membership.handle_record(self.clock(now), body.clone()) else { return false };
+        let known = self.records.get(&body.node).is_some_and(|b| b.version >= body.version);
+        if !known && body.node != self.id {
+            self.records.insert(body.node, body);
         }
+        change == Change::OwnAddressMoved
     }
 }
