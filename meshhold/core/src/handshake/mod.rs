@@ -5,6 +5,7 @@
 mod message;
 mod noise;
 pub mod random;
+mod resolver;
 #[cfg(test)]
 mod tests;
 

@@ -2,14 +2,13 @@
 //!
 //! Owns the pattern, the prologue and the split into session keys. Must not know message framing.
 
-use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
-use snow::resolvers::{CryptoResolver, DefaultResolver};
-use snow::types::{Cipher, Dh, Hash, Random};
+use snow::params::NoiseParams;
 use snow::{Builder, HandshakeState};
 
 use super::HandshakeError;
 use super::message::{Accept, INITIATION, Initiation, RESPONSE, SEALED_INITIATION, SEALED_RESPONSE};
 use super::random::SeededRng;
+use super::resolver::Resolver;
 use crate::identity::{Identity, NodeId};
 use crate::key::NetworkId;
 use crate::session::Secret;
@@ -99,7 +98,7 @@ impl Responder {
 
 pub(super) fn builder<'a>(rng: SeededRng) -> Result<Builder<'a>, HandshakeError> {
     let params: NoiseParams = PATTERN.parse().map_err(|_| HandshakeError)?;
-    Ok(Builder::with_resolver(params, Box::new(Resolver(std::sync::Mutex::new(Some(rng))))))
+    Ok(Builder::with_resolver(params, Box::new(Resolver::new(rng))))
 }
 
 fn prologue(network: NetworkId) -> Vec<u8> {
@@ -117,26 +116,4 @@ fn split(state: &mut HandshakeState, accept: Accept) -> Outcome {
         Secret(*hasher.finalize().as_bytes())
     };
     Outcome { to_responder: bind(to_responder), to_initiator: bind(to_initiator), accept }
-}
-
-/// The default primitives of `snow` with our generator, which is handed out once.
-struct Resolver(std::sync::Mutex<Option<SeededRng>>);
-
-impl CryptoResolver for Resolver {
-    fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        let rng = self.0.lock().ok()?.take()?;
-        Some(Box::new(rng))
-    }
-
-    fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
-    }
-
-    fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
-        DefaultResolver.resolve_hash(choice)
-    }
-
-    fn resolve_cipher(&self, choice: &CipherChoice) -> Option<Box<dyn Cipher>> {
-        DefaultResolver.resolve_cipher(choice)
-    }
 }
