@@ -29,6 +29,8 @@ pub(super) struct Lan {
     kernel: Option<EbpfDatapath>,
     workers: Option<Workers>,
     policy: Option<Arc<Policy>>,
+    /// Interfaces with a LAN guard, and their indices.
+    guarded: BTreeMap<String, u32>,
     /// One sentence for each thing that is missing.
     warnings: Vec<String>,
 }
@@ -50,6 +52,7 @@ impl Prepared {
             kernel: None,
             workers: None,
             policy: None,
+            guarded: BTreeMap::new(),
             warnings: Vec::new(),
         };
         if !enabled {
@@ -103,9 +106,13 @@ impl Lan {
         // Those that come later are guarded as the watch tells of them.
         for entry in std::fs::read_dir(INTERFACES)?.flatten() {
             let name = entry.file_name();
-            if let Some(name) = name.to_str().filter(|name| *name != "lo" && *name != self.interface) {
-                kernel.guard(name)?;
-            }
+            let Some(name) = name.to_str().filter(|name| *name != "lo" && *name != self.interface) else {
+                continue;
+            };
+            // Read before the guard: an interface that takes the name in between has another index.
+            let index = std::fs::read_to_string(entry.path().join("ifindex")).unwrap_or_default();
+            kernel.guard(name)?;
+            self.guarded.insert(name.to_owned(), index.trim().parse().unwrap_or_default());
         }
         self.kernel = Some(kernel);
         Ok(())
@@ -183,8 +190,15 @@ impl Lan {
     pub(super) fn on_net(&mut self, event: &NetEvent) {
         let Some(kernel) = &mut self.kernel else { return };
         let result = match event {
-            NetEvent::LinkUp(Link { name, .. }) => kernel.guard(name),
-            NetEvent::LinkGone(Link { name, .. }) => kernel.unguard(name),
+            NetEvent::LinkUp(Link { name, index, .. }) if self.guarded.get(name) == Some(index) => Ok(()),
+            NetEvent::LinkUp(Link { name, index, .. }) => {
+                self.guarded.insert(name.clone(), *index);
+                kernel.guard(name)
+            }
+            NetEvent::LinkGone(Link { name, .. }) => {
+                self.guarded.remove(name);
+                kernel.unguard(name)
+            }
             NetEvent::AddressesChanged => Ok(()),
         };
         if let Err(error) = result {
