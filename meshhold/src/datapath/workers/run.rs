@@ -155,6 +155,8 @@ impl Worker {
             self.version = version;
             *snapshot = Arc::clone(&self.outside.shared.load());
             self.sessions.attach(&snapshot.sessions);
+            // What has waited goes before what comes: no reordering inside a flow.
+            self.serve_held(&Wake { snapshot, now: Instant::now() });
         }
     }
 
