@@ -297,7 +297,8 @@ impl Daemon {
         }
         let stale = std::mem::take(&mut self.stale);
         if stale.policy {
-            self.lan.apply(Arc::new(view::policy(&self.networks, &mut self.callers)));
+            let listen = self.config.node.listen.port();
+            self.lan.apply(Arc::new(view::policy(&self.networks, &mut self.callers, listen)));
         }
         if stale.policy || stale.table || changed {
             let enforce = self.lan.enforced_here();

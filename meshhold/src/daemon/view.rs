@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
 use super::callers::{Callers, PeerKey, caller4, caller6};
@@ -33,12 +34,12 @@ impl Sessions {
     }
 }
 
-/// The policy of all networks.
-pub(super) fn policy(networks: &BTreeMap<u16, Network>, callers: &mut Callers) -> Policy {
-    Policy { networks: networks.values().map(|network| network_policy(network, callers)).collect() }
+/// The policy of all networks. `listen` is this node's own UDP port: no scope opens it.
+pub(super) fn policy(networks: &BTreeMap<u16, Network>, callers: &mut Callers, listen: u16) -> Policy {
+    Policy { networks: networks.values().map(|network| network_policy(network, callers, listen)).collect() }
 }
 
-fn network_policy(network: &Network, callers: &mut Callers) -> NetworkPolicy {
+fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> NetworkPolicy {
     let peers = network.members.peers().filter_map(|peer| {
         let index = callers.number((network.id, peer.node))?;
         Some(PeerPolicy {
@@ -56,13 +57,21 @@ fn network_policy(network: &Network, callers: &mut Callers) -> NetworkPolicy {
         own4: network.own4(),
         own6: network.members.own6(),
         peers: peers.collect(),
-        scope: network
-            .scope
-            .rules()
-            .iter()
-            .map(|rule| PortRange { protocol: rule.protocol.number(), first: rule.first, last: rule.last })
-            .collect(),
+        scope: network.scope.rules().iter().flat_map(|rule| open_ports(rule, listen)).collect(),
     }
+}
+
+/// The ports of a rule, less the UDP port that carries the mesh itself: a mesh inside the mesh would go in circles,
+/// and the node's own management is nobody's service.
+fn open_ports(rule: &PortRule, listen: u16) -> Vec<PortRange> {
+    let protocol = rule.protocol.number();
+    let range = |first, last| PortRange { protocol, first, last };
+    if rule.protocol != Protocol::Udp || !(rule.first..=rule.last).contains(&listen) {
+        return vec![range(rule.first, rule.last)];
+    }
+    let below = (rule.first < listen).then(|| range(rule.first, listen - 1));
+    let above = (rule.last > listen).then(|| range(listen + 1, rule.last));
+    below.into_iter().chain(above).collect()
 }
 
 /// The routing table of the workers. `enforce` is set where they enforce the policy themselves.
@@ -99,5 +108,24 @@ fn own_network(network: &Network) -> OwnNetwork {
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_scope_opens_the_node_s_own_udp_port() {
+        let open = |rule: &str, listen| {
+            let ranges = open_ports(&rule.parse().unwrap(), listen);
+            ranges.iter().map(|range| (range.first, range.last)).collect::<Vec<_>>()
+        };
+        assert!(open("udp:7777", 7777).is_empty());
+        assert_eq!(open("udp:1-65535", 7777), [(1, 7776), (7778, 65535)]);
+        assert_eq!(open("udp:7777-7778", 7777), [(7778, 7778)]);
+        assert_eq!(open("udp:1-65535", 65535), [(1, 65534)]);
+        assert_eq!(open("udp:5353", 7777), [(5353, 5353)]);
+        assert_eq!(open("tcp:7777", 7777), [(7777, 7777)], "only UDP is the node's own");
     }
 }
