@@ -11,6 +11,7 @@ pub mod event;
 pub mod maps;
 pub mod packet;
 pub mod reason;
+pub mod steer;
 
 pub use address::Address;
 pub use classify::{

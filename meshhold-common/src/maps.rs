@@ -19,6 +19,8 @@ pub const MAX_FRAGMENTS: u32 = 4_096;
 pub const EVENT_BYTES: u32 = 65_536;
 /// Drop events for one reason, CPU and second.
 pub const EVENTS_PER_SECOND: u32 = 10;
+/// Slots in which the rates of outgoing flows are kept; flows that share one share its judgement.
+pub const FLOW_RATES: u32 = 4_096;
 /// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
 pub const FLOW_SECONDS: u32 = 300;
 /// Seconds for which a port that was closed is kept from opening UDP flows.
@@ -166,6 +168,20 @@ pub struct Tokens {
     pub used: u32,
 }
 
+/// What a flow has sent lately, see [`crate::steer`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct FlowRate {
+    /// Milliseconds (wrapping) at which the counting of `bytes` began.
+    pub since: u32,
+    /// Milliseconds of the last packet.
+    pub last: u32,
+    /// Bytes since then.
+    pub bytes: u32,
+    /// 1 where the flow is bulk.
+    pub bulk: u32,
+}
+
 /// Slot of a port bitmap: `protocol` is 6 (TCP) or 17 (UDP), `generation` 0 or 1.
 #[inline(always)]
 pub const fn port_slot(network: u32, protocol: u8, generation: u32) -> u32 {
@@ -195,6 +211,7 @@ mod user {
         super::CallerKey,
         super::Counter,
         super::Flow,
+        super::FlowRate,
         super::FlowKey,
         super::Fragment,
         super::FragmentKey,

@@ -12,8 +12,12 @@ mod lan;
 mod maps;
 mod rewrite;
 mod socket;
+mod steer;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, socket_filter},
+    programs::{SkBuffContext, TcContext},
+};
 use meshhold_common::{Packet, Reason, Verdict, classify_egress, classify_ingress, event, guard};
 
 use crate::{account::account, host::KernelHost};
@@ -49,6 +53,12 @@ pub fn lan_guard(ctx: TcContext) -> i32 {
     let packet = Packet { source, destination, ..Packet::default() };
     account(&packet, Reason::LanGuard, event::GUARD, ctx.len());
     DROP
+}
+
+/// Chooses the queue of the mesh interface that a packet waits in. Not a filter: its result is the queue's number.
+#[socket_filter]
+pub fn mesh_steer(ctx: SkBuffContext) -> i64 {
+    i64::from(steer::queue(&ctx))
 }
 
 /// An empty packet in memory whose content the verifier does not follow.

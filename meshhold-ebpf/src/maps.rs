@@ -9,8 +9,9 @@ use meshhold_common::{
     Address, Packet, Reason,
     event::Event,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation,
-        MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
+        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits,
+        Range, Tokens,
     },
 };
 
@@ -50,6 +51,13 @@ pub static TOKENS: PerCpuArray<Tokens, { Reason::COUNT }> = PerCpuArray::new();
 /// The packet under way: programs at this hook don't interrupt each other on a CPU.
 #[btf_map]
 pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub static RATES: Array<FlowRate, { FLOW_RATES as usize }> = Array::new();
+
+/// How many workers there are to steer to.
+#[btf_map]
+pub static WORKERS: Array<u32, 1> = Array::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();

@@ -128,7 +128,6 @@ fn node() {
         count: usize::from(LANES),
         mtu: 1420,
         offload: offload == "true",
-        pin: true,
     };
     let (mut workers, _control, mut events) = Workers::start(config).unwrap();
     let remote = SocketAddr::from((underlay(3 - node), 7777));

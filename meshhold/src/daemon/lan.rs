@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use meshhold_common::Reason;
 
 use crate::control::api::{DatapathMode, DatapathStatus};
@@ -45,7 +46,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Creates the interface and loads the programs, as far as the process may. What can't be had becomes a
     /// warning, never an error.
-    pub(super) async fn new(interface: &str, enabled: bool, queues: usize) -> Self {
+    pub(super) async fn new(interface: &str, enabled: bool, workers: usize) -> Self {
         let mut lan = Lan {
             interface: interface.to_owned(),
             net: None,
@@ -60,15 +61,15 @@ impl Prepared {
         }
         let missing = caps::probe();
         lan.warnings.extend(missing.iter().map(ToString::to_string));
-        let queues = match lan.create(queues).await {
+        let queues = match lan.create(workers).await {
             Ok(queues) => Some(queues),
             Err(error) => {
                 lan.warn_unless(!missing.is_empty(), format!("no mesh interface: {error:#}"));
                 None
             }
         };
-        if queues.is_some()
-            && let Err(error) = lan.load()
+        if let Some(queues) = &queues
+            && let Err(error) = lan.load(queues)
         {
             let text = format!(
                 "no kernel programs: user space enforces the port scope, services must listen on the mesh address, and \
@@ -90,19 +91,20 @@ impl Prepared {
 }
 
 impl Lan {
-    async fn create(&mut self, queues: usize) -> anyhow::Result<TunQueues> {
+    async fn create(&mut self, workers: usize) -> anyhow::Result<TunQueues> {
         let net = Net::new()?;
         net.require_free(&self.interface).await?;
         cleanup::stale(&net, &self.interface).await?;
-        let queues = TunQueues::create(&self.interface, queues, true)?;
+        let queues = TunQueues::create(&self.interface, workers, true)?;
         self.net = Some(net);
         Ok(queues)
     }
 
     /// The programs are on the interface before it has an address: it starts closed.
-    fn load(&mut self) -> anyhow::Result<()> {
+    fn load(&mut self, queues: &TunQueues) -> anyhow::Result<()> {
         let pins: PathBuf = bpffs::prepare(&self.interface)?;
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
+        queues.steer(kernel.steering(queues.workers())?).context("steering the queues of the interface")?;
         // Those that come later are guarded as the watch tells of them.
         for entry in std::fs::read_dir(INTERFACES)?.flatten() {
             let name = entry.file_name();

@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::config::store::KeyStore;
 use crate::control::server::Asked;
 use crate::datapath::workers::WorkerEvent;
+use crate::datapath::workers::largest_super_packet;
 use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses};
@@ -233,6 +234,7 @@ impl Daemon {
         InterfaceSetup {
             interface: self.config.meshlan.interface.clone(),
             mtu: self.config.meshlan.mtu.into(),
+            gso_max: largest_super_packet(self.config.meshlan.mtu),
             networks: networks.collect(),
         }
     }

@@ -42,7 +42,6 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         count,
         mtu: config.meshlan.mtu,
         offload: true,
-        pin: true,
     };
     let (workers, control_socket, worker_events) = Workers::start(workers_config).with_context(|| {
         format!("cannot use UDP {}; set node.listen to a free address", config.node.listen)

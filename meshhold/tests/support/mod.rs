@@ -49,7 +49,6 @@ impl Node {
             count: usize::from(LANES),
             mtu: 1420,
             offload: true,
-            pin: false,
         };
         let (workers, control, events) = Workers::start(config).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], control.local_addr().unwrap().port()));

@@ -22,6 +22,7 @@ pub(super) struct Maps {
     pub(super) callers: HashMap<MapData, CallerKey, CallerEntry>,
     pub(super) ports: Array<MapData, PortBits>,
     pub(super) generations: Array<MapData, Generation>,
+    pub(super) workers: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) events: Option<RingBuf<MapData>>,
     /// Retired ports and the second until which they count, by network; TCP, then UDP.
@@ -37,6 +38,7 @@ impl Maps {
             callers: typed(ebpf, "CALLERS")?,
             ports: typed(ebpf, "PORTS")?,
             generations: typed(ebpf, "GENERATIONS")?,
+            workers: typed(ebpf, "WORKERS")?,
             counters: typed(ebpf, "COUNTERS")?,
             events: Some(typed(ebpf, "EVENTS")?),
             retired: std::collections::BTreeMap::new(),

@@ -10,12 +10,13 @@ mod maps;
 mod pins;
 mod wanted;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        LinkOrder, SchedClassifier, SocketFilter, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -23,7 +24,11 @@ use aya::{
 use meshhold_common::{Reason, maps::Counter};
 
 pub use self::{error::EbpfError, events::Events};
-use self::{maps::Maps, pins::PinRoot, wanted::Wanted};
+use self::{
+    maps::{Maps, of},
+    pins::PinRoot,
+    wanted::Wanted,
+};
 use super::policy::Policy;
 
 /// The object that the build script compiled; empty where it was told to skip it.
@@ -159,6 +164,22 @@ impl EbpfDatapath {
     /// The drop events; the first call takes them, later ones get `None`.
     pub fn events(&mut self) -> Option<Events> {
         self.maps.events.take().map(Events)
+    }
+
+    /// The program that chooses a queue of the mesh interface, for `workers` of them.
+    ///
+    /// # Errors
+    /// [`EbpfError::Program`] where the kernel refuses it.
+    pub fn steering(&mut self, workers: u32) -> Result<BorrowedFd<'_>, EbpfError> {
+        const NAME: &str = "mesh_steer";
+        self.maps.workers.set(0, workers, 0).map_err(of("WORKERS"))?;
+        let failed = |source| EbpfError::Program { program: NAME, source };
+        let found = self.ebpf.program_mut(NAME).ok_or(EbpfError::Object { what: NAME })?;
+        let filter: &mut SocketFilter = found.try_into().map_err(failed)?;
+        if filter.fd().is_err() {
+            filter.load().map_err(failed)?;
+        }
+        filter.fd().map(AsFd::as_fd).map_err(failed)
     }
 
     /// A loaded program, for tests that run it without traffic.

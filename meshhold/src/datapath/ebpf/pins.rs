@@ -10,8 +10,9 @@ use aya::{maps::MapInfo, programs::links::FdLink};
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation,
-        MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
+        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits,
+        Range, Tokens,
     },
 };
 
@@ -23,7 +24,7 @@ type Layout = (&'static str, usize, usize, u32);
 const REASONS: u32 = Reason::COUNT as u32;
 const INDEX: usize = size_of::<u32>();
 
-const LAYOUTS: [Layout; 11] = [
+const LAYOUTS: [Layout; 13] = [
     ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
     ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
     ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
@@ -34,6 +35,8 @@ const LAYOUTS: [Layout; 11] = [
     ("FRAGMENTS", size_of::<FragmentKey>(), size_of::<Fragment>(), MAX_FRAGMENTS),
     ("COUNTERS", INDEX, size_of::<Counter>(), REASONS + 1),
     ("TOKENS", INDEX, size_of::<Tokens>(), REASONS),
+    ("RATES", INDEX, size_of::<FlowRate>(), FLOW_RATES),
+    ("WORKERS", INDEX, INDEX, 1),
     ("EVENTS", 0, 0, EVENT_BYTES),
 ];
 

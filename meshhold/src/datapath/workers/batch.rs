@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshhold_common::Reason;
+use meshhold_core::wire::{DATA_HEADER, TAG};
 
 use super::udp::WorkerSocket;
 use crate::datapath::counters::ReasonCounters;
@@ -16,12 +17,23 @@ use crate::platform::linux::sys_net::{self, MAX_RUNS, Outgoing};
 /// Room for two full runs.
 const CAPACITY: usize = 2 * MAX_RUN;
 /// Most bytes of one run: a UDP datagram over IPv4 holds 65,507.
-const MAX_RUN: usize = 65_000;
+const MAX_RUN: usize = 65_500;
 /// Most datagrams of one run (the kernel's UDP_MAX_SEGMENTS of old).
 const MAX_DATAGRAMS: usize = 64;
 /// How long a full socket buffer may hold up the worker before datagrams are dropped. Meanwhile the TUN is not
 /// read, so its queue discipline decides what waits.
 const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Bytes of TCP super-packets: as many segments as one `sendmsg` takes when they are sealed, so that none is left over for
+/// a second one. The kernel keeps some of them for headers (MAX_TCP_HEADER).
+pub fn largest_super_packet(mtu: u16) -> u32 {
+    /// TCP over IPv4 with timestamps, and what the route to caller addresses leaves for the change of family.
+    const HEADERS: usize = 52 + 28;
+    const KEPT: usize = 321;
+    let mtu = usize::from(mtu);
+    let segments = (MAX_RUN / (mtu + DATA_HEADER + TAG)).min(MAX_DATAGRAMS);
+    (segments * mtu.saturating_sub(HEADERS) + KEPT) as u32
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Run {

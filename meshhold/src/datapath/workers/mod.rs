@@ -7,6 +7,7 @@ mod batch;
 pub mod event;
 mod hold;
 pub mod offload;
+mod reads;
 mod receive;
 mod run;
 mod session;
@@ -18,12 +19,14 @@ pub mod udp;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use meshhold_common::Reason;
-use meshhold_core::wire::{LANE_BITS, MAX_LANES};
+use meshhold_core::wire::{MAX_LANES, SPARSE_LANE};
 use tokio::sync::mpsc;
 
+pub use self::batch::largest_super_packet;
 pub use self::event::WorkerEvent;
 use self::event::{Command, EVENTS, Mailbox};
 use self::run::Worker;
@@ -36,6 +39,9 @@ use crate::platform::linux::sys_net;
 
 /// Commands that may wait for one worker; more are dropped.
 const COMMANDS: usize = 1024;
+
+/// A worker's turn on a processor that it shares: the shortest that the kernel grants.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// What workers are started with.
 #[derive(Debug)]
@@ -50,8 +56,6 @@ pub struct WorkersConfig {
     pub mtu: u16,
     /// Segmentation offload towards the network (UDP_SEGMENT, UDP_GRO).
     pub offload: bool,
-    /// Keep each worker on one processor.
-    pub pin: bool,
 }
 
 /// Running workers.
@@ -71,7 +75,7 @@ impl Workers {
     /// # Errors
     /// The port is taken, or a socket or thread can't be made.
     pub fn start(config: WorkersConfig) -> anyhow::Result<Started> {
-        let queues = config.interface.map(TunQueues::into_queues).unwrap_or_default();
+        let queues = config.interface.map(TunQueues::into_pairs).unwrap_or_default();
         let count = config.count.min(queues.len()).min(usize::from(MAX_LANES));
         let port = Port::open(config.listen, count, config.offload)?;
         let shared = Arc::new(Shared::new(count));
@@ -84,16 +88,16 @@ impl Workers {
         }
         let mut workers = Self { shared, mailboxes, threads: Vec::new() };
         let parts = queues.into_iter().zip(port.workers).zip(inboxes);
-        for (id, ((queue, socket), inbox)) in parts.enumerate() {
+        for (id, ((queues, sockets), inbox)) in parts.enumerate() {
             let outside = run::Outside {
                 shared: workers.shared.clone(),
                 events: events.clone(),
                 others: workers.mailboxes.clone(),
                 inbox,
             };
-            let worker = Worker::new(id, queue, socket, (usize::from(config.mtu), config.offload), outside)
+            let worker = Worker::new(id, queues, sockets, (usize::from(config.mtu), config.offload), outside)
                 .with_context(|| format!("preparing worker {id}"))?;
-            workers.threads.push(spawn(id, worker, config.pin)?);
+            workers.threads.push(spawn(id, worker)?);
         }
         Ok((workers, port.control, receiver))
     }
@@ -154,14 +158,14 @@ impl Drop for Workers {
 
 /// The worker that owns the lane of a data datagram's receiver index.
 fn owner(datagram: &[u8], workers: usize) -> usize {
-    let lane = datagram.get(7).map_or(0, |byte| byte & ((1 << LANE_BITS) - 1));
+    let lane = datagram.get(7).map_or(0, |byte| byte & (SPARSE_LANE - 1));
     usize::from(lane) % workers.max(1)
 }
 
-fn spawn(id: usize, worker: Worker, pin: bool) -> anyhow::Result<JoinHandle<()>> {
+fn spawn(id: usize, worker: Worker) -> anyhow::Result<JoinHandle<()>> {
     let body = move || {
-        if pin && let Err(error) = sys_net::pin_thread(id) {
-            tracing::warn!(worker = id, %error, "the worker could not be kept on one processor");
+        if let Err(error) = sys_net::ask_for_short_turns(SLICE) {
+            tracing::debug!(worker = id, %error, "no short turns");
         }
         worker.run();
     };

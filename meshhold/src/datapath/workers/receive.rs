@@ -17,47 +17,79 @@ use super::event::{Command, WorkerEvent};
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
-use super::run::{Wake, Worker};
-use super::session::{DataHeader, LocalSession};
+use super::run::{Ready, SOCKET, Wake, Worker};
+use super::session::{Class, DataHeader, LocalSession};
 use super::shared::Snapshot;
-use super::tun::{Offload, TunQueue};
+use super::tun::{Offload, TunPair, TunQueue};
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::table::{PeerRoute, Table};
-use crate::platform::linux::sys_net;
+use crate::platform::linux::sys_net::{self, Received};
 
-/// Receive calls before the TUN gets its turn.
-const BURST: usize = 8;
+/// Receive calls for sparse lanes in one turn.
+const BURST: usize = 16;
 /// How often the same new address of a session is reported.
 const REPEAT_MOVED: Duration = Duration::from_secs(1);
 
-/// An inner packet that may go to the TUN: where it is in the receive buffer.
+/// An inner packet that may go to the TUN: where it starts in the receive buffer.
 struct Opened {
-    range: Range<usize>,
+    at: usize,
+    layout: Layout,
     partial: bool,
 }
 
 impl Worker {
-    /// Receives what waits on the socket, within bounds.
-    pub(super) fn receive_burst(&mut self, snapshot: &mut Arc<Snapshot>) {
-        let mut buffer = std::mem::take(&mut self.receive_buffer);
-        let now = Instant::now();
+    /// Receives what this turn has of the lanes; [`Self::receive_bulk`] handles it.
+    pub(super) fn take_bulk(&mut self, ready: Ready) -> Option<Received> {
+        let mut buffer = std::mem::take(&mut self.received);
+        let got = ready.has(SOCKET).then(|| self.take(Class::Bulk, &mut buffer)).flatten();
+        self.received = buffer;
+        got
+    }
+
+    pub(super) fn receive_bulk(&mut self, got: Option<Received>, snapshot: &mut Arc<Snapshot>) {
+        let Some(got) = got else {
+            return;
+        };
+        let mut buffer = std::mem::take(&mut self.received);
+        self.handle(&mut buffer, got, snapshot);
+        self.received = buffer;
+    }
+
+    /// Receives and handles what came on the sparse lanes.
+    pub(super) fn receive_sparse(&mut self, snapshot: &mut Arc<Snapshot>) {
+        let mut buffer = std::mem::take(&mut self.sparse_received);
         for _ in 0..BURST {
-            match sys_net::receive(self.outlet.socket.descriptor(), &mut buffer) {
-                Ok(got) => {
-                    self.refresh(snapshot);
-                    let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-                    self.receive(bytes, got.segment, got.from, &Wake { snapshot, now });
-                }
+            let Some(got) = self.take(Class::Sparse, &mut buffer) else {
+                break;
+            };
+            self.handle(&mut buffer, got, snapshot);
+        }
+        self.sparse_received = buffer;
+    }
+
+    fn take(&self, class: Class, buffer: &mut [u8]) -> Option<Received> {
+        let socket = &self.outlet.socket;
+        let descriptor = match class {
+            Class::Bulk => socket.descriptor(),
+            Class::Sparse => socket.sparse(),
+        };
+        loop {
+            match sys_net::receive(descriptor, buffer) {
+                Ok(got) => return Some(got),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) => {
-                    if error.kind() != ErrorKind::WouldBlock {
-                        tracing::debug!(%error, worker = self.id, "receiving failed");
-                    }
-                    break;
+                    tracing::debug!(%error, worker = self.id, "receiving failed");
+                    return None;
                 }
             }
         }
-        self.receive_buffer = buffer;
+    }
+
+    fn handle(&mut self, buffer: &mut [u8], got: Received, snapshot: &mut Arc<Snapshot>) {
+        self.refresh(snapshot);
+        let bytes = buffer.get_mut(..got.len).unwrap_or_default();
+        self.receive(bytes, got.segment, got.from, &Wake { snapshot, now: Instant::now() });
     }
 
     /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.
@@ -72,9 +104,10 @@ impl Worker {
             }
             start = end;
         }
-        if let Some(queue) = &self.tun {
-            self.coalescer.flush(bytes, &mut TunSink { queue, counters: &self.outlet.counters });
-        }
+        let Some(pair) = &self.tun else {
+            return;
+        };
+        self.coalescer.flush(bytes, &mut TunSink { queue: &pair.bulk, counters: &self.outlet.counters });
     }
 
     /// Authenticates one datagram. `None` where it holds no packet for us: a keepalive, or not our business.
@@ -98,7 +131,7 @@ impl Worker {
         }
         let position = self.sessions.position(header.lane);
         let local = self.sessions.find(header.session).ok_or(Reason::NoSession)?;
-        let lane = local.lane(position).ok_or(Reason::NoSession)?;
+        let lane = local.lane(header.class, position).ok_or(Reason::NoSession)?;
         if !lane.is_new(header.counter) {
             return Err(Reason::Replay);
         }
@@ -117,9 +150,10 @@ impl Worker {
         if header.flags & !FLAG_PARTIAL_CHECKSUM != 0 {
             return Err(Reason::Malformed);
         }
-        let total = check(packet, peer, &wake.snapshot.table)?;
-        self.admit_incoming(packet.get(..total).unwrap_or_default(), wake)?;
-        Ok(Some(Opened { range: start..start + total, partial: header.flags & FLAG_PARTIAL_CHECKSUM != 0 }))
+        let layout = check(packet, peer, &wake.snapshot.table)?;
+        self.admit_incoming(packet.get(..layout.total).unwrap_or_default(), wake)?;
+        let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
+        Ok(Some(Opened { at: start, layout, partial }))
     }
 
     /// Handshakes and QUIC belong to the control socket; they get here only when the steering program doesn't work.
@@ -147,14 +181,14 @@ impl Worker {
     }
 
     fn deliver(&mut self, bytes: &mut [u8], opened: Opened) {
-        let Some(queue) = &self.tun else {
+        let Some(TunPair { bulk: queue, .. }) = &self.tun else {
             return self.drop_packet(Reason::QueueFull);
         };
         let mut sink = TunSink { queue, counters: &self.outlet.counters };
         if queue.offload() != Offload::None {
-            return self.coalescer.push(bytes, opened.range, opened.partial, &mut sink);
+            return self.coalescer.push(bytes, (opened.at, opened.layout), opened.partial, &mut sink);
         }
-        let packet = bytes.get_mut(opened.range).unwrap_or_default();
+        let packet = bytes.get_mut(opened.at..opened.at + opened.layout.total).unwrap_or_default();
         if opened.partial {
             complete(packet);
         }
@@ -162,8 +196,8 @@ impl Worker {
     }
 }
 
-/// The packet's length by its own header, if it comes from the sender's blocks and goes to our address.
-fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<usize, Reason> {
+/// The packet's layout, if it comes from the sender's blocks and goes to our address.
+fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<Layout, Reason> {
     let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
     let (source, destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
     if !peer.owns(source) {
@@ -172,7 +206,7 @@ fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<usize, Reason
     if !table.is_own(peer.network, destination) {
         return Err(Reason::NotForUs);
     }
-    Ok(layout.total)
+    Ok(layout)
 }
 
 /// Completes a partial transport checksum for an interface that can't take one.

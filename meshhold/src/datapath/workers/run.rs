@@ -3,8 +3,7 @@
 //! Owns all state that belongs to one thread; no lock and no allocation per packet. `transmit` and `receive` hold the two
 //! directions.
 
-use std::io::{self, ErrorKind, IoSlice};
-use std::net::UdpSocket;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,22 +14,22 @@ use super::batch::{Exit, SendBatch};
 use super::event::{Command, Inbox, Mailbox, WorkerEvent};
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
-use super::offload::virtio;
-use super::session::Sessions;
+use super::reads::Reads;
+use super::session::{Class, Sessions};
 use super::shared::{Shared, Snapshot};
-use super::tun::{Offload, TunQueue};
-use super::udp::WorkerSocket;
+use super::tun::{Offload, TunPair, TunQueue};
+use super::udp::{Pair, WorkerSocket};
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::icmp::Limit;
 use crate::platform::linux::sys_net::Epoll;
 
 const TUN: u32 = 0;
-const SOCKET: u32 = 1;
+pub(super) const SOCKET: u32 = 1;
 const BELL: u32 = 2;
+const SPARSE_TUN: u32 = 3;
+const SPARSE_SOCKET: u32 = 4;
 /// Largest IP packet.
-const PACKET: usize = 65_535;
-/// TUN reads before the socket gets its turn.
-const BURST: usize = 64;
+pub(super) const PACKET: usize = 65_535;
 /// How often held packets are looked at.
 const HOLD_TICK: Duration = Duration::from_millis(250);
 
@@ -64,6 +63,16 @@ pub(super) struct Wake<'a> {
     pub(super) now: Instant,
 }
 
+/// Which descriptors have something: a bit a token.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ready(u32);
+
+impl Ready {
+    pub(super) fn has(self, token: u32) -> bool {
+        self.0 & 1 << token != 0
+    }
+}
+
 /// One worker.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -71,7 +80,7 @@ pub(super) struct Worker {
     /// MTU inside the tunnel, in bytes.
     pub(super) mtu: usize,
     /// `None` once the interface is gone.
-    pub(super) tun: Option<TunQueue>,
+    pub(super) tun: Option<TunPair>,
     pub(super) outlet: Outlet,
     pub(super) batch: SendBatch,
     pub(super) sessions: Sessions,
@@ -79,8 +88,10 @@ pub(super) struct Worker {
     pub(super) hold: Hold,
     pub(super) errors: Limit,
     pub(super) outside: Outside,
-    pub(super) receive_buffer: Box<[u8]>,
-    read_buffer: Box<[u8]>,
+    pub(super) received: Box<[u8]>,
+    pub(super) sparse_received: Box<[u8]>,
+    reads: Reads,
+    sparse_reads: Reads,
     /// Of the snapshot in use.
     version: u64,
     epoll: Epoll,
@@ -90,21 +101,25 @@ impl Worker {
     /// A worker that is ready to [`Self::run`]. `offload`: segmentation towards the network.
     pub(super) fn new(
         id: usize,
-        tun: TunQueue,
-        socket: UdpSocket,
+        tun: TunPair,
+        sockets: Pair,
         (mtu, offload): (usize, bool),
         outside: Outside,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        let socket = WorkerSocket::new(socket)?;
-        epoll.watch(tun.descriptor(), TUN)?;
+        let socket = WorkerSocket::new(sockets)?;
+        epoll.watch(tun.bulk.descriptor(), TUN)?;
+        if let Some(sparse) = &tun.sparse {
+            epoll.watch(sparse.descriptor(), SPARSE_TUN)?;
+        }
         epoll.watch(socket.descriptor(), SOCKET)?;
+        epoll.watch(socket.sparse(), SPARSE_SOCKET)?;
         epoll.watch(outside.inbox.bell(), BELL)?;
         let counters = outside.shared.reasons(id).unwrap_or_default();
         Ok(Self {
             id,
             mtu,
-            coalescer: Coalescer::new(tun.offload() == Offload::TcpAndUdp),
+            coalescer: Coalescer::new(tun.bulk.offload() == Offload::TcpAndUdp),
             tun: Some(tun),
             outlet: Outlet { socket, counters },
             batch: SendBatch::new(offload),
@@ -112,39 +127,54 @@ impl Worker {
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),
             outside,
-            receive_buffer: vec![0; PACKET].into(),
-            read_buffer: vec![0; virtio::LEN + PACKET].into(),
+            received: vec![0; PACKET].into(),
+            sparse_received: vec![0; PACKET].into(),
+            reads: Reads::new(),
+            sparse_reads: Reads::new(),
             version: 0,
             epoll,
         })
     }
 
-    /// Works until told to stop.
+    /// Works until told to stop. A turn takes a bounded share of what is bulk, looks for what is sparse, and handles the
+    /// sparse before the bulk: a flow that has just become bulk keeps its order.
     pub(super) fn run(mut self) {
         let mut snapshot = Arc::default();
+        let mut ready = Ready::default();
         while !self.outside.shared.is_stopped() {
-            let timeout = (!self.hold.is_empty()).then_some(HOLD_TICK);
-            let ready = match self.epoll.wait(timeout) {
+            let received = self.take_bulk(ready);
+            let reads = self.read_bulk(ready);
+            let idle = received.is_none() && reads.is_empty();
+            ready = match self.look(idle) {
                 Ok(ready) => ready,
                 Err(error) => return self.report(WorkerEvent::Failed { worker: self.id, error }),
             };
-            let is_ready = |token: u32| ready & 1 << token != 0;
-            if is_ready(BELL) {
-                self.outside.inbox.silence();
-            }
             self.refresh(&mut snapshot);
-            if is_ready(BELL) {
+            if ready.has(BELL) {
+                self.outside.inbox.silence();
                 self.obey(&mut snapshot);
             }
-            if is_ready(SOCKET) {
-                self.receive_burst(&mut snapshot);
+            if ready.has(SPARSE_SOCKET) {
+                self.receive_sparse(&mut snapshot);
             }
-            if is_ready(TUN) {
-                self.transmit_burst(&mut snapshot);
+            if ready.has(SPARSE_TUN) {
+                self.transmit_sparse(&snapshot);
             }
+            self.receive_bulk(received, &mut snapshot);
+            self.transmit_bulk(reads, &snapshot);
             self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
             self.batch.flush(self.outlet.exit());
         }
+    }
+
+    /// What has something; sleeps until there is if this worker is `idle`.
+    fn look(&self, idle: bool) -> io::Result<Ready> {
+        let timeout = match (idle, self.hold.is_empty()) {
+            (false, _) => Some(Duration::ZERO),
+            (true, false) => Some(HOLD_TICK),
+            (true, true) => None,
+        };
+        self.epoll.wait(timeout).map(Ready)
     }
 
     /// Takes up a table that was published since. Called for every read, so that no packet that came after
@@ -175,42 +205,74 @@ impl Worker {
         }
     }
 
-    fn transmit_burst(&mut self, snapshot: &mut Arc<Snapshot>) {
-        let mut buffer = std::mem::take(&mut self.read_buffer);
-        let now = Instant::now();
-        for _ in 0..BURST {
-            let Some(queue) = &self.tun else {
-                break;
-            };
-            match queue.read(&mut buffer) {
-                Ok(len) => {
-                    self.refresh(snapshot);
-                    let wake = Wake { snapshot, now };
-                    self.transmit(buffer.get_mut(..len).unwrap_or_default(), &wake);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_temporary(&error) => break,
-                Err(error) => self.lose_tun(error),
+    /// The reads of this turn, to be given back by [`Self::transmit_bulk`].
+    fn read_bulk(&mut self, ready: Ready) -> Reads {
+        let mut reads = std::mem::take(&mut self.reads);
+        reads.clear();
+        if ready.has(TUN) {
+            self.fill(&mut reads, Class::Bulk);
+        }
+        reads
+    }
+
+    fn transmit_bulk(&mut self, mut reads: Reads, snapshot: &Snapshot) {
+        if !reads.is_empty() {
+            let wake = Wake { snapshot, now: Instant::now() };
+            for read in reads.iter_mut() {
+                self.transmit(read, Class::Bulk, &wake);
             }
         }
-        self.read_buffer = buffer;
+        self.reads = reads;
+    }
+
+    fn transmit_sparse(&mut self, snapshot: &Snapshot) {
+        let mut reads = std::mem::take(&mut self.sparse_reads);
+        self.fill(&mut reads, Class::Sparse);
+        let wake = Wake { snapshot, now: Instant::now() };
+        for read in reads.iter_mut() {
+            self.transmit(read, Class::Sparse, &wake);
+        }
+        self.batch.flush(self.outlet.exit());
+        self.sparse_reads = reads;
+    }
+
+    fn fill(&mut self, reads: &mut Reads, class: Class) {
+        let Some(queue) = self.queue(class) else {
+            return;
+        };
+        if let Err(error) = reads.fill(|room| queue.read(room)) {
+            self.lose_tun(error);
+        }
+    }
+
+    fn queue(&self, class: Class) -> Option<&TunQueue> {
+        let pair = self.tun.as_ref()?;
+        match class {
+            Class::Bulk => Some(&pair.bulk),
+            Class::Sparse => pair.sparse.as_ref(),
+        }
     }
 
     /// The interface went away. What still arrives is authenticated (the session lives) and counted.
     fn lose_tun(&mut self, error: io::Error) {
-        if let Some(queue) = self.tun.take() {
+        for queue in self.tun.take().iter().flat_map(|pair| pair.sparse.iter().chain([&pair.bulk])) {
             // Closing the descriptor would take it out of the set as well, unless somebody else holds a copy.
             let _ = self.epoll.forget(queue.descriptor());
         }
         self.report(WorkerEvent::Failed { worker: self.id, error });
     }
 
+    /// The queue that packets are written to.
+    pub(super) fn tun(&self) -> Option<&TunQueue> {
+        self.queue(Class::Bulk)
+    }
+
     pub(super) fn header_len(&self) -> usize {
-        self.tun.as_ref().map_or(0, TunQueue::header)
+        self.tun().map_or(0, TunQueue::header)
     }
 
     pub(super) fn write_tun(&self, pieces: &[IoSlice<'_>]) {
-        if self.tun.as_ref().is_none_or(|queue| queue.write(pieces).is_err()) {
+        if self.tun().is_none_or(|queue| queue.write(pieces).is_err()) {
             self.drop_packet(Reason::QueueFull);
         }
     }
@@ -225,9 +287,4 @@ impl Worker {
             tracing::debug!(worker = self.id, "an event was lost: the daemon's queue is full");
         }
     }
-}
-
-fn is_temporary(error: &io::Error) -> bool {
-    error.kind() == ErrorKind::WouldBlock
-        || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }

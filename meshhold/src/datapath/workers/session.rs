@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use meshhold_core::replay::ReplayWindow;
 use meshhold_core::session::{SendCounter, Session};
-use meshhold_core::wire::{DATA_HEADER, LANE_BITS, TAG, TYPE_DATA};
+use meshhold_core::wire::{DATA_HEADER, LANE_BITS, SPARSE_LANE, TAG, TYPE_DATA};
 
 use super::shared::SharedSession;
 use crate::datapath::crypto::{KeyError, LaneKey};
@@ -30,6 +30,8 @@ pub(super) struct Lane {
 pub(super) struct LocalSession {
     pub(super) shared: Arc<SharedSession>,
     lanes: Vec<Lane>,
+    /// One beside each.
+    sparse: Vec<Lane>,
     /// The last address that was reported as new, and when.
     pub(super) moved: Option<(SocketAddr, Instant)>,
 }
@@ -42,6 +44,15 @@ pub(super) struct Sessions {
     list: Vec<LocalSession>,
 }
 
+/// How a packet waits and travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// In turn.
+    Bulk,
+    /// Before what is bulk: its flow sends little.
+    Sparse,
+}
+
 /// A data header, decoded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DataHeader {
@@ -49,7 +60,9 @@ pub(super) struct DataHeader {
     pub(super) flags: u8,
     /// Local index of the session, without the lane.
     pub(super) session: u32,
+    /// Without the bit of sparse lanes.
     pub(super) lane: usize,
+    pub(super) class: Class,
     pub(super) counter: u64,
 }
 
@@ -66,7 +79,8 @@ impl DataHeader {
             bytes,
             flags,
             session: index & !LANE_MASK,
-            lane: (index & LANE_MASK) as usize,
+            lane: usize::from(i3 & (SPARSE_LANE - 1)),
+            class: if i3 & SPARSE_LANE == 0 { Class::Bulk } else { Class::Sparse },
             counter: u64::from_be_bytes(counter),
         })
     }
@@ -85,16 +99,21 @@ impl Sessions {
                 continue;
             }
             match self.lanes(&shared.session) {
-                Ok(lanes) => self.list.push(LocalSession { shared: shared.clone(), lanes, moved: None }),
+                Ok([lanes, sparse]) => {
+                    self.list.push(LocalSession { shared: shared.clone(), lanes, sparse, moved: None });
+                }
                 Err(error) => tracing::error!(%error, "a session can't be used"),
             }
         }
         self.list.sort_by_key(|local| local.shared.session.local_index);
     }
 
-    fn lanes(&self, session: &Session) -> Result<Vec<Lane>, KeyError> {
+    fn lanes(&self, session: &Session) -> Result<[Vec<Lane>; 2], KeyError> {
         let mine = (self.worker as u8..session.lanes).step_by(self.workers);
-        mine.map(|lane| Lane::new(session, lane)).collect()
+        let of = |bit: u8| -> Result<Vec<_>, _> {
+            mine.clone().map(|lane| Lane::new(session, lane | bit)).collect()
+        };
+        Ok([of(0)?, of(SPARSE_LANE)?])
     }
 
     /// The session with this local index (of lane 0).
@@ -116,15 +135,17 @@ impl Sessions {
 }
 
 impl LocalSession {
-    /// A lane to send a flow on, always the same for one flow.
-    pub(super) fn lane_for(&mut self, flow_hash: u32) -> Option<&mut Lane> {
-        let count = self.lanes.len().max(1);
-        self.lanes.get_mut(flow_hash as usize % count)
+    /// Position of the lane to send a flow on, always the same for one flow of one class.
+    pub(super) fn position_for(&self, flow_hash: impl FnOnce() -> u32) -> usize {
+        if self.lanes.len() < 2 { 0 } else { flow_hash() as usize % self.lanes.len() }
     }
 
-    /// The lane at a position given by [`Sessions::position`].
-    pub(super) fn lane(&mut self, position: usize) -> Option<&mut Lane> {
-        self.lanes.get_mut(position)
+    /// The lane at a position given by [`Self::position_for`] or [`Sessions::position`].
+    pub(super) fn lane(&mut self, class: Class, position: usize) -> Option<&mut Lane> {
+        match class {
+            Class::Bulk => self.lanes.get_mut(position),
+            Class::Sparse => self.sparse.get_mut(position),
+        }
     }
 }
 

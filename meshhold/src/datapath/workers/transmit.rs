@@ -14,14 +14,14 @@ use super::offload::header::Layout;
 use super::offload::segment::Segments;
 use super::offload::virtio::{self, VirtioHeader};
 use super::run::{Wake, Worker};
-use super::session::LocalSession;
+use super::session::{Class, LocalSession};
 use crate::datapath::icmp::{self, MAX_ERROR};
 use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
 
 impl Worker {
     /// Takes one read of the TUN to its end: gathered for sending, held, or dropped and counted.
-    pub(super) fn transmit(&mut self, read: &mut [u8], wake: &Wake<'_>) {
-        let outcome = self.admit(read, wake).and_then(|()| self.forward(read, wake));
+    pub(super) fn transmit(&mut self, read: &mut [u8], class: Class, wake: &Wake<'_>) {
+        let outcome = self.admit(read, wake).and_then(|()| self.forward(read, class, wake));
         if let Err(reason) = outcome {
             self.drop_packet(reason);
         }
@@ -42,7 +42,7 @@ impl Worker {
     }
 
     /// Routes a read that has been admitted.
-    fn forward(&mut self, read: &mut [u8], wake: &Wake<'_>) -> Result<(), Reason> {
+    fn forward(&mut self, read: &mut [u8], class: Class, wake: &Wake<'_>) -> Result<(), Reason> {
         let table = &wake.snapshot.table;
         let packet = read.get(self.header_len()..).ok_or(Reason::Truncated)?;
         let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
@@ -60,12 +60,12 @@ impl Worker {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
-            Some(path) => self.send_on(path, read),
+            Some(path) => self.send_on(path, class, read),
             None => self.hold_back(peer, read, wake),
         }
     }
 
-    fn send_on(&mut self, path: &TransmitPath, read: &mut [u8]) -> Result<(), Reason> {
+    fn send_on(&mut self, path: &TransmitPath, class: Class, read: &mut [u8]) -> Result<(), Reason> {
         let (virtio, packet) = match self.header_len() {
             0 => (VirtioHeader::default(), read),
             _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
@@ -74,17 +74,18 @@ impl Worker {
         if segments.longest() > self.mtu {
             return Err(Reason::TooBig);
         }
-        let hash = segments.layout().flow_hash(segments.packet());
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let exit = self.outlet.exit();
         let local = self.sessions.find(path.session.local_index).ok_or(Reason::NoSession)?;
+        let hash = || segments.layout().flow_hash(segments.packet());
+        let position = local.position_for(hash);
         let (mut packets, mut bytes) = (0, 0);
         while let Some(len) = segments.next_len() {
             let size = DATA_HEADER + len + TAG;
             let room = self.batch.room(size, path.remote, exit).ok_or(Reason::TooBig)?;
             let packet = room.get_mut(DATA_HEADER..DATA_HEADER + len).ok_or(Reason::TooBig)?;
             segments.write_next(packet).ok_or(Reason::Malformed)?;
-            let lane = local.lane_for(hash).ok_or(Reason::NoSession)?;
+            let lane = local.lane(class, position).ok_or(Reason::NoSession)?;
             if lane.seal(flags, room).is_none() {
                 report_exhausted(local, &self.outside.events);
                 return Err(Reason::NoSession);
@@ -122,7 +123,7 @@ impl Worker {
                 continue;
             }
             for mut read in self.hold.take(peer) {
-                if let Err(reason) = self.forward(&mut read, wake) {
+                if let Err(reason) = self.forward(&mut read, Class::Bulk, wake) {
                     self.drop_packet(reason);
                 }
             }
@@ -151,7 +152,7 @@ impl Worker {
         const SIZE: usize = DATA_HEADER + TAG;
         let local = self.sessions.find(local_index)?;
         let room = self.batch.room(SIZE, remote, self.outlet.exit())?;
-        local.lane(0)?.seal(0, room)?;
+        local.lane(Class::Bulk, 0)?.seal(0, room)?;
         self.batch.commit(SIZE, remote);
         local.shared.traffic(self.id)?.tx_packets.add(1);
         Some(())

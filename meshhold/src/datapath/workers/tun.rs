@@ -33,10 +33,19 @@ pub enum Offload {
 pub struct TunQueues {
     name: String,
     offload: Offload,
-    files: Vec<File>,
+    bulk: Vec<File>,
+    /// As many, or none.
+    sparse: Vec<File>,
 }
 
-/// One worker's queue.
+/// One worker's queues.
+#[derive(Debug)]
+pub(super) struct TunPair {
+    pub(super) bulk: TunQueue,
+    pub(super) sparse: Option<TunQueue>,
+}
+
+/// One queue.
 #[derive(Debug)]
 pub(super) struct TunQueue {
     file: File,
@@ -44,29 +53,40 @@ pub(super) struct TunQueue {
 }
 
 impl TunQueues {
-    /// Creates the interface `name` with `queues` queues. It goes when the last queue is closed. With `offload` the
-    /// best the kernel has is taken.
+    /// Creates the interface `name` with two queues for each of `workers`. It goes when the last queue is closed. With
+    /// `offload` the best the kernel has is taken.
     ///
     /// # Errors
     /// `/dev/net/tun` or CAP_NET_ADMIN is missing, or the name is taken.
-    pub fn create(name: &str, queues: usize, offload: bool) -> anyhow::Result<Self> {
-        let flags = TunFlags { multi_queue: queues > 1, virtio_header: offload };
+    pub fn create(name: &str, workers: usize, offload: bool) -> anyhow::Result<Self> {
+        let flags = TunFlags { multi_queue: true, virtio_header: offload };
         let (first, name) = sys_net::open_tun(name, flags).with_context(|| {
             format!("creating the interface {name} (needs /dev/net/tun and CAP_NET_ADMIN)")
         })?;
-        let mut files = vec![first];
-        for queue in 1..queues {
+        let mut bulk = vec![first];
+        for queue in 1..2 * workers {
             let (file, _) =
                 sys_net::open_tun(&name, flags).with_context(|| format!("adding queue {queue} to {name}"))?;
-            files.push(file);
+            bulk.push(file);
         }
-        let offload = if offload { agree(&files) } else { Offload::None };
-        Ok(Self { name, offload, files })
+        let offload = if offload { agree(&bulk) } else { Offload::None };
+        let sparse = bulk.split_off(workers.min(bulk.len()));
+        Ok(Self { name, offload, bulk, sparse })
     }
 
-    /// Queues that exist already: descriptors of a TUN, or datagram sockets that stand for one. Must not block.
+    /// Queues that exist already, one a worker: descriptors of a TUN, or datagram sockets that stand for one. Must not
+    /// block.
     pub fn from_files(name: &str, files: Vec<File>, offload: Offload) -> Self {
-        Self { name: name.into(), offload, files }
+        Self { name: name.into(), offload, bulk: files, sparse: Vec::new() }
+    }
+
+    /// Lets `program`, a loaded socket filter, choose the queue of each packet by its return value: those of the
+    /// workers in order, then their sparse ones. Without it the kernel spreads flows over all of them.
+    ///
+    /// # Errors
+    /// The kernel refuses the program.
+    pub fn steer(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        self.bulk.first().map_or(Ok(()), |queue| sys_net::set_tun_steering(queue.as_fd(), program))
     }
 
     /// Name of the interface, as the kernel gave it.
@@ -74,14 +94,24 @@ impl TunQueues {
         &self.name
     }
 
+    /// For how many workers there are queues.
+    pub fn workers(&self) -> u32 {
+        u32::try_from(self.bulk.len()).unwrap_or(u32::MAX)
+    }
+
     /// What was agreed with the kernel.
     pub fn offload(&self) -> Offload {
         self.offload
     }
 
-    pub(super) fn into_queues(self) -> Vec<TunQueue> {
+    pub(super) fn into_pairs(self) -> Vec<TunPair> {
         let offload = self.offload;
-        self.files.into_iter().map(|file| TunQueue { file, offload }).collect()
+        let mut sparse = self.sparse.into_iter();
+        let mut pair = |bulk| TunPair {
+            bulk: TunQueue { file: bulk, offload },
+            sparse: sparse.next().map(|file| TunQueue { file, offload }),
+        };
+        self.bulk.into_iter().map(&mut pair).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
-use meshhold_core::wire::{LANE_BITS, TYPE_DATA};
+use meshhold_core::wire::{SPARSE_LANE, TYPE_DATA};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::platform::linux::sys_net::{self, Instruction};
@@ -18,6 +18,8 @@ use crate::platform::linux::sys_net::{self, Instruction};
 const BUFFER: usize = 8 << 20;
 const LOAD_BYTE: u16 = 0x30;
 const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_ANY: u16 = 0x45;
+const ADD: u16 = 0x04;
 const AND: u16 = 0x54;
 const MODULO: u16 = 0x94;
 const RETURN: u16 = 0x06;
@@ -27,35 +29,47 @@ const RETURN_ACCUMULATOR: u16 = 0x16;
 #[derive(Debug)]
 pub struct Port {
     /// Sockets of the workers, in order.
-    pub workers: Vec<UdpSocket>,
+    pub workers: Vec<Pair>,
     /// What is not circuit data arrives here.
     pub control: UdpSocket,
 }
 
+/// One worker's sockets.
+#[derive(Debug)]
+pub struct Pair {
+    /// For the lanes.
+    pub bulk: UdpSocket,
+    /// For the sparse lanes.
+    pub sparse: UdpSocket,
+}
+
 impl Port {
-    /// Opens `workers` sockets and the control socket on `listen`, in this order, and steers between them. With
-    /// `offload` the workers' sockets join received datagrams (UDP_GRO) where the kernel can.
+    /// Opens two sockets for each of `workers` and the control socket on `listen`, and steers between them. With `offload`
+    /// the workers' sockets join received datagrams (UDP_GRO) where the kernel can.
     ///
     /// # Errors
     /// The port is in use (by another daemon too), or the address is not ours.
     pub fn open(listen: SocketAddr, workers: usize, offload: bool) -> anyhow::Result<Self> {
         let listen = claim(listen)?;
-        let mut sockets = Vec::with_capacity(workers);
-        for _ in 0..workers {
-            let socket = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
-            if offload
-                && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
-            {
-                tracing::warn!(%error, "the kernel does not join received datagrams");
-            }
-            sockets.push(socket.into());
-        }
+        let open = || open_worker(listen, offload).with_context(|| format!("opening UDP {listen}"));
+        // The order in which they are bound is their number in the group.
+        let bulk = (0..workers).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
+        let sparse = (0..workers).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
+        let pairs = bulk.into_iter().zip(sparse).map(|(bulk, sparse)| Pair { bulk, sparse });
         let control = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
         let program = steering(workers as u32);
         sys_net::attach_reuseport_filter(control.as_fd(), &program)
             .context("attaching the steering program to the UDP port")?;
-        Ok(Self { workers: sockets, control: control.into() })
+        Ok(Self { workers: pairs.collect(), control: control.into() })
     }
+}
+
+fn open_worker(listen: SocketAddr, offload: bool) -> anyhow::Result<UdpSocket> {
+    let socket = bind(listen, true)?;
+    if offload && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
+        tracing::warn!(%error, "the kernel does not join received datagrams");
+    }
+    Ok(socket.into())
 }
 
 /// Fails where anybody has the port: with SO_REUSEPORT a second daemon would silently share it. Returns the address
@@ -97,35 +111,46 @@ fn set(socket: &Socket, level: i32, option: i32, value: i32) {
     }
 }
 
-/// Circuit data goes to the worker of its lane, everything else to socket number `workers`: the control socket.
-fn steering(workers: u32) -> [Instruction; 7] {
-    let lane_mask = (1 << LANE_BITS) - 1;
+/// Circuit data goes to the worker of its lane, there to the bulk or the sparse socket; everything else to the last of
+/// the group: the control socket.
+fn steering(workers: u32) -> [Instruction; 12] {
+    let sparse = u32::from(SPARSE_LANE);
     [
         (LOAD_BYTE, 0, 0, 0),
         (JUMP_IF_EQUAL, u8::from(workers > 0), 0, u32::from(TYPE_DATA)),
-        (RETURN, 0, 0, workers),
+        (RETURN, 0, 0, 2 * workers),
         (LOAD_BYTE, 0, 0, 7),
-        (AND, 0, 0, lane_mask),
+        (JUMP_IF_ANY, 3, 0, sparse),
+        (AND, 0, 0, sparse - 1),
         (MODULO, 0, 0, workers.max(1)),
+        (RETURN_ACCUMULATOR, 0, 0, 0),
+        (AND, 0, 0, sparse - 1),
+        (MODULO, 0, 0, workers.max(1)),
+        (ADD, 0, 0, workers),
         (RETURN_ACCUMULATOR, 0, 0, 0),
     ]
 }
-
-/// One worker's socket.
+/// One worker's sockets, ready for use.
 #[derive(Debug)]
 pub(super) struct WorkerSocket {
-    socket: UdpSocket,
+    pair: Pair,
     v6: bool,
 }
 
 impl WorkerSocket {
-    pub(super) fn new(socket: UdpSocket) -> std::io::Result<Self> {
-        let v6 = socket.local_addr()?.is_ipv6();
-        Ok(Self { socket, v6 })
+    pub(super) fn new(pair: Pair) -> std::io::Result<Self> {
+        let v6 = pair.bulk.local_addr()?.is_ipv6();
+        Ok(Self { pair, v6 })
     }
 
+    /// Receives what came on the lanes; sends everything.
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.pair.bulk.as_fd()
+    }
+
+    /// Receives what came on the sparse lanes.
+    pub(super) fn sparse(&self) -> BorrowedFd<'_> {
+        self.pair.sparse.as_fd()
     }
 
     /// `to` as this socket must be given it: a dual-stack socket takes IPv4 addresses mapped only.
@@ -165,7 +190,9 @@ mod tests {
         for lane in 0..16u8 {
             let datagram = [4, 0, 0, 0, 0xaa, 0xbb, 0xcc, 0x50 | lane, lane];
             sender().send_to(&datagram, to).unwrap();
-            assert_eq!(readable(&port.workers[usize::from(lane) % 3]), datagram, "lane {lane}");
+            let pair = &port.workers[usize::from(lane % SPARSE_LANE) % 3];
+            let socket = if lane < SPARSE_LANE { &pair.bulk } else { &pair.sparse };
+            assert_eq!(readable(socket), datagram, "lane {lane}");
         }
         for first in [1, 2, 3, 5, 0x40, 0xc0, 0xff] {
             let datagram = [first, 0, 0, 0, 0, 0, 0, 1];

@@ -176,7 +176,12 @@ mod tests {
             own6: "fd12:1::1".parse().unwrap(),
             prefix6: ("fd12:1::".parse().unwrap(), 32),
         };
-        InterfaceSetup { interface: String::from("mesh0"), mtu: 1420, networks: vec![network] }
+        InterfaceSetup {
+            interface: String::from("mesh0"),
+            mtu: 1420,
+            gso_max: 60_000,
+            networks: vec![network],
+        }
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub struct InterfaceSetup {
     pub interface: String,
     /// Largest inner packet, bytes.
     pub mtu: u32,
+    /// Largest super-packet that the kernel may hand over, bytes with the room that it keeps for headers.
+    pub gso_max: u32,
     /// One entry a network of this node.
     pub networks: Vec<NetworkAddresses>,
 }
@@ -150,6 +152,7 @@ impl Net {
         self.set_link(format!("apply IPv4 settings to {name}"), sysctl::ipv4_request(index)).await?;
         let mut link = LinkUnspec::new_with_index(index).mtu(setup.mtu).build();
         link.attributes.push(LinkAttribute::TxQueueLen(TRANSMIT_QUEUE));
+        link.attributes.push(LinkAttribute::GsoMaxSize(setup.gso_max));
         self.set_link(format!("set the MTU of {name} to {}", setup.mtu), link).await?;
 
         let ipv6 = setup.mtu >= IPV6_MINIMUM_MTU && sysctl::apply_ipv6(name);

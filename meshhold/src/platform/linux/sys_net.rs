@@ -1,5 +1,5 @@
 //! System calls of the packet path that std and socket2 don't offer: TUN set-up, segmented UDP, epoll,
-//! the reuseport filter and thread placement.
+//! the reuseport filter and the length of a thread's turns.
 //!
 //! Owns the `unsafe` of the packet path, each call behind a safe function. Must not know packets or peers.
 
@@ -16,6 +16,9 @@ use libc::c_int;
 
 /// Most datagram runs that one [`send_many`] call takes.
 pub const MAX_RUNS: usize = 32;
+
+/// Most events that one [`Epoll::wait`] takes: more than a worker watches.
+const MAX_EVENTS: usize = 8;
 
 /// What a TUN queue is asked to be.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +88,18 @@ pub fn open_tun(name: &str, flags: TunFlags) -> io::Result<(File, String)> {
 pub fn set_tun_offload(queue: BorrowedFd<'_>, bits: u32) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
+}
+
+/// Lets `program` choose the queue of each packet that leaves through a TUN interface.
+///
+/// # Errors
+/// It is no loaded socket filter.
+pub fn set_tun_steering(queue: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    /// `TUNSETSTEERINGEBPF` of linux/if_tun.h.
+    const SET_STEERING: libc::c_ulong = 0x8004_54e0;
+    let program = program.as_raw_fd();
+    // SAFETY: the kernel reads one int from a live local.
+    check(unsafe { libc::ioctl(queue.as_raw_fd(), SET_STEERING, &raw const program) })
 }
 
 /// Sets an integer socket option.
@@ -307,10 +322,11 @@ impl Epoll {
     /// # Errors
     /// As `epoll_wait(2)`.
     pub fn wait(&self, timeout: Option<Duration>) -> io::Result<u32> {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MAX_EVENTS];
         let millis = timeout.map_or(-1, millis);
-        // SAFETY: the kernel writes at most four events into the array.
-        let count = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), 4, millis) };
+        // SAFETY: the kernel writes at most that many events into the array.
+        let count =
+            unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MAX_EVENTS as c_int, millis) };
         match check(count) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
             Err(_) => Ok(0),
@@ -335,27 +351,41 @@ pub fn wait_writable(socket: BorrowedFd<'_>, timeout: Duration) -> bool {
     unsafe { libc::poll(&raw mut poll, 1, millis(timeout)) > 0 }
 }
 
-/// Keeps the calling thread on the `n`-th of the processors it may use (modulo their number).
+/// Lets the calling thread ask for short turns (`sched_setattr(2)`, the custom slice of EEVDF, Linux 6.12): it is let in
+/// sooner after it slept, and gets no larger share of the processor. Older kernels ignore the wish.
 ///
 /// # Errors
-/// As `sched_setaffinity(2)`.
-pub fn pin_thread(n: usize) -> io::Result<()> {
-    // SAFETY: cpu_set_t is plain old data; all zeroes is the empty set.
-    let mut allowed: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
-    // SAFETY: the kernel writes at most the given size into the set.
-    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) })?;
-    // SAFETY: the macro reads one bit inside the set: CPU_SETSIZE is its size in bits.
-    let usable = |cpu: &usize| unsafe { libc::CPU_ISSET(*cpu, &allowed) };
-    let cpus = (0..libc::CPU_SETSIZE as usize).filter(usable);
-    let Some(cpu) = cpus.clone().nth(n % cpus.count().max(1)) else {
-        return Ok(());
+/// As `sched_setattr(2)`.
+pub fn ask_for_short_turns(slice: Duration) -> io::Result<()> {
+    /// `struct sched_attr` of linux/sched/types.h, its first version.
+    #[repr(C)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let mut wanted = Attributes {
+        size: size_of::<Attributes>() as u32,
+        policy: 0,
+        flags: 0,
+        nice: 0,
+        priority: 0,
+        runtime: 0,
+        deadline: 0,
+        period: 0,
     };
-    // SAFETY: as above.
-    let mut one: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
-    // SAFETY: `cpu` is below CPU_SETSIZE.
-    unsafe { libc::CPU_SET(cpu, &mut one) };
-    // SAFETY: the kernel reads one set of the given size.
-    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const one) })
+    let size = wanted.size;
+    // SAFETY: the kernel writes at most `size` bytes into the live local.
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut wanted, size, 0) };
+    check(got as c_int)?;
+    wanted.runtime = slice.as_nanos() as u64;
+    // SAFETY: the kernel reads one structure of the size that it names.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) } as c_int)
 }
 
 fn millis(timeout: Duration) -> c_int {

@@ -35,7 +35,7 @@ fn network(number: u8) -> NetworkAddresses {
 }
 
 fn setup(networks: Vec<NetworkAddresses>) -> InterfaceSetup {
-    InterfaceSetup { interface: String::from("mesh0"), mtu: 1420, networks }
+    InterfaceSetup { interface: String::from("mesh0"), mtu: 1420, gso_max: 60_000, networks }
 }
 
 /// A UDP datagram in an IPv4 packet, without checksums that the kernel would miss (UDP 0 = none).

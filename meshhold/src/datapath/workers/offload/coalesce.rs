@@ -5,7 +5,6 @@
 //! in the receive buffer and is written with one gathering write.
 
 use std::io::IoSlice;
-use std::ops::Range;
 
 use super::checksum::{field_offset, fold, is_valid, pseudo, put_u16, write_ipv4};
 use super::header::{Layout, TCP, UDP};
@@ -68,12 +67,16 @@ impl Coalescer {
         Self { runs: [Run::EMPTY; MAX_RUNS], open: 0, udp }
     }
 
-    /// Takes the packet at `range` of `buffer`. `partial`: its transport checksum holds the pseudo-header sum only.
-    /// What was taken since the last [`Self::flush`] must still be in `buffer`, unchanged.
-    pub fn push(&mut self, buffer: &[u8], range: Range<usize>, partial: bool, sink: &mut impl PacketSink) {
-        let at = range.start;
-        let Some((packet, layout)) = buffer.get(range).and_then(|packet| Some((packet, Layout::of(packet)?)))
-        else {
+    /// Takes the packet of this `layout` that starts `at` a place in `buffer`. `partial`: its transport checksum holds the
+    /// pseudo-header sum only. What was taken since the last [`Self::flush`] must still be in `buffer`, unchanged.
+    pub fn push(
+        &mut self,
+        buffer: &[u8],
+        (at, layout): (usize, Layout),
+        partial: bool,
+        sink: &mut impl PacketSink,
+    ) {
+        let Some(packet) = buffer.get(at..at + layout.total) else {
             return;
         };
         let Some(headers) = layout.payload(packet) else {

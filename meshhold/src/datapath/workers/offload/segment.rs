@@ -3,7 +3,7 @@
 //! Owns the judgement of the virtio header: impossible sizes are refused, whoever wrote them. The transport checksum
 //! is left partial (pseudo-header sum) where the kernel left it so: the receiving end hands it to its kernel.
 
-use super::checksum::{field_offset, finish, fold, pseudo, put_u16, write_ipv4};
+use super::checksum::{field_offset, finish, fold, pseudo, put_u16, sum};
 use super::header::{Layout, TCP, UDP};
 use super::virtio::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, NEEDS_CHECKSUM, VirtioHeader};
 
@@ -22,7 +22,10 @@ pub struct Segments<'a> {
     /// Payload bytes written so far.
     done: usize,
     index: u16,
+    /// Sum of the pseudo-header without its length.
     pseudo: u32,
+    /// Sum of the IPv4 header without what differs from segment to segment.
+    fixed: u32,
     partial: bool,
 }
 
@@ -43,7 +46,18 @@ impl<'a> Segments<'a> {
         let size = usize::from(virtio.gso_size);
         let possible = protocol == layout.protocol && size > 0 && header < packet.len();
         let pseudo = pseudo(packet, &layout);
-        possible.then_some(Self { packet, layout, header, size, done: 0, index: 0, pseudo, partial: true })
+        let fixed = if layout.v6 { 0 } else { fixed_sum(packet.get(..layout.transport)?) };
+        possible.then_some(Self {
+            packet,
+            layout,
+            header,
+            size,
+            done: 0,
+            index: 0,
+            pseudo,
+            fixed,
+            partial: true,
+        })
     }
 
     fn single(virtio: VirtioHeader, packet: &'a mut [u8], layout: Layout) -> Option<Self> {
@@ -58,7 +72,7 @@ impl<'a> Segments<'a> {
             }
         }
         let size = packet.len();
-        Some(Self { packet, layout, header: 0, size, done: 0, index: 0, pseudo: 0, partial })
+        Some(Self { packet, layout, header: 0, size, done: 0, index: 0, pseudo: 0, fixed: 0, partial })
     }
 
     /// The IP layout of the packet, before segmentation.
@@ -113,7 +127,7 @@ impl<'a> Segments<'a> {
             let id = get_u16(head, 4).wrapping_add(self.index);
             put_u16(head, 2, total as u16);
             put_u16(head, 4, id);
-            write_ipv4(head.get_mut(..transport).unwrap_or_default());
+            put_u16(head, 10, !fold(self.fixed + total as u32 + u32::from(id)));
         }
         let check = fold(self.pseudo + (total - transport) as u32);
         let Some(segment) = head.get_mut(transport..) else {
@@ -128,6 +142,11 @@ impl<'a> Segments<'a> {
         let last = self.header + self.done + payload == self.packet.len();
         fix_tcp(segment, self.done as u32, self.done == 0, last);
     }
+}
+
+/// Sum of an IPv4 header without its total length, identification and checksum (RFC 1624: their complements are added).
+fn fixed_sum(header: &[u8]) -> u32 {
+    [2, 4, 10].into_iter().fold(sum(header), |total, at| total + u32::from(!get_u16(header, at)))
 }
 
 fn fix_tcp(segment: &mut [u8], done: u32, first: bool, last: bool) {

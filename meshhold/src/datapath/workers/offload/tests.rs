@@ -115,7 +115,9 @@ fn join(packets: &[Vec<u8>], partial: bool) -> Vec<Vec<u8>> {
     let buffer = packets.concat();
     let (mut coalescer, mut written, mut at) = (Coalescer::new(true), Written::default(), 0);
     for packet in packets {
-        coalescer.push(&buffer, at..at + packet.len(), partial, &mut written);
+        if let Some(layout) = Layout::of(packet) {
+            coalescer.push(&buffer, (at, layout), partial, &mut written);
+        }
         at += packet.len();
     }
     coalescer.flush(&buffer, &mut written);

@@ -1,0 +1,140 @@
+//! Which queue a packet of the mesh interface waits in: a worker by its flow, and there the sparse or the bulk queue.
+//!
+//! Decides by what a flow did in the last milliseconds, as the sparse flows of FQ-CoDel (RFC 8290) do: what sends little
+//! passes what sends much. Must not know policy; a wrong guess costs time, never order.
+
+use crate::{
+    Load,
+    maps::FlowRate,
+    packet::{IPV4_BYTES, IPV6_BYTES, TCP, UDP},
+};
+
+/// Milliseconds over which a flow's bytes are counted.
+const WINDOW: u32 = 64;
+/// Bytes a window that a sparse flow may send.
+const BUDGET: u32 = 12_000;
+/// Milliseconds of silence after which a bulk flow is sparse again: nothing of it waits in the bulk queue any more, so
+/// the change can't bring its packets out of order.
+const PAUSE: u32 = 250;
+
+/// A number that all packets of a flow share, in both directions and at both ends. Fragments have no ports and
+/// share one for their addresses.
+#[inline(always)]
+pub fn flow_hash<L: Load>(load: &L) -> u32 {
+    let Some([first]) = load.load::<1>(0) else { return 0 };
+    let (source, destination, protocol, transport) = if first >> 4 == 4 {
+        let Some(header) = load.load::<20>(0) else { return 0 };
+        let [_, _, _, _, _, _, high, low, _, protocol, _, _, sa, sb, sc, sd, da, db, dc, dd] = header;
+        let whole = u16::from_be_bytes([high & 0x3f, low]) == 0;
+        let transport = if whole && first == 0x45 { IPV4_BYTES } else { 0 };
+        (u32::from_be_bytes([sa, sb, sc, sd]), u32::from_be_bytes([da, db, dc, dd]), protocol, transport)
+    } else {
+        let Some([_, _, _, _, _, _, protocol, _]) = load.load::<8>(0) else { return 0 };
+        let Some(source) = load.load::<16>(8) else { return 0 };
+        let Some(destination) = load.load::<16>(24) else { return 0 };
+        (short(source), short(destination), protocol, IPV6_BYTES)
+    };
+    let mut ports = [0; 4];
+    if transport > 0
+        && matches!(protocol, TCP | UDP)
+        && let Some(found) = load.load::<4>(transport)
+    {
+        ports = found;
+    }
+    let [sa, sb, da, db] = ports;
+    let ends = end(source, u16::from_be_bytes([sa, sb]))
+        .wrapping_add(end(destination, u16::from_be_bytes([da, db])));
+    mix(ends ^ u32::from(protocol))
+}
+
+/// Counts a packet of `length` bytes at `now` (milliseconds, wrapping) and says whether its flow is bulk.
+#[inline(always)]
+pub fn is_bulk(rate: &mut FlowRate, now: u32, length: u32) -> bool {
+    let pause = now.wrapping_sub(rate.last);
+    rate.last = now;
+    if pause > PAUSE {
+        rate.bulk = 0;
+    }
+    if rate.bulk != 0 {
+        return true;
+    }
+    if now.wrapping_sub(rate.since) > WINDOW {
+        rate.since = now;
+        rate.bytes = 0;
+    }
+    rate.bytes = rate.bytes.saturating_add(length);
+    rate.bulk = u32::from(rate.bytes > BUDGET);
+    rate.bulk != 0
+}
+
+/// Number of the queue: each of `workers` has a bulk queue, and `workers` queues further on a sparse one.
+#[inline(always)]
+pub fn queue(hash: u32, workers: u32, bulk: bool) -> u32 {
+    let worker = (hash >> 16).checked_rem(workers).unwrap_or(0);
+    if bulk { worker } else { worker + workers }
+}
+
+#[inline(always)]
+fn end(address: u32, port: u16) -> u32 {
+    mix(address ^ u32::from(port).wrapping_mul(0x9e37_79b9))
+}
+
+/// An IPv6 address in 32 bits.
+#[inline(always)]
+fn short(address: [u8; 16]) -> u32 {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
+    let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_be_bytes);
+    let [a, b, c, d] = words;
+    a ^ b.rotate_left(7) ^ c.rotate_left(13) ^ d.rotate_left(19)
+}
+
+/// The finalizer of MurmurHash3: every bit of the input reaches every bit of the result.
+#[inline(always)]
+fn mix(mut hash: u32) -> u32 {
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet4(source: u8, destination: u8, ports: [u8; 4]) -> [u8; 28] {
+        let mut packet = [0; 28];
+        (packet[0], packet[9]) = (0x45, UDP);
+        (packet[15], packet[19]) = (source, destination);
+        packet[20..24].copy_from_slice(&ports);
+        packet
+    }
+
+    #[test]
+    fn both_directions_of_a_flow_share_a_hash_and_flows_spread() {
+        let there = packet4(1, 2, [0, 80, 9, 9]);
+        let back = packet4(2, 1, [9, 9, 0, 80]);
+        assert_eq!(flow_hash(&&there[..]), flow_hash(&&back[..]));
+        let of = |port| queue(flow_hash(&&packet4(1, 2, [0, 80, 9, port])[..]), 2, true);
+        let first = (0..100).filter(|port| of(*port) == 0).count();
+        assert!((30..70).contains(&first), "{first} of 100 flows at the first of two workers");
+    }
+
+    #[test]
+    fn a_fragment_is_hashed_without_ports() {
+        let mut first = packet4(1, 2, [0, 80, 9, 9]);
+        let mut later = packet4(1, 2, [1, 2, 3, 4]);
+        first[6] = 0x20;
+        later[7] = 9;
+        assert_eq!(flow_hash(&&first[..]), flow_hash(&&later[..]));
+    }
+
+    #[test]
+    fn a_flow_is_bulk_by_what_it_sends_until_it_pauses() {
+        let mut rate = FlowRate::default();
+        let ping = (0..100).any(|n| is_bulk(&mut rate, 1000 + 50 * n, 84));
+        assert!(!ping, "20 pings a second are sparse");
+        let bulk = (0..20).map(|_| is_bulk(&mut rate, 7000, 1400)).filter(|bulk| *bulk).count();
+        assert_eq!(bulk, 12, "the first 12 kB pass");
+        assert!(is_bulk(&mut rate, 7000 + PAUSE, 84), "no pause yet");
+        assert!(!is_bulk(&mut rate, 7001 + 2 * PAUSE, 84));
+    }
+}
