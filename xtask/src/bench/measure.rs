@@ -1,0 +1,145 @@
+//! All figures of one running tunnel, taken once: load programs on a, their counterparts on b.
+//!
+//! Must not know which program the tunnel is.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use meshhold_tests::process::Process;
+use meshhold_tests::wait;
+use serde_json::Value;
+
+use super::figures::Sample;
+use super::machine;
+use super::ping::{self, Beside, Trips};
+use super::site::{Site, Tunnel, run};
+
+const TCP_PORT: &str = "5301";
+const LISTEN_LIMIT: Duration = Duration::from_secs(5);
+/// Beyond its own length.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Time for paths and path MTUs to settle.
+const SETTLE: Duration = Duration::from_millis(700);
+const IDLE_LIMIT: Duration = Duration::from_secs(3);
+const IDLE_PINGS: (u32, f64) = (300, 0.005);
+/// Pings a second beside a load.
+const BESIDE: u32 = 20;
+
+/// What is measured, and for how long.
+struct Subject<'a> {
+    site: &'a Site,
+    address: IpAddr,
+    pids: Vec<u32>,
+    seconds: u32,
+    sample: Sample,
+}
+
+pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, _udp: bool) -> Result<Sample> {
+    let address = tunnel.wait_up(site)?;
+    std::thread::sleep(SETTLE);
+    let sample = Sample::new();
+    let mut subject = Subject { site, address, pids: tunnel.pids()?, seconds, sample };
+    let _server = subject.listen("iperf3", &["-s", "-p", TCP_PORT], "tcp", TCP_PORT)?;
+    subject.idle_ping()?;
+    subject.tcp(&[], ["tcp1_gbps", "tcp1_cpu", "tcp1_own", "tcp1_retrans"])?;
+    subject.tcp(&["-R"], ["reverse_gbps", "reverse_cpu", "reverse_own", "reverse_retrans"])?;
+    subject.tcp_beside_ping()?;
+    let resident = machine::resident(&subject.pids)?;
+    subject.sample.insert("rss_mib", resident);
+    Ok(subject.sample)
+}
+
+impl Subject<'_> {
+    /// Starts a server on b and waits for its port.
+    fn listen(&self, program: &str, arguments: &[&str], protocol: &str, port: &str) -> Result<Process> {
+        let mut process = self.site.b.spawn("server", program, arguments)?;
+        let flags = if protocol == "tcp" { "-Hltn" } else { "-Hlun" };
+        wait::until_true(LISTEN_LIMIT, &format!("{program} listens"), || {
+            ensure!(process.is_running()?, "{program} ended: {}", process.log()?);
+            Ok(!self.site.b.run("ss", &[flags, &format!("sport = :{port}")])?.trim().is_empty())
+        })?;
+        Ok(process)
+    }
+
+    fn wait_idle(&mut self) -> Result<()> {
+        let busy = machine::wait_idle(IDLE_LIMIT)?;
+        let most = self.sample.entry("busy_pct").or_default();
+        *most = most.max(busy);
+        Ok(())
+    }
+
+    fn idle_ping(&mut self) -> Result<()> {
+        self.wait_idle()?;
+        let trips = ping::ping(&self.site.a, self.address, IDLE_PINGS.0, IDLE_PINGS.1)?;
+        self.trips(&trips, ["ping_p50_us", "ping_p99_us", "ping_lost_pct"]);
+        Ok(())
+    }
+
+    fn trips(&mut self, trips: &Trips, names: [&'static str; 3]) {
+        self.sample.extend(names.into_iter().zip([trips.p50, trips.p99, trips.lost_percent]));
+    }
+
+    fn tcp_beside_ping(&mut self) -> Result<()> {
+        self.wait_idle()?;
+        let count = self.seconds * BESIDE;
+        let beside = Beside::start(&self.site.a, self.address, count, 1.0 / f64::from(BESIDE))?;
+        self.tcp_now(&["-P", "4"], ["tcp4_gbps", "tcp4_cpu", "tcp4_own", "tcp4_retrans"])?;
+        let trips = beside.finish()?;
+        self.trips(&trips, ["load_ping_p50_us", "load_ping_p99_us", "load_ping_lost_pct"]);
+        Ok(())
+    }
+
+    /// An iperf3 run; figures: Gbit/s, CPU seconds a GB of the machine, of the tunnel's processes, retransmissions a GB.
+    fn tcp(&mut self, options: &[&str], names: [&'static str; 4]) -> Result<()> {
+        self.wait_idle()?;
+        self.tcp_now(options, names)
+    }
+
+    fn tcp_now(&mut self, options: &[&str], names: [&'static str; 4]) -> Result<()> {
+        let (address, seconds) = (self.address.to_string(), self.seconds.to_string());
+        let mut command = self.site.a.namespace().command("iperf3");
+        command.args(["-J", "-c", &address, "-p", TCP_PORT, "-t", &seconds, "--connect-timeout", "5000"]);
+        command.args(options);
+        let before = (machine::time()?, machine::own_time(&self.pids)?);
+        let output = run(command, Duration::from_secs(self.seconds.into()) + PATIENCE)?;
+        let after = (machine::time()?, machine::own_time(&self.pids)?);
+        let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 gave no report")?;
+        let (gigabytes, gbps, retransmitted) = read(&report)?;
+        let figures = [
+            gbps,
+            (after.0.busy - before.0.busy) / gigabytes,
+            (after.1 - before.1) / gigabytes,
+            retransmitted / gigabytes,
+        ];
+        self.sample.extend(names.into_iter().zip(figures));
+        Ok(())
+    }
+}
+
+/// Gigabytes that arrived, Gbit/s, and retransmissions.
+fn read(report: &Value) -> Result<(f64, f64, f64)> {
+    if let Some(error) = report.get("error") {
+        anyhow::bail!("iperf3: {error}");
+    }
+    let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
+    let bytes = number("/end/sum_received/bytes").context("iperf3 gave no sum")?;
+    ensure!(bytes > 0.0, "nothing arrived");
+    let bits = number("/end/sum_received/bits_per_second").context("iperf3 gave no rate")?;
+    Ok((bytes / 1e9, bits / 1e9, number("/end/sum_sent/retransmits").unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn reports_are_read() {
+        let end =
+            json!({"sum_received": {"bytes": 2e9, "bits_per_second": 8e9}, "sum_sent": {"retransmits": 7}});
+        assert_eq!(read(&json!({ "end": end })).unwrap(), (2.0, 8.0, 7.0));
+        assert!(read(&json!({"error": "unable to connect"})).unwrap_err().to_string().contains("unable"));
+        assert!(read(&json!({"end": {"sum_received": {"bytes": 0, "bits_per_second": 0}}})).is_err());
+    }
+}
