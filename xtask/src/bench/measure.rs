@@ -11,11 +11,15 @@ use meshhold_tests::wait;
 use serde_json::Value;
 
 use super::figures::Sample;
-use super::machine;
 use super::ping::{self, Beside, Trips};
 use super::site::{Site, Tunnel, run};
+use super::{machine, own};
 
 const TCP_PORT: &str = "5301";
+const UDP_PORT: &str = "5302";
+const UDP_BYTES: &str = "200";
+/// The search makes at most 26 trials of 0.3 s, each with time for the last datagrams to arrive.
+const PROBE_LIMIT: Duration = Duration::from_secs(40);
 const LISTEN_LIMIT: Duration = Duration::from_secs(5);
 /// Beyond its own length.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,16 +39,19 @@ struct Subject<'a> {
     sample: Sample,
 }
 
-pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, _udp: bool) -> Result<Sample> {
+pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, udp: bool) -> Result<Sample> {
     let address = tunnel.wait_up(site)?;
     std::thread::sleep(SETTLE);
     let sample = Sample::new();
     let mut subject = Subject { site, address, pids: tunnel.pids()?, seconds, sample };
-    let _server = subject.listen("iperf3", &["-s", "-p", TCP_PORT], "tcp", TCP_PORT)?;
+    let _server = subject.listen("iperf3", &["-s", "-p", TCP_PORT], TCP_PORT)?;
     subject.idle_ping()?;
     subject.tcp(&[], ["tcp1_gbps", "tcp1_cpu", "tcp1_own", "tcp1_retrans"])?;
     subject.tcp(&["-R"], ["reverse_gbps", "reverse_cpu", "reverse_own", "reverse_retrans"])?;
     subject.tcp_beside_ping()?;
+    if udp {
+        subject.udp()?;
+    }
     let resident = machine::resident(&subject.pids)?;
     subject.sample.insert("rss_mib", resident);
     Ok(subject.sample)
@@ -52,12 +59,11 @@ pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, _udp: bool)
 
 impl Subject<'_> {
     /// Starts a server on b and waits for its port.
-    fn listen(&self, program: &str, arguments: &[&str], protocol: &str, port: &str) -> Result<Process> {
-        let mut process = self.site.b.spawn("server", program, arguments)?;
-        let flags = if protocol == "tcp" { "-Hltn" } else { "-Hlun" };
+    fn listen(&self, program: &str, arguments: &[&str], port: &str) -> Result<Process> {
+        let mut process = self.site.b.spawn(&format!("server-{port}"), program, arguments)?;
         wait::until_true(LISTEN_LIMIT, &format!("{program} listens"), || {
             ensure!(process.is_running()?, "{program} ended: {}", process.log()?);
-            Ok(!self.site.b.run("ss", &[flags, &format!("sport = :{port}")])?.trim().is_empty())
+            Ok(!self.site.b.run("ss", &["-Hltn", &format!("sport = :{port}")])?.trim().is_empty())
         })?;
         Ok(process)
     }
@@ -90,6 +96,48 @@ impl Subject<'_> {
         Ok(())
     }
 
+    /// The highest rate of small datagrams that passes, then a flood of them with a ping beside it.
+    fn udp(&mut self) -> Result<()> {
+        let (tool, target) = (own::tool()?, format!("{}:{UDP_PORT}", self.address));
+        let bind = format!("0.0.0.0:{UDP_PORT}");
+        let _receiver = self.listen(&tool, &["receive", &bind], UDP_PORT)?;
+        self.wait_idle()?;
+        let found = self.load(&tool, &["probe", &target, UDP_BYTES])?;
+        self.sample.insert("udp_kpps", number(&found, "kpps")?);
+        self.wait_idle()?;
+        let count = self.seconds * BESIDE;
+        let millis = (self.seconds * 1000).to_string();
+        let beside = Beside::start(&self.site.a, self.address, count, 1.0 / f64::from(BESIDE))?;
+        let flooded = self.load(&tool, &["flood", &target, UDP_BYTES, &millis])?;
+        for (figure, name) in
+            [("flood_offered_kpps", "offered_kpps"), ("flood_kpps", "kpps"), ("flood_gbps", "goodput_gbps")]
+        {
+            self.sample.insert(figure, number(&flooded, name)?);
+        }
+        self.trips_beside_flood(beside);
+        Ok(())
+    }
+
+    /// All pings may be lost in a flood, which is a result too.
+    fn trips_beside_flood(&mut self, beside: Beside) {
+        match beside.finish() {
+            Ok(trips) => {
+                self.trips(&trips, ["flood_ping_p50_us", "flood_ping_p99_us", "flood_ping_lost_pct"])
+            }
+            Err(_) => drop(self.sample.insert("flood_ping_lost_pct", 100.0)),
+        }
+    }
+
+    /// Runs the load program on a.
+    fn load(&self, tool: &str, arguments: &[&str]) -> Result<Value> {
+        let mut command = self.site.a.namespace().command(tool);
+        command.args(arguments);
+        let output = run(command, PROBE_LIMIT)?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("{arguments:?} gave no figures: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })
+    }
+
     /// An iperf3 run; figures: Gbit/s, CPU seconds a GB of the machine, of the tunnel's processes, retransmissions a GB.
     fn tcp(&mut self, options: &[&str], names: [&'static str; 4]) -> Result<()> {
         self.wait_idle()?;
@@ -115,6 +163,10 @@ impl Subject<'_> {
         self.sample.extend(names.into_iter().zip(figures));
         Ok(())
     }
+}
+
+fn number(report: &Value, name: &str) -> Result<f64> {
+    report.get(name).and_then(Value::as_f64).with_context(|| format!("no {name} in {report}"))
 }
 
 /// Gigabytes that arrived, Gbit/s, and retransmissions.

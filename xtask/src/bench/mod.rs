@@ -3,9 +3,11 @@
 //! Owns arguments and the order of the runs. Must not know how a row is started or a figure is taken.
 
 mod figures;
+mod install;
 mod machine;
 mod measure;
 mod own;
+mod peers;
 mod ping;
 mod rows;
 mod site;
@@ -46,6 +48,9 @@ pub(crate) struct Arguments {
     /// Longest wait for an idle machine before each row, in seconds
     #[arg(long, default_value_t = 60)]
     idle_wait: u64,
+    /// Install the other programs that are missing: Debian packages, crates into target/bench/peers
+    #[arg(long)]
+    install: bool,
     /// Where the results go (default: target/bench)
     #[arg(long)]
     out: Option<PathBuf>,
@@ -53,6 +58,9 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     cargo::need_root("bench")?;
+    if arguments.install {
+        install::install(&named(&arguments.peers)?)?;
+    }
     let rows = choose(&arguments.peers)?;
     cargo::run(&["build", "--release", "--locked", "-p", "meshhold", "-p", "meshhold-bench"])?;
     let out = arguments.out.clone().unwrap_or_else(|| cargo::target_dir().join("bench"));
@@ -78,14 +86,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The rows named, or all whose programs are here.
 fn choose(names: &[String]) -> Result<Vec<Row>> {
-    let all = rows::all();
-    let known: Vec<&str> = all.iter().map(|row| row.name).collect();
+    Ok(named(names)?.into_iter().filter(|row| !names.is_empty() || row.is_here()).collect())
+}
+
+/// The rows named, or all.
+fn named(names: &[String]) -> Result<Vec<Row>> {
+    let mut rows = rows::all();
+    let known: Vec<&str> = rows.iter().map(|row| row.name).collect();
     for name in names {
         ensure!(known.contains(&name.as_str()), "no row is called {name}; there are {}", known.join(", "));
     }
-    let wanted =
-        |row: &Row| if names.is_empty() { row.is_here() } else { names.iter().any(|name| name == row.name) };
-    Ok(all.into_iter().filter(wanted).collect())
+    rows.retain(|row| names.is_empty() || names.iter().any(|name| name == row.name));
+    Ok(rows)
 }
 
 /// One row once, in namespaces of its own.

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 
+use super::install::Source;
 use super::own::{Copier, Meshhold, Raw};
+use super::peers::{Nebula, Tinc, VpnCloud, WireGuard};
 use super::site::{Site, Tunnel};
 
 /// What a row is to the others.
@@ -26,6 +28,7 @@ pub(super) enum Cipher {
     None,
     AesGcm,
     ChaCha,
+    Other,
 }
 
 /// One line of the table.
@@ -40,6 +43,11 @@ pub(super) struct Row {
 pub(super) trait Peer {
     /// Version and cipher in words; `None` where the program isn't installed.
     fn version(&self) -> Option<String>;
+
+    /// What to install for it.
+    fn sources(&self) -> Vec<Source> {
+        Vec::new()
+    }
 
     /// Starts it on both hosts.
     fn start(&self, site: &Site) -> Result<Tunnel>;
@@ -58,8 +66,8 @@ impl Row {
 
 /// In the order of the first round.
 pub(super) fn all() -> Vec<Row> {
-    use Cipher::{AesGcm, ChaCha, None};
-    use Kind::{Bound, Own, Slice};
+    use Cipher::{AesGcm, ChaCha, None, Other};
+    use Kind::{Bound, Own, Peer, Slice};
     let (aes, chacha) = ("aes-128-gcm", "chacha20-poly1305");
     vec![
         Row::new("raw", Kind::Raw, None, Raw),
@@ -69,5 +77,24 @@ pub(super) fn all() -> Vec<Row> {
         Row::new("copy-chacha", Bound, ChaCha, Copier { mode: "split", cipher: chacha }),
         Row::new("slice-aes", Slice, AesGcm, Copier { mode: "slice", cipher: aes }),
         Row::new("slice-chacha", Slice, ChaCha, Copier { mode: "slice", cipher: chacha }),
+        Row::new("wireguard-go", Peer, ChaCha, WIREGUARD_GO),
+        Row::new("boringtun", Peer, ChaCha, BORINGTUN),
+        Row::new("gotatun", Peer, ChaCha, GOTATUN),
+        Row::new("nebula", Peer, AesGcm, Nebula),
+        Row::new("tinc", Peer, Other, Tinc),
+        Row::new("vpncloud", Peer, Other, VpnCloud),
     ]
 }
+
+const WIREGUARD_GO: WireGuard =
+    WireGuard { program: "wireguard-go", arguments: &["-f"], source: Source::Debian("wireguard-go") };
+const BORINGTUN: WireGuard = WireGuard {
+    program: "boringtun-cli",
+    arguments: &["-f", "--disable-drop-privileges"],
+    source: Source::Crate("boringtun-cli"),
+};
+const GOTATUN: WireGuard = WireGuard {
+    program: "gotatun",
+    arguments: &["-f", "-v", "error", "--disable-drop-privileges"],
+    source: Source::Crate("gotatun-cli"),
+};

@@ -18,7 +18,7 @@ use crate::cargo;
 
 /// Addresses inside the tunnel, for programs that take any.
 pub(super) const INNER: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 202, 0, 1), Ipv4Addr::new(10, 202, 0, 2)];
-const START_LIMIT: Duration = Duration::from_secs(20);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(20);
 const LOG_TAIL: usize = 400;
 
 /// What the hosts are connected by.
