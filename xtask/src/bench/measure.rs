@@ -5,24 +5,19 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use meshhold_tests::process::Process;
-use meshhold_tests::wait;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::figures::Sample;
 use super::ping::{self, Beside, Trips};
 use super::site::{Site, Tunnel, run};
+use super::transfer::{self, Load, Transfer, listen, transfer};
 use super::{machine, own};
 
-const TCP_PORT: &str = "5301";
 const UDP_PORT: &str = "5302";
 const UDP_BYTES: &str = "200";
 /// The search makes at most 26 trials of 0.3 s, each with time for the last datagrams to arrive.
 const PROBE_LIMIT: Duration = Duration::from_secs(40);
-const LISTEN_LIMIT: Duration = Duration::from_secs(5);
-/// Beyond its own length.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Time for paths and path MTUs to settle.
 const SETTLE: Duration = Duration::from_millis(700);
 const IDLE_LIMIT: Duration = Duration::from_secs(3);
@@ -44,7 +39,7 @@ pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, udp: bool) 
     std::thread::sleep(SETTLE);
     let sample = Sample::new();
     let mut subject = Subject { site, address, pids: tunnel.pids()?, seconds, sample };
-    let _server = subject.listen("iperf3", &["-s", "-p", TCP_PORT], TCP_PORT)?;
+    let _server = transfer::server(site)?;
     subject.idle_ping()?;
     subject.tcp(&[], ["tcp1_gbps", "tcp1_cpu", "tcp1_own", "tcp1_retrans"])?;
     subject.tcp(&["-R"], ["reverse_gbps", "reverse_cpu", "reverse_own", "reverse_retrans"])?;
@@ -58,16 +53,6 @@ pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, udp: bool) 
 }
 
 impl Subject<'_> {
-    /// Starts a server on b and waits for its port.
-    fn listen(&self, program: &str, arguments: &[&str], port: &str) -> Result<Process> {
-        let mut process = self.site.b.spawn(&format!("server-{port}"), program, arguments)?;
-        wait::until_true(LISTEN_LIMIT, &format!("{program} listens"), || {
-            ensure!(process.is_running()?, "{program} ended: {}", process.log()?);
-            Ok(!self.site.b.run("ss", &["-Hltn", &format!("sport = :{port}")])?.trim().is_empty())
-        })?;
-        Ok(process)
-    }
-
     fn wait_idle(&mut self) -> Result<()> {
         let busy = machine::wait_idle(IDLE_LIMIT)?;
         let most = self.sample.entry("busy_pct").or_default();
@@ -100,7 +85,7 @@ impl Subject<'_> {
     fn udp(&mut self) -> Result<()> {
         let (tool, target) = (own::tool()?, format!("{}:{UDP_PORT}", self.address));
         let bind = format!("0.0.0.0:{UDP_PORT}");
-        let _receiver = self.listen(&tool, &["receive", &bind], UDP_PORT)?;
+        let _receiver = listen(self.site, &tool, &["receive", &bind], UDP_PORT)?;
         self.wait_idle()?;
         let found = self.load(&tool, &["probe", &target, UDP_BYTES])?;
         self.sample.insert("udp_kpps", number(&found, "kpps")?);
@@ -145,21 +130,10 @@ impl Subject<'_> {
     }
 
     fn tcp_now(&mut self, options: &[&str], names: [&'static str; 4]) -> Result<()> {
-        let (address, seconds) = (self.address.to_string(), self.seconds.to_string());
-        let mut command = self.site.a.namespace().command("iperf3");
-        command.args(["-J", "-c", &address, "-p", TCP_PORT, "-t", &seconds, "--connect-timeout", "5000"]);
-        command.args(options);
-        let before = (machine::time()?, machine::own_time(&self.pids)?);
-        let output = run(command, Duration::from_secs(self.seconds.into()) + PATIENCE)?;
-        let after = (machine::time()?, machine::own_time(&self.pids)?);
-        let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 gave no report")?;
-        let (gigabytes, gbps, retransmitted) = read(&report)?;
-        let figures = [
-            gbps,
-            (after.0.busy - before.0.busy) / gigabytes,
-            (after.1 - before.1) / gigabytes,
-            retransmitted / gigabytes,
-        ];
+        let load = Load { seconds: self.seconds, options, wrapper: &[] };
+        let Transfer { gigabytes, gbps, retransmitted, busy, own } =
+            transfer(self.site, self.address, &self.pids, load)?;
+        let figures = [gbps, busy / gigabytes, own / gigabytes, retransmitted / gigabytes];
         self.sample.extend(names.into_iter().zip(figures));
         Ok(())
     }
@@ -167,31 +141,4 @@ impl Subject<'_> {
 
 fn number(report: &Value, name: &str) -> Result<f64> {
     report.get(name).and_then(Value::as_f64).with_context(|| format!("no {name} in {report}"))
-}
-
-/// Gigabytes that arrived, Gbit/s, and retransmissions.
-fn read(report: &Value) -> Result<(f64, f64, f64)> {
-    if let Some(error) = report.get("error") {
-        anyhow::bail!("iperf3: {error}");
-    }
-    let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
-    let bytes = number("/end/sum_received/bytes").context("iperf3 gave no sum")?;
-    ensure!(bytes > 0.0, "nothing arrived");
-    let bits = number("/end/sum_received/bits_per_second").context("iperf3 gave no rate")?;
-    Ok((bytes / 1e9, bits / 1e9, number("/end/sum_sent/retransmits").unwrap_or_default()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn reports_are_read() {
-        let end =
-            json!({"sum_received": {"bytes": 2e9, "bits_per_second": 8e9}, "sum_sent": {"retransmits": 7}});
-        assert_eq!(read(&json!({ "end": end })).unwrap(), (2.0, 8.0, 7.0));
-        assert!(read(&json!({"error": "unable to connect"})).unwrap_err().to_string().contains("unable"));
-        assert!(read(&json!({"end": {"sum_received": {"bytes": 0, "bits_per_second": 0}}})).is_err());
-    }
 }

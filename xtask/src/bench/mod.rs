@@ -9,9 +9,11 @@ mod measure;
 mod own;
 mod peers;
 mod ping;
+mod profile;
 mod rows;
 mod site;
 mod table;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +24,7 @@ use clap::Args;
 use self::figures::{Results, Sample};
 use self::rows::Row;
 use self::site::{Site, Underlay};
-use crate::cargo;
+use crate::{cargo, setup};
 
 /// The only topology so far: a – b.
 const TOPOLOGY: &str = "direct";
@@ -42,6 +44,9 @@ pub(crate) struct Arguments {
     /// What the nodes are connected by
     #[arg(long, value_enum, default_value_t = Underlay::Veth)]
     underlay: Underlay,
+    /// Show instead where the processor time of one gigabyte through our nodes (or the row named) goes
+    #[arg(long)]
+    profile: bool,
     /// Leave the small datagrams out
     #[arg(long)]
     no_udp: bool,
@@ -58,14 +63,15 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     cargo::need_root("bench")?;
+    setup::run()?;
     if arguments.install {
         install::install(&named(&arguments.peers)?)?;
     }
+    if arguments.profile {
+        return profile(arguments);
+    }
     let rows = choose(&arguments.peers)?;
-    cargo::run(&["build", "--release", "--locked", "-p", "meshhold", "-p", "meshhold-bench"])?;
-    let out = arguments.out.clone().unwrap_or_else(|| cargo::target_dir().join("bench"));
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
-    let stem = out.join(format!("{TOPOLOGY}-{}", arguments.underlay));
+    let stem = prepare(arguments)?;
     let mut results = Results::new(&rows, TOPOLOGY, arguments.underlay, arguments.seconds)?;
     let mut order: Vec<&Row> = rows.iter().collect();
     for round in 1..=arguments.rounds {
@@ -81,6 +87,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     print!("{}", table::markdown(&results));
     println!("\nwritten: {0}.md, {0}.json", stem.display());
     ensure!(results.any(), "no row could be measured");
+    Ok(())
+}
+
+/// Builds what is measured; yields where the results go, without an extension.
+fn prepare(arguments: &Arguments) -> Result<PathBuf> {
+    cargo::run(&["build", "--release", "--locked", "-p", "meshhold", "-p", "meshhold-bench"])?;
+    let out = arguments.out.clone().unwrap_or_else(|| cargo::target_dir().join("bench"));
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+    Ok(out.join(format!("{TOPOLOGY}-{}", arguments.underlay)))
+}
+
+/// The row to look into is `meshhold`, or the one named.
+fn profile(arguments: &Arguments) -> Result<()> {
+    let name = arguments.peers.first().map_or("meshhold", String::as_str);
+    let stem = prepare(arguments)?;
+    for row in named(&[name.to_owned()])? {
+        let site = Site::new(arguments.underlay)?;
+        let tunnel = row.peer.start(&site).with_context(|| site.logs())?;
+        let text = profile::profile(&site, &tunnel, arguments.seconds)?;
+        print!("{text}");
+        let path = stem.with_file_name(format!("profile-{name}-{}.md", arguments.underlay));
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("\nwritten: {}", path.display());
+    }
     Ok(())
 }
 
