@@ -19,8 +19,12 @@ use super::transfer::{self, Load, Transfer, transfer};
 /// Samples a second and processor; a prime, so that it does not beat with anything periodic.
 const FREQUENCY: &str = "997";
 const FUNCTIONS: usize = 40;
+/// Where the kernel reports the beginning of a system call.
+const ENTER: &str = "syscalls:sys_enter_";
+/// Calls in one run that make one worth counting.
+const FREQUENT: f64 = 1000.0;
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// strace does not say when it has attached.
+/// Tracers do not say when they have attached.
 const ATTACH: Duration = Duration::from_secs(1);
 
 /// What is profiled.
@@ -77,42 +81,50 @@ impl Subject<'_> {
         Ok(functions_table(&samples, &cost, event))
     }
 
+    /// By perf where it can, else by strace, which stops every call.
     fn calls(&self) -> Result<String> {
-        let tids = self.threads()?;
-        let summary = self.file("calls");
-        let traced = self.transfer(&["perf", "trace", "-a", "-s", "-o", &summary, "--"]);
-        let calls = read_trace(&std::fs::read_to_string(&summary).unwrap_or_default(), &tids);
-        match traced {
-            Ok(cost) if !calls.is_empty() => Ok(calls_table(&calls, &cost, "perf trace -s")),
-            _ => self.calls_by_strace(&summary),
+        if let Ok((text, cost)) = self.trace("perf", &["trace", "-s"])
+            && let calls = read_trace(&text)
+            && !calls.is_empty()
+        {
+            let counted = self.count(&calls)?;
+            return Ok(counted
+                + "\n"
+                + &calls_table(&calls, &cost, "perf trace -s, which slows what it watches"));
         }
+        let (text, cost) = self.trace("strace", &["-c", "-f"])?;
+        Ok(calls_table(&read_strace(&text), &cost, "strace -c -f, which slows what it watches"))
     }
 
-    /// strace stops every call, so only the numbers of calls are worth reading.
-    fn calls_by_strace(&self, summary: &str) -> Result<String> {
-        let mut command = Command::new("strace");
-        command.args(["-c", "-f", "-o", summary]);
-        for pid in &self.pids {
-            command.args(["-p", &pid.to_string()]);
+    /// Counts the frequent ones of `calls` without looking at each, which is nearly free.
+    fn count(&self, calls: &Calls) -> Result<String> {
+        let frequent = calls.iter().filter(|(_, figures)| figures.0 > FREQUENT);
+        let events: Vec<String> = frequent.map(|(name, _)| format!("{ENTER}{name}")).collect();
+        let (text, cost) = self.trace("perf", &["stat", "-x,", "-e", &events.join(",")])?;
+        let mut table = format!(
+            "System calls of both nodes, at {:.2} Gbit/s, counted by perf stat.\n\n\
+             | call | calls/GB | kB a call |\n| --- | --- | --- |\n",
+            cost.gbps
+        );
+        for (name, count) in read_stat(&text) {
+            let per_gigabyte = count / cost.gigabytes;
+            table.push_str(&format!("| {name} | {per_gigabyte:.0} | {:.1} |\n", 1e6 / per_gigabyte.max(1.0)));
         }
-        let mut strace = Process::spawn(command, "strace", Path::new(&self.file("strace.log")))?;
+        Ok(table)
+    }
+
+    /// Traces the tunnel's processes during a transfer; what the tracer summed up.
+    fn trace(&self, tracer: &str, options: &[&str]) -> Result<(String, Transfer)> {
+        let (summary, pids) = (self.file("calls"), self.pids.iter().map(u32::to_string));
+        let mut command = Command::new(tracer);
+        command.args(options).args(["-o", &summary, "-p", &pids.collect::<Vec<_>>().join(",")]);
+        let mut process = Process::spawn(command, tracer, Path::new(&self.file("tracer.log")))?;
         std::thread::sleep(ATTACH);
         let cost = self.transfer(&[]);
-        strace.signal("INT")?;
-        strace.wait(STOP_LIMIT)?;
-        let calls = read_strace(&std::fs::read_to_string(summary).context("strace wrote nothing")?);
-        Ok(calls_table(&calls, &cost?, "strace -c -f, which slows what it counts"))
-    }
-
-    /// Thread ids of the tunnel's processes.
-    fn threads(&self) -> Result<Vec<u32>> {
-        let mut tids = Vec::new();
-        for pid in &self.pids {
-            for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-                tids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
-            }
-        }
-        Ok(tids)
+        process.signal("INT")?;
+        process.wait(STOP_LIMIT)?;
+        let text = std::fs::read_to_string(&summary).with_context(|| format!("{tracer} wrote nothing"))?;
+        Ok((text, cost?))
     }
 }
 
@@ -175,28 +187,29 @@ fn functions_table(samples: &[Sampled], cost: &Transfer, event: &str) -> String 
 /// Calls, failed calls and milliseconds in them, by name.
 type Calls = BTreeMap<String, (f64, f64, f64)>;
 
-/// Adds up the summaries of these threads: ` worker-0 (123), 99 events, …`, then a line a system call.
-fn read_trace(text: &str, tids: &[u32]) -> Calls {
+/// Adds up the summaries of all threads: a line a system call.
+fn read_trace(text: &str) -> Calls {
     let mut calls = Calls::new();
-    let mut ours = false;
     for line in text.lines() {
-        if let Some(tid) = heading(line) {
-            ours = tids.contains(&tid);
-            continue;
-        }
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (Some(name), true) = (words.first(), ours) else { continue };
-        let numbers: Vec<f64> = words.iter().skip(1).filter_map(|word| word.parse().ok()).collect();
-        if let [count, failed, millis, ..] = numbers.as_slice() {
+        let numbers: Vec<f64> = words.iter().skip(1).map_while(|word| word.parse().ok()).collect();
+        if let ([name, ..], [count, failed, millis, ..]) = (words.as_slice(), numbers.as_slice()) {
             add(&mut calls, name, (*count, *failed, *millis));
         }
     }
     calls
 }
 
-fn heading(line: &str) -> Option<u32> {
-    let (before, _) = line.split_once("), ")?;
-    before.rsplit_once('(')?.1.parse().ok()
+/// Counts by name, most first: `123,,syscalls:sys_enter_read,…`.
+fn read_stat(text: &str) -> Vec<(&str, f64)> {
+    let counts = text.lines().filter_map(|line| {
+        let mut fields = line.split(',');
+        let count = fields.next()?.parse().ok()?;
+        Some((fields.nth(1)?.strip_prefix(ENTER)?, count))
+    });
+    let mut counts: Vec<(&str, f64)> = counts.collect();
+    counts.sort_by(|one, other| other.1.total_cmp(&one.1));
+    counts
 }
 
 /// `% time, seconds, usecs/call, calls, errors or nothing, syscall`.
@@ -256,10 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn summaries_of_our_threads_are_added_up() {
+    fn summaries_of_all_threads_are_added_up() {
         let text = " worker-0 (11), 58 events, 90.6%\n\n   syscall calls errors total min avg max stddev\n   read 8 1 0.300 0.028 0.037 0.070 13.08%\n\
-            iperf3 (12), 4 events\n   read 100 0 9.0 0 0 0 1%\n worker-1 (13), 2 events\n   read 2 0 0.1 0 0 0 1%\n";
-        assert_eq!(read_trace(text, &[11, 13]), Calls::from([("read".to_owned(), (10.0, 1.0, 0.4))]));
+            worker-1 (13), 2 events\n   read 2 0 0.1 0 0 0 1%\n";
+        assert_eq!(read_trace(text), Calls::from([("read".to_owned(), (10.0, 1.0, 0.4))]));
+    }
+
+    #[test]
+    fn counts_are_sorted() {
+        let text = "# started\n\n12,,syscalls:sys_enter_read,100,100.00,,\n30,,syscalls:sys_enter_writev,1,1,,\n<not counted>,,x,0\n";
+        assert_eq!(read_stat(text), [("writev", 30.0), ("read", 12.0)]);
     }
 
     #[test]
