@@ -23,6 +23,8 @@ pub(super) struct Time {
     pub(super) busy: f64,
     /// With idle time, and what the hypervisor took.
     pub(super) total: f64,
+    /// What the hypervisor took.
+    pub(super) stolen: f64,
 }
 
 /// The machine's time now.
@@ -35,7 +37,24 @@ fn parse_time(stat: &str) -> Option<Time> {
     let ticks: Vec<f64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     let [user, nice, system, idle, waiting, irq, softirq, stolen] = ticks.get(..8)?.try_into().ok()?;
     let busy = user + nice + system + irq + softirq;
-    Some(Time { busy: busy / USER_HZ, total: (busy + idle + waiting + stolen) / USER_HZ })
+    let [busy, total, stolen] = [busy, busy + idle + waiting + stolen, stolen].map(|ticks| ticks / USER_HZ);
+    Some(Time { busy, total, stolen })
+}
+
+impl Time {
+    /// From `earlier` to this.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            busy: self.busy - earlier.busy,
+            total: self.total - earlier.total,
+            stolen: self.stolen - earlier.stolen,
+        }
+    }
+
+    /// Percent of the total.
+    pub(super) fn percent(self, part: f64) -> f64 {
+        part * 100.0 / self.total.max(f64::EPSILON)
+    }
 }
 
 /// Seconds that these processes have used.
@@ -82,8 +101,8 @@ pub(super) fn wait_idle(limit: Duration) -> Result<f64> {
 fn busy_share() -> Result<f64> {
     let before = time()?;
     std::thread::sleep(IDLE_WINDOW);
-    let after = time()?;
-    Ok((after.busy - before.busy) * 100.0 / (after.total - before.total).max(f64::EPSILON))
+    let passed = time()?.since(before);
+    Ok(passed.percent(passed.busy))
 }
 
 /// What the figures depend on.
@@ -119,7 +138,7 @@ mod tests {
     #[test]
     fn machine_time_counts_interrupts_as_busy_and_the_hypervisor_as_neither() {
         let time = parse_time("cpu  100 50 200 1000 30 10 40 70 0 0\ncpu0 1 1 1 1 1 1 1 1\n");
-        assert_eq!(time, Some(Time { busy: 4.0, total: 15.0 }));
+        assert_eq!(time, Some(Time { busy: 4.0, total: 15.0, stolen: 0.7 }));
         assert_eq!(parse_time("intr 1"), None);
     }
 

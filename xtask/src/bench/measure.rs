@@ -55,9 +55,13 @@ pub(super) fn everything(site: &Site, tunnel: &Tunnel, seconds: u32, udp: bool) 
 impl Subject<'_> {
     fn wait_idle(&mut self) -> Result<()> {
         let busy = machine::wait_idle(IDLE_LIMIT)?;
-        let most = self.sample.entry("busy_pct").or_default();
-        *most = most.max(busy);
+        self.note_most("busy_pct", busy);
         Ok(())
+    }
+
+    fn note_most(&mut self, name: &'static str, figure: f64) {
+        let most = self.sample.entry(name).or_default();
+        *most = most.max(figure);
     }
 
     fn idle_ping(&mut self) -> Result<()> {
@@ -131,10 +135,11 @@ impl Subject<'_> {
 
     fn tcp_now(&mut self, options: &[&str], names: [&'static str; 4]) -> Result<()> {
         let load = Load { seconds: self.seconds, options, wrapper: &[] };
-        let Transfer { gigabytes, gbps, retransmitted, busy, own } =
+        let Transfer { gigabytes, gbps, retransmitted, busy, own, stolen } =
             transfer(self.site, self.address, &self.pids, load)?;
         let figures = [gbps, busy / gigabytes, own / gigabytes, retransmitted / gigabytes];
         self.sample.extend(names.into_iter().zip(figures));
+        self.note_most("stolen_pct", stolen);
         Ok(())
     }
 }

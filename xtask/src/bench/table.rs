@@ -70,13 +70,16 @@ fn introduction(results: &Results) -> String {
         Some(other) => other.to_string(),
         None => "unknown".to_owned(),
     };
-    let busy = results.overall("busy_pct").map_or("unknown".to_owned(), |busy| {
-        format!("median {:.0} %, at most {:.0} %", busy.median, busy.most)
-    });
+    let share = |name: &str| {
+        let spread = results.overall(name);
+        spread.map_or("unknown".to_owned(), |spread| {
+            format!("median {:.0} %, at most {:.0} %", spread.median, spread.most)
+        })
+    };
     let (rounds, seconds) = (results.rounds(), results.seconds);
     format!(
         "Topology {}, underlay {}; medians (min..max) of {rounds} interleaved rounds, {seconds} s a TCP run. \
-         Machine: {}, {} cores, {}, {} GiB, kernel {}, {}, load at the start {}; busy before a measurement: {busy}. \
+         Machine: {}, {} cores, {}, {} GiB, kernel {}, {}, load at the start {}; busy before a measurement: {}; taken by the hypervisor during one: {}. \
          Client, server and both ends share the cores. Bound: the row copy-… of the same cipher family \
          (128-bit keys for AES).\n\n",
         results.topology,
@@ -88,6 +91,8 @@ fn introduction(results: &Results) -> String {
         fact("kernel"),
         fact("iperf3"),
         fact("load"),
+        share("busy_pct"),
+        share("stolen_pct"),
     )
 }
 
@@ -137,4 +142,41 @@ fn cell(line: &Line, column: &Column) -> String {
 
 fn ratio(figure: f64, to: Option<f64>) -> String {
     to.filter(|to| *to > 0.0).map_or("–".to_owned(), |to| format!("{:.2}", figure / to))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::rows::{Cipher, Kind};
+    use super::super::site::Underlay;
+    use super::*;
+
+    fn line(name: &'static str, kind: Kind, cipher: Cipher, figures: &[f64]) -> Line {
+        let samples = figures.iter().map(|figure| BTreeMap::from([("tcp1_gbps", *figure)])).collect();
+        Line { name, kind, cipher, version: "1".to_owned(), samples, failures: Vec::new() }
+    }
+
+    #[test]
+    fn lines_are_sorted_and_compared() {
+        let mut lines = vec![
+            line("other", Kind::Peer, Cipher::ChaCha, &[1.0, 3.0, 2.0]),
+            line("raw", Kind::Raw, Cipher::None, &[20.0]),
+            line("copy", Kind::Bound, Cipher::AesGcm, &[10.0]),
+            line("meshhold", Kind::Own, Cipher::AesGcm, &[8.0]),
+        ];
+        lines.push(line("broken", Kind::Peer, Cipher::Other, &[]));
+        lines[4].failures.push("cannot\nstart".to_owned());
+        let facts = serde_json::json!({"cores": 2});
+        let results = Results { topology: "direct", underlay: Underlay::Veth, seconds: 2, facts, lines };
+        let text = markdown(&results);
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(rows[0], "| row | version, cipher | TCP 1 Gbit/s | × raw | × other | × bound |");
+        assert_eq!(rows[2], "| raw | 1 | 20.00 | 1.00 | 10.00 | – |");
+        assert_eq!(rows[3], "| copy | 1 | 10.00 | 0.50 | 5.00 | 1.00 |");
+        assert_eq!(rows[4], "| meshhold | 1 | 8.00 | 0.40 | 4.00 | 0.80 |");
+        assert_eq!(rows[5], "| other | 1 | 2.00 (1.00..3.00) | 0.10 | 1.00 | – |");
+        assert!(text.contains("- broken failed: cannot start\n"), "{text}");
+        assert_eq!(results.json()["rows"]["meshhold"]["tcp1_to_bound"], 0.8);
+    }
 }

@@ -35,6 +35,8 @@ pub(super) struct Transfer {
     pub(super) busy: f64,
     /// Processor seconds of the tunnel's processes.
     pub(super) own: f64,
+    /// What the hypervisor took of the processors, in percent.
+    pub(super) stolen: f64,
 }
 
 /// The server on b that [`transfer`] needs.
@@ -65,8 +67,9 @@ pub(super) fn transfer(site: &Site, address: IpAddr, pids: &[u32], load: Load<'_
         format!("iperf3 gave no report: {}", String::from_utf8_lossy(&output.stderr).trim())
     })?;
     let (gigabytes, gbps, retransmitted) = read(&report)?;
-    let (busy, own) = (after.0.busy - before.0.busy, after.1 - before.1);
-    Ok(Transfer { gigabytes, gbps, retransmitted, busy, own })
+    let (passed, own) = (after.0.since(before.0), after.1 - before.1);
+    let (busy, stolen) = (passed.busy, passed.percent(passed.stolen));
+    Ok(Transfer { gigabytes, gbps, retransmitted, busy, own, stolen })
 }
 
 fn wrap(inner: Command, wrapper: &[&str]) -> Command {

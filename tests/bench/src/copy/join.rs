@@ -179,3 +179,57 @@ fn write(mut tun: &File, pieces: &[IoSlice<'_>]) {
     // What the kernel refuses is lost, as on any network.
     let _ = tun.write_vectored(pieces);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::{put, put_long, sum};
+    use super::*;
+
+    const NOTE: Note = [0, 20, 0, 16, 0, 0, 0, 0];
+
+    /// IPv4 and TCP without options.
+    fn segment(sequence: u32, flags: u8, payload: usize) -> Vec<u8> {
+        let mut packet = vec![0; 40 + payload];
+        (packet[0], packet[9], packet[32], packet[33]) = (0x45, TCP, 0x50, flags);
+        put(&mut packet, 2, 40 + payload as u16);
+        put_long(&mut packet, 24, sequence);
+        packet
+    }
+
+    fn joined(packets: &[Vec<u8>]) -> usize {
+        let mut ranges = Vec::new();
+        let mut buffer = Vec::new();
+        for packet in packets {
+            ranges.push(buffer.len()..buffer.len() + packet.len());
+            buffer.extend_from_slice(packet);
+        }
+        let mut run = Run::begin(&NOTE, &packets[0], &ranges[0]).unwrap();
+        for (packet, range) in packets.iter().zip(&ranges).skip(1) {
+            run.take(&buffer, packet, range);
+        }
+        run.count
+    }
+
+    #[test]
+    fn runs_are_of_one_flow_in_order() {
+        let first = segment(1000, ACK, 100);
+        let count = |others: &[Vec<u8>]| joined(&[std::slice::from_ref(&first), others].concat());
+        assert_eq!(count(&[segment(1100, ACK, 100), segment(1200, ACK | PSH, 30)]), 3);
+        assert_eq!(count(&[segment(1101, ACK, 100)]), 1, "a gap");
+        assert_eq!(count(&[segment(1100, ACK, 101)]), 1, "longer than the first");
+        assert_eq!(count(&[segment(1100, ACK, 99), segment(1199, ACK, 99)]), 2, "after a short one");
+        assert_eq!(count(&[segment(1100, ACK | PSH, 100), segment(1200, ACK, 100)]), 2, "after PSH");
+        assert_eq!(count(&[segment(1100, 0x11, 100)]), 1, "FIN");
+        let mut stranger = segment(1100, ACK, 100);
+        stranger[15] = 9;
+        assert_eq!(count(&[stranger]), 1, "another address");
+    }
+
+    #[test]
+    fn headers_of_a_run_add_up() {
+        let mut headers = segment(1, ACK, 0);
+        set_length(&mut headers, TCP, 20, 3040);
+        assert_eq!((get(&headers, 2), sum(&headers[..20])), (3040, 0xffff));
+        assert_eq!(get(&headers, 36), 3020 + u16::from(TCP));
+    }
+}

@@ -72,6 +72,8 @@ fn cut(packet: &[u8], virtio: Virtio, (protocol, begin, end): (u8, usize, usize)
             }
         });
     }
+    // Not together with the next: what was one packet stays one receive at the other end.
+    outbox.send();
 }
 
 /// FIN and PSH belong to the last packet only.
