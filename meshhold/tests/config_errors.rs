@@ -1,6 +1,7 @@
 //! Bad configurations: each is refused with file, line and key, or means something valid; none panics.
 
 use meshhold::config::{Config, ConfigError, file};
+use meshhold_core::session::Cipher;
 use std::path::Path;
 
 const GOOD: &str = "\
@@ -36,6 +37,18 @@ fn good_and_empty_ones_pass() {
 }
 
 #[test]
+fn a_cipher_can_be_named() {
+    for (text, cipher) in [
+        ("auto", None),
+        ("aes-256-gcm", Some(Cipher::Aes256Gcm)),
+        ("chacha20-poly1305", Some(Cipher::ChaCha20Poly1305)),
+    ] {
+        assert_eq!(parse(&format!("node: {{cipher: {text}}}")).unwrap().node.cipher, cipher);
+    }
+    assert_eq!(parse(GOOD).unwrap().node.cipher, None);
+}
+
+#[test]
 fn each_bad_value_is_refused_at_its_place() {
     let long = format!("/{}", "s".repeat(200));
     let cases: &[(&str, &str, usize, &str)] = &[
@@ -46,6 +59,8 @@ fn each_bad_value_is_refused_at_its_place() {
         ("'[::]:7777'", "'[::]:0'", 4, "node.listen"),
         ("'[::]:7777'", "7777", 4, "node.listen"),
         ("'[::]:7777'", "'[::]:70000'", 4, "node.listen"),
+        ("name: laptop", "cipher: rot13", 2, "node.cipher"),
+        ("name: laptop", "cipher: [auto]", 2, "node.cipher"),
         ("peers: []", "peers: [/ip4/1.2.3.4/tcp/1]", 5, "bootstrap_peers[0]"),
         ("peers: []", "peers: hello", 5, "bootstrap_peers"),
         ("/run/meshhold/control.sock", "control.sock", 7, "api.socket"),

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -77,19 +78,13 @@ impl Lab {
     pub fn host(&self, name: &str) -> Result<Host> {
         let number = self.hosts.get() + 1;
         self.hosts.set(number);
-        let directory = self.directory.path().join(name);
-        std::fs::create_dir(&directory)?;
-        let namespace = Namespace::new(name, &directory, self.lifetime)?;
-        let ipv4 = Ipv4Addr::new(10, 90, 0, number);
-        let ipv6 = Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, number.into());
-        self.lan.ip(&format!("link add p{number} type veth peer name eth0 netns {}", namespace.pid()))?;
+        let host = Host::new(name, number, self.directory.path(), &self.meshhold, self.lifetime)?;
+        let (Host { ipv4, ipv6, .. }, pid) = (&host, host.namespace.pid());
+        self.lan.ip(&format!("link add p{number} type veth peer name eth0 netns {pid}"))?;
         self.lan.ip(&format!("link set p{number} master br0 up"))?;
-        namespace.ip(&format!("address add {ipv4}/24 dev eth0"))?;
-        namespace.ip(&format!("address add {ipv6}/64 dev eth0 nodad"))?;
-        namespace.ip("link set eth0 up")?;
-        println!("{}: {name} = {ipv4}, {ipv6} on br0 (namespaces of process {})", self.name, namespace.pid());
-        let meshhold = self.meshhold.clone();
-        Ok(Host { name: name.to_owned(), ipv4, ipv6, meshhold, directory, namespace })
+        host.plug_in()?;
+        println!("{}: {name} = {ipv4}, {ipv6} on br0 (namespaces of process {pid})", self.name);
+        Ok(host)
     }
 
     /// The namespace with the bridge, where everything on the wire can be seen.
@@ -116,8 +111,8 @@ impl Drop for Lab {
     }
 }
 
-/// A machine on the LAN.
-#[derive(Debug)]
+/// A machine on the LAN, or at the end of a cable.
+#[derive(Debug, Clone)]
 pub struct Host {
     /// Its name in the lab.
     pub name: String,
@@ -128,10 +123,38 @@ pub struct Host {
     /// The daemon's executable.
     pub meshhold: PathBuf,
     directory: PathBuf,
-    namespace: Namespace,
+    namespace: Rc<Namespace>,
 }
 
 impl Host {
+    /// A host that is on no network yet; number N has 10.90.0.N and fd00:90::N. Its folder is made in `parent`.
+    fn new(name: &str, number: u8, parent: &Path, meshhold: &Path, lifetime: Lifetime) -> Result<Self> {
+        let directory = parent.join(name);
+        std::fs::create_dir(&directory)?;
+        let namespace = Rc::new(Namespace::new(name, &directory, lifetime)?);
+        let ipv4 = Ipv4Addr::new(10, 90, 0, number);
+        let ipv6 = Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, number.into());
+        Ok(Self { name: name.to_owned(), ipv4, ipv6, meshhold: meshhold.to_owned(), directory, namespace })
+    }
+
+    /// Two hosts, `a` and `b`, with nothing but a veth pair between them.
+    pub fn pair(directory: &Path, meshhold: &Path) -> Result<(Self, Self)> {
+        let a = Self::new("a", 1, directory, meshhold, Lifetime::Scoped)?;
+        let b = Self::new("b", 2, directory, meshhold, Lifetime::Scoped)?;
+        let other = b.namespace.pid();
+        a.namespace.ip(&format!("link add eth0 type veth peer name eth0 netns {other}"))?;
+        a.plug_in()?;
+        b.plug_in()?;
+        Ok((a, b))
+    }
+
+    /// Gives `eth0` the host's addresses and brings it up.
+    fn plug_in(&self) -> Result<()> {
+        self.namespace.ip(&format!("address add {}/24 dev eth0", self.ipv4))?;
+        self.namespace.ip(&format!("address add {}/64 dev eth0 nodad", self.ipv6))?;
+        self.namespace.ip("link set eth0 up").map(drop)
+    }
+
     /// The host's own folder for configuration, data and logs.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -25,6 +25,8 @@ pub struct Settings {
     pub bootstrap: Vec<String>,
     /// Display name, if not the host's.
     pub name: Option<String>,
+    /// Value of `node.cipher`.
+    pub cipher: Option<&'static str>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -261,6 +263,9 @@ impl Node {
     fn config(&self) -> Result<String> {
         let name = self.settings.name.as_deref().unwrap_or(&self.host.name);
         let mut text = format!("node:\n  name: {name}\n  data_dir: {}\n", show(&self.data_dir())?);
+        if let Some(cipher) = self.settings.cipher {
+            writeln!(text, "  cipher: {cipher}")?;
+        }
         if !self.settings.bootstrap.is_empty() {
             text.push_str("bootstrap_peers:\n");
         }

@@ -70,6 +70,8 @@ pub struct Peer {
     pub ipv6: Ipv6Addr,
     /// State of the circuit: `idle`, `connecting`, `connected`.
     pub state: String,
+    /// Cipher of the circuit.
+    pub cipher: Option<String>,
 }
 
 impl Status {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use meshhold_tests::service::{self, Sshd};
-use meshhold_tests::{Lab, Node, run, scenario, wait};
+use meshhold_tests::{Lab, Node, Settings, run, scenario, wait};
 
 /// From the start of the daemons to the first connection.
 const FIRST_CONNECT: Duration = Duration::from_secs(3);
@@ -157,5 +157,21 @@ fn members_that_expose_nothing_still_call_out() -> Result<()> {
         wait::until_true(Duration::from_secs(1), "the port is open", || {
             Ok(b.host.tool(&["ask", "tcp", &target, "7"]).is_ok())
         })
+    })
+}
+
+#[test]
+fn a_node_bound_to_a_cipher_uses_it() -> Result<()> {
+    run("cipher", |lab| {
+        let mut a =
+            Node::new(lab.host("a")?, Settings { cipher: Some("chacha20-poly1305"), ..Settings::default() })?;
+        let mut b = Node::new(lab.host("b")?, Settings::knowing(&[&a])?)?;
+        b.join(&a.mint(&[])?, &[])?;
+        a.start_and_wait()?;
+        b.start_and_wait()?;
+        b.wait_peer_up(&a)?;
+        let cipher = b.wait_known(&a)?.cipher;
+        ensure!(cipher.as_deref() == Some("ChaCha20-Poly1305"), "{cipher:?}");
+        Ok(())
     })
 }

@@ -59,6 +59,11 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
+/// Installs those of `packages` that are missing.
+pub(crate) fn debian(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() { Ok(()) } else { install_packages(&missing(packages)?) }
+}
+
 /// The packages of `wanted` that are not installed.
 fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
     let output = Command::new("dpkg-query")
@@ -96,8 +101,8 @@ fn apt(arguments: &[&str]) -> Result<()> {
 
 /// What Debian started because it was just installed: nobody asked for these on this machine.
 fn stop_services(packages: &[&str]) {
-    const SERVICES: [(&str, &str); 3] =
-        [("openssh-server", "ssh"), ("nginx-light", "nginx"), ("iperf3", "iperf3")];
+    const SERVICES: [(&str, &str); 4] =
+        [("openssh-server", "ssh"), ("nginx-light", "nginx"), ("iperf3", "iperf3"), ("tinc", "tinc")];
     for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
         if Path::new("/run/systemd/system").is_dir() {
             // Not installed as a unit, or not running: both are what is wanted.

@@ -18,6 +18,7 @@ pub use value::SwarmKey;
 
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::multiaddr::Multiaddr;
+use meshhold_core::session::Cipher;
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -63,6 +64,9 @@ pub struct NodeConfig {
     /// UDP address that circuits and links share.
     #[serde(deserialize_with = "value::listen")]
     pub listen: SocketAddr,
+    /// The only cipher that circuits may use; `None` takes the fastest that both ends have.
+    #[serde(deserialize_with = "value::cipher")]
+    pub cipher: Option<Cipher>,
 }
 
 /// Section `api`.
@@ -118,6 +122,7 @@ impl Default for NodeConfig {
             name: hostname(),
             data_dir: PathBuf::from("/var/lib/meshhold"),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7777)),
+            cipher: None,
         }
     }
 }

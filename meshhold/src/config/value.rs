@@ -5,7 +5,7 @@
 use bech32::{Bech32m, Hrp};
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::multiaddr::Multiaddr;
-use meshhold_core::session::Secret;
+use meshhold_core::session::{Cipher, Secret};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
@@ -176,6 +176,15 @@ pub(super) fn listen<'de, D: Deserializer<'de>>(input: D) -> Result<SocketAddr, 
         let address: SocketAddr =
             text.parse().map_err(|_| format!("'{text}' isn't an address and a port; {advice}"))?;
         if address.port() == 0 { Err(format!("port 0 can't be listened on; {advice}")) } else { Ok(address) }
+    })
+}
+
+pub(super) fn cipher<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Cipher>, D::Error> {
+    check(input, |text| match text {
+        "auto" => Ok(None),
+        "aes-256-gcm" => Ok(Some(Cipher::Aes256Gcm)),
+        "chacha20-poly1305" => Ok(Some(Cipher::ChaCha20Poly1305)),
+        _ => Err(format!("'{text}' is no cipher; use 'auto', 'aes-256-gcm' or 'chacha20-poly1305'")),
     })
 }
 

@@ -64,7 +64,9 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let drops = Drops::new(lan.events());
     let inputs =
         Inputs { workers: worker_events, links: link_events, calls: call_queue, net: net_events, drops };
-    let mut machine = Circuits::new(identity.clone(), lanes, crypto::measure(), seed(), wall_clock());
+    let mut ciphers = crypto::measure();
+    ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
+    let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
     machine.set_swarm_key(swarm_key);
     let mut daemon = Daemon {
         identity,
