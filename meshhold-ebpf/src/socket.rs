@@ -71,7 +71,9 @@ fn tcp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     }
     match lookup::<TCP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) }) {
         Some(found) if found.local4 != own => Delivery::Loopback,
-        Some(found) if found.state != LISTEN || !has_loopback_connection(ctx, packet, peer) => Delivery::Caller,
+        Some(found) if found.state != LISTEN || !has_loopback_connection(ctx, packet, peer) => {
+            Delivery::Caller
+        }
         _ => Delivery::Loopback,
     }
 }

@@ -1,5 +1,6 @@
 //! The project's own tasks: `cargo xtask <task>`. One file a task; this one knows only their names.
 
+mod bench_ebpf;
 mod build_ebpf;
 mod cargo;
 mod ci;
@@ -34,6 +35,12 @@ enum Task {
         #[arg(long, conflicts_with = "keep")]
         stop: bool,
     },
+    /// Measure (as root)
+    Bench {
+        /// The kernel programs: cost of a packet
+        #[arg(long, required = true)]
+        ebpf: bool,
+    },
     /// Run every test (as root); ends with `N passed, N failed`
     Test,
     /// Formatting, lints, documentation, sizes, then every test
@@ -48,6 +55,7 @@ fn main() -> Result<()> {
         Task::BuildEbpf => build_ebpf(),
         Task::Demo { stop: true, .. } => demo::stop(),
         Task::Demo { keep, .. } => demo::run(keep),
+        Task::Bench { .. } => bench_ebpf::run(),
         Task::Test => test::run(),
         Task::Ci => ci::run(),
         Task::Sizes => sizes::run(),

@@ -1,0 +1,152 @@
+//! The measured programs over the daemon's own tables: loads, fills, runs. Knows no packet.
+
+use std::{path::PathBuf, process::Command};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Array, HashMap, MapData},
+    programs::{SchedClassifier, TestRun, TestRunOptions},
+};
+use meshhold::datapath::{ebpf::EbpfDatapath, policy::Policy};
+use meshhold_common::{
+    Reason,
+    maps::{Flow, FlowKey},
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("MESHHOLD_EBPF_BENCH"));
+const BATCHES: usize = 7;
+const REPEAT: u32 = 200_000;
+/// Of packets that differ in one port: they must not come round to the first again.
+const REPEAT_NEXT: u32 = 60_000;
+const PROGRAMS: [&str; 15] = [
+    "empty",
+    "reference",
+    "ingress",
+    "egress",
+    "ingress_next",
+    "ingress_scan",
+    "egress_next",
+    "only_next",
+    "ingress_back",
+    "egress_back",
+    "ingress_next_back",
+    "only_back",
+    "only_next_back",
+    "there_and_back",
+    "only_turn",
+];
+
+/// Loaded programs.
+pub(crate) struct Runner {
+    ebpf: Ebpf,
+    datapath: EbpfDatapath,
+}
+
+impl Runner {
+    /// Pins the daemon's maps on a file system of this namespace, and loads the programs over them.
+    pub(crate) fn new() -> Self {
+        let mount = tempfile::tempdir().unwrap().keep();
+        let status = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&mount).status().unwrap();
+        assert!(status.success(), "cannot mount a BPF file system");
+        let root = mount.join("v1");
+        let datapath = EbpfDatapath::open(Some(&root)).unwrap();
+        let pins: Vec<(String, PathBuf)> = std::fs::read_dir(&root)
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), entry.path()))
+            .collect();
+        let mut loader = EbpfLoader::new();
+        for (name, path) in &pins {
+            loader.map_pin_path(name, path.as_path());
+        }
+        let mut runner = Self { ebpf: loader.load(OBJECT).unwrap(), datapath };
+        for name in PROGRAMS {
+            runner.program(name).load().unwrap();
+        }
+        runner.command("ip link set lo up");
+        let _ = Command::new("umount").arg("--lazy").arg(&mount).status();
+        let _ = std::fs::remove_dir(&mount);
+        runner
+    }
+
+    /// Words of a command line without quoting.
+    pub(crate) fn command(&self, line: &str) {
+        let mut words = line.split_whitespace();
+        let status = Command::new(words.next().unwrap()).args(words).status().unwrap();
+        assert!(status.success(), "{line} failed");
+    }
+
+    /// Makes this the policy.
+    pub(crate) fn apply(&mut self, policy: &Policy) {
+        self.datapath.apply(policy).unwrap();
+    }
+
+    /// Puts a flow into the reference program's table.
+    pub(crate) fn refer(&mut self, key: FlowKey) {
+        let mut map: HashMap<&mut MapData, FlowKey, Flow> =
+            self.ebpf.map_mut("REFERENCE").unwrap().try_into().unwrap();
+        map.insert(key, Flow::default(), 0).unwrap();
+    }
+
+    /// Runs a program over one packet; whether that passed.
+    pub(crate) fn run(&mut self, program: &str, packet: &[u8], repeat: u32) -> bool {
+        self.test(program, packet, repeat).0
+    }
+
+    /// The reasons that one run of a program gives to a packet.
+    pub(crate) fn reason(&mut self, program: &str, packet: &[u8]) -> Reason {
+        let before = self.datapath.counters().unwrap();
+        self.test(program, packet, 1);
+        let after = self.datapath.counters().unwrap();
+        let changed = Reason::ALL.iter().find(|reason| before[**reason as usize] != after[**reason as usize]);
+        *changed.unwrap()
+    }
+
+    /// Whether a program changes the packet.
+    pub(crate) fn rewrites(&mut self, program: &str, packet: &[u8]) -> bool {
+        let mut out = vec![0; packet.len() + 64];
+        let options =
+            TestRunOptions { data_in: Some(packet), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let length = self.program(program).test_run(options).unwrap().data_size_out as usize;
+        out[..length] != *packet
+    }
+
+    /// Nanoseconds a packet: the best of some batches.
+    pub(crate) fn cost(&mut self, program: &str, packet: &[u8]) -> f64 {
+        self.set_original(packet);
+        self.test(program, packet, REPEAT / 10);
+        let batches = (0..BATCHES).map(|_| self.test(program, packet, REPEAT).1);
+        batches.fold(f64::INFINITY, f64::min)
+    }
+
+    /// The same for programs that make each packet a new one; `packet` gives the packet of each batch.
+    pub(crate) fn cost_of_first(&mut self, program: &str, packet: impl Fn(u16) -> Vec<u8>) -> f64 {
+        let batches = (0..BATCHES as u16).map(|batch| {
+            let packet = packet(batch);
+            self.set_original(&packet);
+            self.test(program, &packet, REPEAT_NEXT).1
+        });
+        batches.fold(f64::INFINITY, f64::min)
+    }
+
+    fn set_original(&mut self, packet: &[u8]) {
+        let mut original = [0_u8; 40];
+        let length = packet.len().min(original.len());
+        original[..length].copy_from_slice(&packet[..length]);
+        let words: [u64; 5] =
+            std::array::from_fn(|word| u64::from_ne_bytes(original[word * 8..][..8].try_into().unwrap()));
+        let mut map: Array<&mut MapData, [u64; 5]> =
+            self.ebpf.map_mut("ORIGINAL").unwrap().try_into().unwrap();
+        map.set(0, words, 0).unwrap();
+    }
+
+    fn test(&mut self, program: &str, packet: &[u8], repeat: u32) -> (bool, f64) {
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
+        let result = self.program(program).test_run(options).unwrap();
+        (result.return_value as i32 == -1, result.duration.as_nanos() as f64)
+    }
+
+    fn program(&mut self, name: &str) -> &mut SchedClassifier {
+        self.ebpf.program_mut(name).unwrap().try_into().unwrap()
+    }
+}
