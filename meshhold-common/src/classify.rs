@@ -4,7 +4,8 @@
 //! tables are kept; [`Host`] answers for them.
 
 use crate::{
-    Address, Load, Packet, Reason,
+    Address, Load, Packet, Place, Reason, Stamp, cache,
+    event::{EGRESS, INGRESS},
     maps::FlowKey,
     packet::{ICMP6, IPV4_BYTES, IPV6_BYTES, Piece, TCP, UDP},
 };
@@ -50,6 +51,8 @@ pub enum Delivery {
     Loopback = 1,
     /// IPv4: to the mesh address that the service is bound to, from the peer's caller address.
     Caller = 2,
+    /// IPv6: to a listener on `::1`, to which the host has handed this one packet; the next needs that again.
+    Assigned = 3,
 }
 
 impl Delivery {
@@ -86,6 +89,16 @@ pub trait Host {
     fn keep_fragment(&mut self, packet: &Packet, delivery: Delivery);
     /// Which service would receive the packet (TCP or UDP, port in scope).
     fn delivery(&mut self, packet: &Packet, peer: &Peer) -> Delivery;
+    /// Under what decisions are made now; asked before any table is.
+    fn stamp(&mut self) -> Stamp {
+        Stamp::default()
+    }
+    /// A place for a decision, by a number below 2^[`crate::maps::CACHE_BITS`]; `None` where none are kept. Nobody
+    /// else may use it during the packet.
+    fn place(&mut self, index: u32) -> Option<&mut Place> {
+        let _ = index;
+        None
+    }
 }
 
 /// What is to be done with a passed packet, apart from its addresses.
@@ -171,7 +184,58 @@ type Outcome = Result<Reason, Reason>;
 #[inline(always)]
 fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
+    let transport = packet.parse_transport(load);
     let packet = settle(packet);
+    let stamp = host.stamp();
+    let is_flow = transport.is_ok() && cache::is_flow(packet);
+    if is_flow && let Some(reason) = cache::recall(host, packet, INGRESS, stamp, action) {
+        return Ok(reason);
+    }
+    let peer = match cache::recall_pair(host, packet, INGRESS, stamp) {
+        Some(peer) => {
+            transport?;
+            peer
+        }
+        None => {
+            let network = ingress_network(host, packet)?;
+            transport?;
+            match host.peer(&packet.source) {
+                Some(peer) if peer.network == network => {
+                    cache::remember_pair(host, packet, INGRESS, stamp, &peer);
+                    peer
+                }
+                // The worker's own Host Unreachable comes from an address that no member owns.
+                None if is_error(packet) && host.range(&packet.source) == Some(network) => {
+                    return related_error(load, host, packet, network);
+                }
+                _ => return Err(Reason::UnknownSource),
+            }
+        }
+    };
+    if packet.piece == Piece::Later {
+        let Some(delivery) = host.fragment(packet) else { return Err(Reason::FragmentNoFirst) };
+        deliver(packet, &peer, delivery, action);
+        return Ok(Reason::PassFragment);
+    }
+    let reason = match packet.protocol {
+        TCP | UDP => ingress_ports(host, packet, peer.network)?,
+        _ if is_error(packet) => return related_error(load, host, packet, peer.network),
+        _ => ingress_echo(host, packet)?,
+    };
+    let delivery = if reason == Reason::PassScope { host.delivery(packet, &peer) } else { Delivery::Native };
+    if packet.piece == Piece::First {
+        host.keep_fragment(packet, delivery);
+    }
+    deliver(packet, &peer, delivery, action);
+    if is_flow && delivery != Delivery::Assigned {
+        cache::remember(host, packet, INGRESS, stamp, reason, action);
+    }
+    Ok(reason)
+}
+
+/// The network whose address of ours the packet is for.
+#[inline(always)]
+fn ingress_network<H: Host>(host: &mut H, packet: &Packet) -> Result<u32, Reason> {
     if packet.source.is_loopback() || packet.destination.is_loopback() {
         return Err(Reason::LoopbackAddress);
     }
@@ -182,32 +246,7 @@ fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action
     if host.own(&packet.source).is_some() {
         return Err(Reason::SpoofedSource);
     }
-    packet.parse_transport(load)?;
-    let packet = settle(packet);
-    let peer = match host.peer(&packet.source) {
-        Some(peer) if peer.network == network => peer,
-        // The worker's own Host Unreachable comes from an address that no member owns.
-        None if is_error(packet) && host.range(&packet.source) == Some(network) => {
-            return related_error(load, host, packet, network);
-        }
-        _ => return Err(Reason::UnknownSource),
-    };
-    if packet.piece == Piece::Later {
-        let Some(delivery) = host.fragment(packet) else { return Err(Reason::FragmentNoFirst) };
-        deliver(packet, &peer, delivery, action);
-        return Ok(Reason::PassFragment);
-    }
-    let reason = match packet.protocol {
-        TCP | UDP => ingress_ports(host, packet, network)?,
-        _ if is_error(packet) => return related_error(load, host, packet, network),
-        _ => ingress_echo(host, packet)?,
-    };
-    let delivery = if reason == Reason::PassScope { host.delivery(packet, &peer) } else { Delivery::Native };
-    if packet.piece == Piece::First {
-        host.keep_fragment(packet, delivery);
-    }
-    deliver(packet, &peer, delivery, action);
-    Ok(reason)
+    Ok(network)
 }
 
 #[inline(always)]
@@ -236,7 +275,7 @@ fn ingress_echo<H: Host>(host: &mut H, packet: &Packet) -> Outcome {
 
 #[inline(always)]
 fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action) {
-    if delivery == Delivery::Native || u32::from_ne_bytes(peer.caller) == 0 {
+    if matches!(delivery, Delivery::Native | Delivery::Assigned) || u32::from_ne_bytes(peer.caller) == 0 {
         return;
     }
     let change = if packet.version == 4 { Change::Rewrite } else { Change::ToIpv4 };
@@ -252,22 +291,49 @@ fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action
 #[inline(always)]
 fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
+    let transport = packet.parse_transport(load);
     let packet = settle(packet);
+    let stamp = host.stamp();
+    let is_flow = transport.is_ok() && cache::is_flow(packet);
+    if is_flow && let Some(reason) = cache::recall(host, packet, EGRESS, stamp, action) {
+        return Ok(reason);
+    }
     if packet.destination.is_multicast() || packet.source.is_multicast() {
         return Err(Reason::Multicast);
     }
-    if packet.destination.is_caller() {
-        return egress_loopback(load, host, packet, action);
+    let reason = if packet.destination.is_caller() {
+        egress_loopback(host, packet, transport, action)?
+    } else {
+        egress_mesh(host, packet, transport, stamp)?
+    };
+    if is_flow {
+        cache::remember(host, packet, EGRESS, stamp, reason, action);
     }
-    if packet.destination.is_loopback() || packet.source.is_loopback() {
-        return Err(Reason::LoopbackAddress);
-    }
-    let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
-    if host.own(&packet.source) != Some(network) {
-        return Err(Reason::SpoofedSource);
-    }
-    packet.parse_transport(load)?;
-    let packet = settle(packet);
+    Ok(reason)
+}
+
+#[inline(always)]
+fn egress_mesh<H: Host>(
+    host: &mut H,
+    packet: &Packet,
+    transport: Result<(), Reason>,
+    stamp: Stamp,
+) -> Outcome {
+    let network = match cache::recall_pair(host, packet, EGRESS, stamp) {
+        Some(peer) => peer.network,
+        None => {
+            if packet.destination.is_loopback() || packet.source.is_loopback() {
+                return Err(Reason::LoopbackAddress);
+            }
+            let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
+            if host.own(&packet.source) != Some(network) {
+                return Err(Reason::SpoofedSource);
+            }
+            cache::remember_pair(host, packet, EGRESS, stamp, &Peer { network, caller: [0; 4] });
+            network
+        }
+    };
+    transport?;
     if packet.piece == Piece::Later {
         return match host.fragment(packet) {
             Some(_) => Ok(Reason::PassFragment),
@@ -287,10 +353,10 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
 /// From a loopback-delivered service back to its caller. Nothing but answers from an open port leaves here, so
 /// closing the port cuts the flow in this direction too.
 #[inline(always)]
-fn egress_loopback<L: Load, H: Host>(
-    load: &L,
+fn egress_loopback<H: Host>(
     host: &mut H,
-    packet: &mut Packet,
+    packet: &Packet,
+    transport: Result<(), Reason>,
     action: &mut Action,
 ) -> Outcome {
     // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
@@ -298,8 +364,7 @@ fn egress_loopback<L: Load, H: Host>(
         return Err(Reason::LoopbackAddress);
     }
     let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
-    packet.parse_transport(load)?;
-    let packet = settle(packet);
+    transport?;
     let reason = if packet.piece == Piece::Later {
         if host.fragment(packet).is_none() {
             return Err(Reason::FragmentNoFirst);
@@ -393,42 +458,39 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
 fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), Reason> {
     let start = packet.transport + 8;
     let transport = if packet.version == 4 {
-        let Some(header) = load.load::<20>(start) else { return Err(Reason::Truncated) };
-        let [first, _, _, _, _, _, frag_a, frag_b, _, protocol, _, _, rest @ ..] = header;
-        let [sa, sb, sc, sd, da, db, dc, dd] = rest;
-        let length = u32::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || length < IPV4_BYTES || u16::from_be_bytes([frag_a & 0x1f, frag_b]) != 0 {
-            return Err(Reason::IcmpUnrelated);
-        }
-        flow.local = Address::v4([sa, sb, sc, sd]);
-        flow.remote = Address::v4([da, db, dc, dd]);
-        flow.protocol = protocol;
-        start + length
-    } else {
-        let Some([first, _, _, _, _, _, next, _]) = load.load::<8>(start) else {
+        let Some([first, id, ttl, local, remote]) = load.load::<5>(start) else {
             return Err(Reason::Truncated);
         };
-        let Some(source) = load.load::<16>(start + 8) else { return Err(Reason::Truncated) };
-        let Some(destination) = load.load::<16>(start + 24) else { return Err(Reason::Truncated) };
-        if first >> 4 != 6 {
+        let first = u32::from_be(first);
+        let length = (first >> 24 & 0x0f) * 4;
+        if first >> 28 != 4 || length < IPV4_BYTES || u32::from_be(id) & 0x1fff != 0 {
             return Err(Reason::IcmpUnrelated);
         }
-        flow.local = Address::v6(source);
-        flow.remote = Address::v6(destination);
-        flow.protocol = next;
+        flow.local = Address::v4(local.to_ne_bytes());
+        flow.remote = Address::v4(remote.to_ne_bytes());
+        flow.protocol = (u32::from_be(ttl) >> 16) as u8;
+        start + length
+    } else {
+        let Some([first, length, a, b, c, d, e, f, g, h]) = load.load::<10>(start) else {
+            return Err(Reason::Truncated);
+        };
+        if u32::from_be(first) >> 28 != 6 {
+            return Err(Reason::IcmpUnrelated);
+        }
+        flow.local = Address::from_raw([a, b, c, d]);
+        flow.remote = Address::from_raw([e, f, g, h]);
+        flow.protocol = (u32::from_be(length) >> 8) as u8;
         start + IPV6_BYTES
     };
     if transport + 8 > packet.end {
         return Err(Reason::Truncated);
     }
-    let Some([a, b, c, d, e, f, _, _]) = load.load::<8>(transport) else { return Err(Reason::Truncated) };
-    match (flow.protocol, a) {
-        (TCP | UDP, _) => {
-            flow.local_port = u16::from_be_bytes([a, b]);
-            flow.remote_port = u16::from_be_bytes([c, d]);
-        }
+    let Some([ports, second]) = load.load::<2>(transport) else { return Err(Reason::Truncated) };
+    let (ports, second) = (u32::from_be(ports), u32::from_be(second));
+    match (flow.protocol, ports >> 24) {
+        (TCP | UDP, _) => (flow.local_port, flow.remote_port) = ((ports >> 16) as u16, ports as u16),
         // Only our own echo requests are flows.
-        (crate::packet::ICMP, 8) | (ICMP6, 128) => flow.local_port = u16::from_be_bytes([e, f]),
+        (crate::packet::ICMP, 8) | (ICMP6, 128) => flow.local_port = (second >> 16) as u16,
         _ => return Err(Reason::IcmpUnrelated),
     }
     Ok(())
@@ -458,36 +520,17 @@ fn is_error(packet: &Packet) -> bool {
 
 #[inline(always)]
 fn outgoing(packet: &Packet) -> FlowKey {
-    FlowKey {
-        local: packet.source,
-        remote: packet.destination,
-        local_port: packet.source_port,
-        remote_port: packet.destination_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+    FlowKey::new(source, destination, source_port, destination_port, protocol)
 }
 
 #[inline(always)]
 fn incoming(packet: &Packet) -> FlowKey {
-    FlowKey {
-        local: packet.destination,
-        remote: packet.source,
-        local_port: packet.destination_port,
-        remote_port: packet.source_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+    FlowKey::new(destination, source, destination_port, source_port, protocol)
 }
 
 #[inline(always)]
 fn echo_flow(local: Address, remote: Address, packet: &Packet) -> FlowKey {
-    FlowKey {
-        local,
-        remote,
-        local_port: packet.destination_port,
-        remote_port: 0,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    FlowKey::new(local, remote, packet.destination_port, 0, packet.protocol)
 }

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod address;
+pub mod cache;
 pub mod classify;
 pub mod event;
 pub mod maps;
@@ -13,6 +14,7 @@ pub mod packet;
 pub mod reason;
 
 pub use address::Address;
+pub use cache::{Place, Stamp};
 pub use classify::{
     Action, Change, Delivery, Host, Peer, Port, Verdict, classify_egress, classify_ingress, guard,
 };

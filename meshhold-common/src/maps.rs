@@ -15,6 +15,8 @@ pub const MAX_PEERS: u32 = 16_384;
 pub const MAX_FLOWS: u32 = 65_536;
 /// Fragmented datagrams under way; the least recently used makes room.
 pub const MAX_FRAGMENTS: u32 = 4_096;
+/// Decisions that each CPU keeps for a moment, as a power of two; see [`crate::cache`].
+pub const CACHE_BITS: u32 = 13;
 /// Bytes of the drop event ring.
 pub const EVENT_BYTES: u32 = 65_536;
 /// Drop events for one reason, CPU and second.
@@ -106,6 +108,15 @@ pub struct Generation {
     pub retired_until: u32,
 }
 
+/// The whole policy, over all tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Epoch {
+    /// Counts changes; never 0 once there was one. Changed after the tables, so that nothing decided by the old ones
+    /// bears the new number.
+    pub policy: u32,
+}
+
 /// A flow that this node opened.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -122,6 +133,20 @@ pub struct FlowKey {
     pub protocol: u8,
     /// Always zero.
     pub pad: [u8; 3],
+}
+
+impl FlowKey {
+    /// From its parts, written as words: see [`Address::raw`].
+    #[inline(always)]
+    pub fn new(local: Address, remote: Address, local_port: u16, remote_port: u16, protocol: u8) -> Self {
+        let [a, b, c, d] = local.raw();
+        let [e, f, g, h] = remote.raw();
+        #[cfg(target_endian = "little")]
+        let (ports, last) = (u32::from(remote_port) << 16 | u32::from(local_port), u32::from(protocol));
+        #[cfg(target_endian = "big")]
+        let (ports, last) = (u32::from(local_port) << 16 | u32::from(remote_port), u32::from(protocol) << 24);
+        bytemuck::cast([a, b, c, d, e, f, g, h, ports, last])
+    }
 }
 
 /// State of a flow.
@@ -160,8 +185,8 @@ pub struct Fragment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tokens {
-    /// Second since boot that `used` is about.
-    pub second: u32,
+    /// Tick of about a second that `used` is about.
+    pub tick: u32,
     /// Events sent in it.
     pub used: u32,
 }
@@ -194,6 +219,7 @@ mod user {
         super::CallerEntry,
         super::CallerKey,
         super::Counter,
+        super::Epoch,
         super::Flow,
         super::FlowKey,
         super::Fragment,

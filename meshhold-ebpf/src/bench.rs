@@ -129,19 +129,13 @@ fn flow_key(ctx: &TcContext) -> Option<FlowKey> {
     let header: &[u32; 10] = at(ctx, 0)?;
     let [first, _, ttl, source, destination, ports, ..] = *header;
     let mapped = |octets: u32| Address::v4(octets.to_ne_bytes());
-    if first & 0xf0 == 0x40 {
-        let [a, b, c, d] = ports.to_ne_bytes();
-        let [_, protocol, _, _] = ttl.to_ne_bytes();
-        return Some(FlowKey {
-            local: mapped(destination),
-            remote: mapped(source),
-            local_port: u16::from_be_bytes([c, d]),
-            remote_port: u16::from_be_bytes([a, b]),
-            protocol,
-            pad: [0; 3],
-        });
+    if first & 0xf0 != 0x40 {
+        return None;
     }
-    None
+    let [_, protocol, _, _] = ttl.to_ne_bytes();
+    let (source_port, destination_port) = (ports as u16, (ports >> 16) as u16);
+    let (local_port, remote_port) = (u16::from_be(destination_port), u16::from_be(source_port));
+    Some(FlowKey::new(mapped(destination), mapped(source), local_port, remote_port, protocol))
 }
 
 /// Adds one to the port that lies this far into the transport header.
@@ -157,13 +151,13 @@ fn count_port(ctx: &TcContext, offset: usize) {
 fn put_back(ctx: &TcContext) -> i32 {
     let Some(original) = ORIGINAL.get(0) else { return DROP };
     // SAFETY: user space wrote it before the run.
-    let Some(target) = at::<[u32; 10]>(ctx, 0) else { return DROP };
-    let words: *const [u32; 10] = core::ptr::from_ref(original).cast();
+    let Some(target) = at::<[u32; 5]>(ctx, 0) else { return DROP };
+    let words: *const [u32; 5] = core::ptr::from_ref(original).cast();
     // SAFETY: array values are aligned to eight bytes and forty long.
     let words = unsafe { &*words };
     // The transport's checksum goes astray; nothing here looks at it.
-    let [_, _, sum, source, destination, ..] = *words;
-    let [_, _, new_sum, new_source, new_destination, ..] = target;
+    let [_, _, sum, source, destination] = *words;
+    let [_, _, new_sum, new_source, new_destination] = target;
     (*new_sum, *new_source, *new_destination) = (sum, source, destination);
     NEXT
 }

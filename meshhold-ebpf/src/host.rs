@@ -1,8 +1,12 @@
 //! The classifier's [`Host`] over the kernel maps, and its [`Load`] over the packet.
 
-use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns},
+    programs::TcContext,
+};
 use meshhold_common::{
-    Address, Delivery, Host, Load, Packet, Peer, Port,
+    Address, Delivery, Host, Load, Packet, Peer, Place, Port, Stamp,
     classify::Caller,
     maps::{CallerKey, FLOW_SECONDS, Flow, FlowKey, Fragment, port_bit, port_slot},
     packet::TCP,
@@ -13,9 +17,20 @@ use crate::{maps, socket};
 /// The packet, from its first byte.
 pub struct Skb<'a>(pub &'a TcContext);
 
+/// As far as this from the packet's start it is read directly. The verifier wants a bound.
+const DIRECT: u32 = 0xff;
+
 impl Load for Skb<'_> {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        if offset <= DIRECT {
+            let start = self.0.data() + offset as usize;
+            if start + 4 * N <= self.0.data_end() {
+                // SAFETY: the bytes lie inside the packet, as the verifier checks. Headers are aligned to words
+                // wherever the processor asks for that.
+                return Some(unsafe { *(start as *const [u32; N]) });
+            }
+        }
         self.0.load(offset as usize).ok()
     }
 
@@ -109,12 +124,37 @@ impl Host for KernelHost<'_> {
     fn delivery(&mut self, packet: &Packet, peer: &Peer) -> Delivery {
         socket::delivery(self.0, packet, peer)
     }
+
+    #[inline(always)]
+    fn stamp(&mut self) -> Stamp {
+        Stamp { policy: maps::EPOCH.get(0).map_or(0, |epoch| epoch.policy), tick: jiffies() }
+    }
+
+    #[inline(always)]
+    fn place(&mut self, index: u32) -> Option<&mut Place> {
+        // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
+        maps::CACHE.get_ptr_mut(index).map(|place| unsafe { &mut *place })
+    }
 }
 
 /// Seconds since boot.
 #[inline(always)]
 pub fn seconds() -> u32 {
     (nanoseconds() / 1_000_000_000) as u32
+}
+
+/// Counts up about every second (2^30 ns), while the machine is awake. A sixth of the cost of [`seconds`].
+#[inline(always)]
+pub fn tick() -> u32 {
+    // SAFETY: the helper takes nothing and can't fail.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
+}
+
+/// Counts up every 256 timer interrupts, so every 0.26 to 2.6 seconds, as the kernel was built. Costs one read.
+#[inline(always)]
+fn jiffies() -> u32 {
+    // SAFETY: the helper takes nothing and can't fail.
+    (unsafe { bpf_jiffies64() } >> 8) as u32
 }
 
 /// Nanoseconds since boot.

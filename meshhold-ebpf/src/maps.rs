@@ -6,11 +6,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use meshhold_common::{
-    Address, Packet, Reason,
+    Address, Packet, Place, Reason,
     event::Event,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation,
-        MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+        CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, Flow, FlowKey, Fragment,
+        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits,
+        Range, Tokens,
     },
 };
 
@@ -46,6 +47,13 @@ pub static COUNTERS: PerCpuArray<Counter, { Reason::COUNT + 1 }> = PerCpuArray::
 
 #[btf_map]
 pub static TOKENS: PerCpuArray<Tokens, { Reason::COUNT }> = PerCpuArray::new();
+
+#[btf_map]
+pub static EPOCH: Array<Epoch, 1> = Array::new();
+
+/// Never pinned: what one daemon's programs decided is nothing to the next one's.
+#[btf_map]
+pub static CACHE: PerCpuArray<Place, { 1 << CACHE_BITS }> = PerCpuArray::new();
 
 /// The packet under way: programs at this hook don't interrupt each other on a CPU.
 #[btf_map]

@@ -55,7 +55,7 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
         (4, TCP) => return tcp4(ctx, packet, peer),
         (4, UDP) => return udp4(ctx, packet, peer),
         (6, _) if !packet.is_plain() => true,
-        (6, TCP) => tcp6_is_native(ctx, packet, peer),
+        (6, TCP) => return tcp6(ctx, packet, peer),
         (6, UDP) => lookup::<UDP, _>(ctx, &real6(packet)).is_some(),
         _ => true,
     };
@@ -89,16 +89,20 @@ fn udp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
 }
 
 #[inline(always)]
-fn tcp6_is_native(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+fn tcp6(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let found = lookup::<TCP, _>(ctx, &real6(packet));
     if found.as_ref().is_some_and(|found| found.state != LISTEN) {
-        return true;
+        return Delivery::Native;
     }
     // A connection stays on its way even if another listener appeared since.
     if has_loopback_connection(ctx, packet, peer) {
-        return false;
+        return Delivery::Loopback;
     }
-    found.is_some() || assign_loopback6(ctx, packet)
+    match found {
+        Some(_) => Delivery::Native,
+        None if assign_loopback6(ctx, packet) => Delivery::Assigned,
+        None => Delivery::Loopback,
+    }
 }
 
 /// True for a connection between the caller address and `127.0.0.1` on the packet's ports.

@@ -78,11 +78,13 @@ fn known(runner: &mut Runner, empty: f64) -> Vec<Cost> {
     for (protocol, what) in [(TCP, "in, IPv4 TCP to loopback"), (UDP, "in, IPv4 UDP to loopback")] {
         let port = if protocol == TCP { SERVICE } else { NATIVE };
         let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 40_000, port, ACK));
+        assert!(runner.rewrites("ingress", &request), "{what}");
         costs.push((what, runner.cost("ingress_back", &request) - runner.cost("only_back", &request)));
     }
     for (protocol, what) in [(TCP, "out, IPv4 TCP from loopback"), (UDP, "out, IPv4 UDP from loopback")] {
         let port = if protocol == TCP { SERVICE } else { NATIVE };
         let answer = ipv4(LOCALHOST, CALLER4, protocol, &ports(protocol, port, 40_000, ACK));
+        assert!(runner.rewrites("egress", &answer), "{what}");
         costs.push((what, runner.cost("egress_back", &answer) - runner.cost("only_back", &answer)));
     }
     let six = ipv6(PEER6, OWN6, TCP, &ports(TCP, 40_000, SERVICE, ACK));
@@ -106,7 +108,7 @@ fn known(runner: &mut Runner, empty: f64) -> Vec<Cost> {
 }
 
 fn denied(runner: &mut Runner, empty: f64) -> Vec<Cost> {
-    let scan = ipv4(PEER4, OWN4, UDP, &ports(UDP, 40_000, 30_000, 0));
+    let scan = |first| ipv4(PEER4, OWN4, UDP, &ports(UDP, 40_000, first, 0));
     let cases = [
         ("in, IPv4 TCP SYN", "ingress", ipv4(PEER4, OWN4, TCP, &ports(TCP, 40_000, CLOSED, SYN))),
         ("in, IPv4 TCP, no flow", "ingress", ipv4(PEER4, OWN4, TCP, &ports(TCP, 40_000, CLOSED, ACK))),
@@ -120,16 +122,16 @@ fn denied(runner: &mut Runner, empty: f64) -> Vec<Cost> {
         assert!(!runner.run(program, &packet, 1), "{what}");
         costs.push((what, runner.cost(program, &packet) - empty));
     }
-    let first = runner.cost_of_first("ingress_next", |_| scan.clone());
-    costs.push(("in, IPv4 UDP, always another source port", first - runner.cost("only_next", &scan)));
+    let scanned = runner.cost_of_first("ingress_scan", scan);
+    costs.push(("in, IPv4 UDP, always another port of ours", scanned - runner.cost("only_next", &scan(0))));
     costs
 }
 
 fn first(runner: &mut Runner) -> Vec<Cost> {
     let mut costs = Vec::new();
     let mut add = |what, program, baseline, version: u8, out: bool, protocol, port: u16, flags| {
-        let packet = |batch: u16| {
-            let (local, remote) = if out { (1_000, THEIRS + batch) } else { (port, 1_000) };
+        let packet = |first: u16| {
+            let (local, remote) = if out { (first, THEIRS) } else { (port, first) };
             let payload = if out {
                 ports(protocol, local, remote, flags)
             } else {

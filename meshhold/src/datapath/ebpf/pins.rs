@@ -10,8 +10,9 @@ use aya::{maps::MapInfo, programs::links::FdLink};
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Flow, FlowKey, Fragment, FragmentKey, Generation,
-        MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range, Tokens,
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, Flow, FlowKey, Fragment, FragmentKey,
+        Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits, Range,
+        Tokens,
     },
 };
 
@@ -23,13 +24,14 @@ type Layout = (&'static str, usize, usize, u32);
 const REASONS: u32 = Reason::COUNT as u32;
 const INDEX: usize = size_of::<u32>();
 
-const LAYOUTS: [Layout; 11] = [
+const LAYOUTS: [Layout; 12] = [
     ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
     ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
     ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
     ("CALLERS", size_of::<CallerKey>(), size_of::<CallerEntry>(), 2 * MAX_PEERS),
     ("PORTS", INDEX, size_of::<PortBits>(), 4 * MAX_NETWORKS),
     ("GENERATIONS", INDEX, size_of::<Generation>(), MAX_NETWORKS),
+    ("EPOCH", INDEX, size_of::<Epoch>(), 1),
     ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>(), MAX_FLOWS),
     ("FRAGMENTS", size_of::<FragmentKey>(), size_of::<Fragment>(), MAX_FRAGMENTS),
     ("COUNTERS", INDEX, size_of::<Counter>(), REASONS + 1),
