@@ -458,7 +458,7 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
 fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), Reason> {
     let start = packet.transport + 8;
     let transport = if packet.version == 4 {
-        let Some([first, id, ttl, local, remote]) = load.load::<5>(start) else {
+        let Some([first, id, ttl, local, remote]) = load.load_far::<5>(start) else {
             return Err(Reason::Truncated);
         };
         let first = u32::from_be(first);
@@ -471,7 +471,7 @@ fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), R
         flow.protocol = (u32::from_be(ttl) >> 16) as u8;
         start + length
     } else {
-        let Some([first, length, a, b, c, d, e, f, g, h]) = load.load::<10>(start) else {
+        let Some([first, length, a, b, c, d, e, f, g, h]) = load.load_far::<10>(start) else {
             return Err(Reason::Truncated);
         };
         if u32::from_be(first) >> 28 != 6 {
@@ -485,7 +485,7 @@ fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), R
     if transport + 8 > packet.end {
         return Err(Reason::Truncated);
     }
-    let Some([ports, second]) = load.load::<2>(transport) else { return Err(Reason::Truncated) };
+    let Some([ports, second]) = load.load_far::<2>(transport) else { return Err(Reason::Truncated) };
     let (ports, second) = (u32::from_be(ports), u32::from_be(second));
     match (flow.protocol, ports >> 24) {
         (TCP | UDP, _) => (flow.local_port, flow.remote_port) = ((ports >> 16) as u16, ports as u16),

@@ -157,6 +157,14 @@ pub struct Flow {
     pub used: u32,
 }
 
+/// Local ports (or echo identifiers) from which this node has opened flows of one protocol: what is not marked here
+/// has no flow, and needn't be looked for among them.
+#[repr(C)]
+pub struct Opened {
+    /// 1 where marked; a mark stays.
+    pub ports: [u8; 65_536],
+}
+
 /// A fragmented datagram.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -189,6 +197,19 @@ pub struct Tokens {
     pub tick: u32,
     /// Events sent in it.
     pub used: u32,
+}
+
+/// Protocols with marks of their own in [`Opened`]: TCP, UDP, ICMP.
+pub const OPENED_SLOTS: u32 = 3;
+
+/// Slot of a protocol's marks.
+#[inline(always)]
+pub const fn opened_slot(protocol: u8) -> u32 {
+    match protocol {
+        crate::packet::TCP => 0,
+        crate::packet::UDP => 1,
+        _ => 2,
+    }
 }
 
 /// Slot of a port bitmap: `protocol` is 6 (TCP) or 17 (UDP), `generation` 0 or 1.

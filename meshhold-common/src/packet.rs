@@ -28,6 +28,10 @@ const MAX_EXTENSIONS: u32 = 6;
 pub trait Load {
     /// The `N` words at `offset`, in memory order; `None` where the packet ends before their end.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// The same, where speed doesn't matter.
+    fn load_far<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.load(offset)
+    }
     /// Length of the packet in bytes.
     fn length(&self) -> u32;
 }
@@ -239,7 +243,7 @@ impl Packet {
                 let fragment = self.piece == Piece::First;
                 return Err(if fragment { Reason::FragmentShort } else { Reason::Truncated });
             }
-            let Some([first, id]) = load.load::<2>(self.transport) else { return Err(Reason::Truncated) };
+            let Some([first, id]) = load.load_far::<2>(self.transport) else { return Err(Reason::Truncated) };
             let first = u32::from_be(first);
             let following = (first >> 24) as u8;
             if next == FRAGMENT {

@@ -11,10 +11,10 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use meshhold_common::{
-    Address,
+    Packet,
     maps::{Flow, FlowKey},
 };
-use meshhold_ebpf::{DROP, NEXT, mesh_egress, mesh_ingress};
+use meshhold_ebpf::{DROP, NEXT, host::Skb, mesh_egress, mesh_ingress};
 
 /// What the reference program looks flows up in.
 #[btf_map]
@@ -30,7 +30,7 @@ pub fn empty(_: TcContext) -> i32 {
     NEXT
 }
 
-/// The unit: headers by direct packet access, and one lookup of the flow key in a hash map.
+/// The unit: the headers, read as the other programs read them, and one lookup of the flow key in a hash map.
 #[classifier]
 pub fn reference(ctx: TcContext) -> i32 {
     let Some(key) = flow_key(&ctx) else { return DROP };
@@ -126,16 +126,11 @@ pub fn only_turn(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn flow_key(ctx: &TcContext) -> Option<FlowKey> {
-    let header: &[u32; 10] = at(ctx, 0)?;
-    let [first, _, ttl, source, destination, ports, ..] = *header;
-    let mapped = |octets: u32| Address::v4(octets.to_ne_bytes());
-    if first & 0xf0 != 0x40 {
-        return None;
-    }
-    let [_, protocol, _, _] = ttl.to_ne_bytes();
-    let (source_port, destination_port) = (ports as u16, (ports >> 16) as u16);
-    let (local_port, remote_port) = (u16::from_be(destination_port), u16::from_be(source_port));
-    Some(FlowKey::new(mapped(destination), mapped(source), local_port, remote_port, protocol))
+    let mut packet = Packet::default();
+    packet.parse_network(&Skb(ctx)).ok()?;
+    packet.parse_transport(&Skb(ctx)).ok()?;
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = packet;
+    Some(FlowKey::new(destination, source, destination_port, source_port, protocol))
 }
 
 /// Adds one to the port that lies this far into the transport header.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use meshhold_common::{
     Address, Delivery, Host, Load, Packet, Peer, Place, Port, Stamp,
     classify::Caller,
-    maps::{CallerKey, FLOW_SECONDS, Flow, FlowKey, Fragment, port_bit, port_slot},
+    maps::{CallerKey, FLOW_SECONDS, Flow, FlowKey, Fragment, opened_slot, port_bit, port_slot},
     packet::TCP,
 };
 
@@ -31,6 +31,12 @@ impl Load for Skb<'_> {
                 return Some(unsafe { *(start as *const [u32; N]) });
             }
         }
+        self.load_far(offset)
+    }
+
+    /// One way less for the verifier to follow.
+    #[inline(always)]
+    fn load_far<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.0.load(offset as usize).ok()
     }
 
@@ -85,6 +91,9 @@ impl Host for KernelHost<'_> {
 
     #[inline(always)]
     fn flow(&mut self, key: &FlowKey, touch: bool) -> bool {
+        if !is_opened(key) {
+            return false;
+        }
         let Some(flow) = maps::FLOWS.get_ptr_mut(key) else { return false };
         if key.protocol == TCP {
             return true;
@@ -104,6 +113,7 @@ impl Host for KernelHost<'_> {
 
     #[inline(always)]
     fn open_flow(&mut self, key: &FlowKey) {
+        mark_opened(key);
         // A full table evicts; what is left to fail is memory, and then the answer is dropped, not let in.
         let _ = maps::FLOWS.insert(key, Flow { used: seconds() }, 0);
     }
@@ -134,6 +144,22 @@ impl Host for KernelHost<'_> {
     fn place(&mut self, index: u32) -> Option<&mut Place> {
         // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
         maps::CACHE.get_ptr_mut(index).map(|place| unsafe { &mut *place })
+    }
+}
+
+/// Whether there may be a flow from this local port.
+#[inline(always)]
+fn is_opened(key: &FlowKey) -> bool {
+    let Some(opened) = maps::OPENED.get(opened_slot(key.protocol)) else { return true };
+    opened.ports.get(usize::from(key.local_port)).is_none_or(|mark| *mark != 0)
+}
+
+#[inline(always)]
+fn mark_opened(key: &FlowKey) {
+    let Some(opened) = maps::OPENED.get_ptr_mut(opened_slot(key.protocol)) else { return };
+    // SAFETY: the pointer is a live map value; all that is ever written to it is this mark.
+    if let Some(mark) = unsafe { (*opened).ports.get_mut(usize::from(key.local_port)) } {
+        *mark = 1;
     }
 }
 

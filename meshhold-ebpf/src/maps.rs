@@ -10,8 +10,8 @@ use meshhold_common::{
     event::Event,
     maps::{
         CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, Flow, FlowKey, Fragment,
-        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits,
-        Range, Tokens,
+        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS, Opened,
+        Own, PeerEntry, PortBits, Range, Tokens,
     },
 };
 
@@ -38,6 +38,9 @@ pub static GENERATIONS: Array<Generation, { MAX_NETWORKS as usize }> = Array::ne
 
 #[btf_map]
 pub static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
+
+#[btf_map]
+pub static OPENED: Array<Opened, { OPENED_SLOTS as usize }> = Array::new();
 
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> = LruHashMap::new();

@@ -47,7 +47,7 @@ fn rewrite4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Faile
     let [a, b, sum @ ..] = ttl.to_ne_bytes();
     let [c, d] = (!fold(u64::from(!u16::from_ne_bytes(sum)) + u64::from(difference))).to_ne_bytes();
     let [source, destination] = new;
-    ctx.store(8, &[u32::from_ne_bytes([a, b, c, d]), source, destination], 0).or(Err(Failed))?;
+    store(ctx, 8, [u32::from_ne_bytes([a, b, c, d]), source, destination])?;
     transport_checksum(ctx, packet, packet.transport, difference)
 }
 
@@ -73,7 +73,7 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed
     let [a, b, _, _] = third.to_ne_bytes();
     let [c, d] = (!fold(sum)).to_ne_bytes();
     let header = [first, second, u32::from_ne_bytes([a, b, c, d]), source, destination];
-    ctx.store(0, &header, 0).or(Err(Failed))?;
+    store(ctx, 0, header)?;
     transport_checksum(ctx, packet, IPV4_BYTES, difference)
 }
 
@@ -108,7 +108,7 @@ fn to_ipv6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Failed
         g,
         h,
     ];
-    ctx.store(0, &header, 0).or(Err(Failed))?;
+    store(ctx, 0, header)?;
     transport_checksum(ctx, packet, IPV6_BYTES + extra, difference)
 }
 
@@ -146,6 +146,19 @@ fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Writes to the header, directly where that is possible.
+#[inline(always)]
+fn store<const N: usize>(ctx: &TcContext, offset: usize, words: [u32; N]) -> Result<(), Failed> {
+    let start = ctx.data() + offset;
+    if start + 4 * N > ctx.data_end() {
+        return ctx.store(offset, &words, 0).or(Err(Failed));
+    }
+    // SAFETY: the bytes lie inside the packet, as the verifier checks; before the program runs the kernel has made
+    // them its own.
+    unsafe { *(start as *mut [u32; N]) = words };
+    Ok(())
 }
 
 #[inline(always)]
