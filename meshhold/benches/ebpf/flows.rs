@@ -6,8 +6,8 @@ use meshhold::datapath::policy::{PeerPolicy, Policy, PortRange};
 
 use crate::{
     packets::{ACK, SYN, TCP, UDP, ipv4, ipv6, ports},
-    report::Report,
-    runner::Runner,
+    report::{Bar, Report},
+    runner::{Cost, Runner},
     support::{CALLER4, LOCALHOST, OWN4, OWN6, PEER4, PEER6, open, policy},
 };
 
@@ -24,41 +24,59 @@ const CLOSED: u16 = 9998;
 const KNOWN: f64 = 1.5;
 const DENIED: f64 = 1.5;
 const FIRST: f64 = 6.0;
+/// Between the smallest tables and the largest.
+const GROWTH: f64 = 1.25;
 
-/// One kind of packet: what it is called, and what it costs above an empty program.
-type Cost = (&'static str, f64);
+/// One kind of packet.
+type Kind = (&'static str, Cost);
 
 pub(crate) fn measure(runner: &mut Runner, report: &mut Report) {
     let _socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, NATIVE)).unwrap();
     runner.apply(&sized(1, 1));
-    let empty = report.empty();
-    for (what, cost) in known(runner, empty) {
-        report.add("Packet of a known flow", what.to_owned(), cost, Some(KNOWN));
+    for (what, cost) in known(runner) {
+        report.add("Packet of a known flow", what, cost, Bar::Units(KNOWN));
     }
-    for (what, cost) in denied(runner, empty) {
-        report.add("Denied packet without event", what.to_owned(), cost, Some(DENIED));
+    for (what, cost) in denied(runner) {
+        report.add("Denied packet without event", what, cost, Bar::Units(DENIED));
     }
-    for (what, cost) in first(runner) {
-        report.add("First packet of a flow", what.to_owned(), cost, Some(FIRST));
+    for (what, cost) in first() {
+        report.add("First packet of a flow", what, cost, Bar::Units(FIRST));
     }
     sizes(runner, report);
 }
 
-/// Small and large tables: what is common to all flows, by one example each.
+/// Small and large tables.
 fn sizes(runner: &mut Runner, report: &mut Report) {
-    let scopes = [1, 256, 65_534].map(|ports| (format!("{ports} ports open"), sized(ports, 1), 1));
-    let peers = [100, 10_000].map(|peers| (format!("{peers} peers"), sized(1, peers), 1));
-    let flows = [1_024, 65_536].map(|flows| (format!("{flows} flows"), sized(1, 1), flows));
-    let all = [("65534 ports, 10000 peers, 65536 flows".to_owned(), sized(65_534, 10_000), 65_536)];
-    for (what, policy, flows) in scopes.into_iter().chain(peers).chain(flows).chain(all) {
-        runner.apply(&policy);
-        fill(runner, flows);
-        let empty = report.empty();
-        let mean = |costs: &[Cost]| costs.iter().map(|(_, cost)| cost).sum::<f64>() / costs.len() as f64;
-        let (known, denied) = (mean(&known(runner, empty)), mean(&denied(runner, empty)));
-        report.add("Table sizes, mean of a known flow", what.clone(), known, Some(KNOWN));
-        report.add("Table sizes, mean of a denied packet", what, denied, Some(DENIED));
+    let scopes =
+        [1, 256, 65_000].map(|ports| (format!("{ports} entries open a port each"), sized(ports, 1), 1));
+    let peers = [1, 100, 10_000].map(|peers| (format!("{peers} peers"), sized(1, peers), 1));
+    let flows = [1, 1_024, 65_536].map(|flows| (format!("{flows} flows"), sized(1, 1), flows));
+    for steps in [scopes, peers, flows] {
+        let mut smallest: Option<[f64; 2]> = None;
+        for (what, policy, flows) in steps {
+            runner.apply(&policy);
+            fill(runner, flows);
+            let costs = [sum(&known(runner)), sum(&denied(runner))];
+            let [known, denied] = *smallest.get_or_insert(costs.map(|cost| cost.units()));
+            let bars = [Bar::Times(GROWTH, known), Bar::Times(GROWTH, denied)];
+            for ((kind, cost), bar) in ["known", "denied"].into_iter().zip(costs).zip(bars) {
+                report.add(
+                    "Size of the tables, all kinds of packets together",
+                    format!("{what}: {kind}"),
+                    cost,
+                    bar,
+                );
+            }
+        }
     }
+}
+
+fn sum(kinds: &[Kind]) -> Cost {
+    kinds.iter().fold(Cost::default(), |sum, (_, cost)| Cost {
+        empty: cost.empty,
+        unit: sum.unit + cost.unit / kinds.len() as f64,
+        nanoseconds: sum.nanoseconds + cost.nanoseconds / kinds.len() as f64,
+    })
 }
 
 /// Opens this many flows of ours.
@@ -69,7 +87,7 @@ fn fill(runner: &mut Runner, flows: u32) {
     }
 }
 
-fn known(runner: &mut Runner, empty: f64) -> Vec<Cost> {
+fn known(runner: &mut Runner) -> Vec<Kind> {
     for protocol in [TCP, UDP] {
         assert!(runner.run("egress", &ipv4(OWN4, PEER4, protocol, &ports(protocol, OURS, THEIRS, SYN)), 1));
         assert!(runner.run("egress", &ipv6(OWN6, PEER6, protocol, &ports(protocol, OURS, THEIRS, SYN)), 1));
@@ -79,16 +97,16 @@ fn known(runner: &mut Runner, empty: f64) -> Vec<Cost> {
         let port = if protocol == TCP { SERVICE } else { NATIVE };
         let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 40_000, port, ACK));
         assert!(runner.rewrites("ingress", &request), "{what}");
-        costs.push((what, runner.cost("ingress_back", &request) - runner.cost("only_back", &request)));
+        costs.push((what, runner.cost("ingress_back", "only_back", &request)));
     }
     for (protocol, what) in [(TCP, "out, IPv4 TCP from loopback"), (UDP, "out, IPv4 UDP from loopback")] {
         let port = if protocol == TCP { SERVICE } else { NATIVE };
         let answer = ipv4(LOCALHOST, CALLER4, protocol, &ports(protocol, port, 40_000, ACK));
         assert!(runner.rewrites("egress", &answer), "{what}");
-        costs.push((what, runner.cost("egress_back", &answer) - runner.cost("only_back", &answer)));
+        costs.push((what, runner.cost("egress_back", "only_back", &answer)));
     }
     let six = ipv6(PEER6, OWN6, TCP, &ports(TCP, 40_000, SERVICE, ACK));
-    let turns = runner.cost("there_and_back", &six) - runner.cost("only_turn", &six);
+    let turns = runner.cost("there_and_back", "only_turn", &six);
     costs.push(("IPv6 TCP to and from IPv4 loopback, mean of in and out", turns));
     let plain = [
         ("in, IPv4 TCP, ours", "ingress", ipv4(PEER4, OWN4, TCP, &ports(TCP, THEIRS, OURS, ACK))),
@@ -102,12 +120,12 @@ fn known(runner: &mut Runner, empty: f64) -> Vec<Cost> {
     ];
     for (what, program, packet) in plain {
         assert!(runner.run(program, &packet, 1), "{what}");
-        costs.push((what, runner.cost(program, &packet) - empty));
+        costs.push((what, runner.cost(program, "empty", &packet)));
     }
     costs
 }
 
-fn denied(runner: &mut Runner, empty: f64) -> Vec<Cost> {
+fn denied(runner: &mut Runner) -> Vec<Kind> {
     let scan = |first| ipv4(PEER4, OWN4, UDP, &ports(UDP, 40_000, first, 0));
     let cases = [
         ("in, IPv4 TCP SYN", "ingress", ipv4(PEER4, OWN4, TCP, &ports(TCP, 40_000, CLOSED, SYN))),
@@ -120,41 +138,59 @@ fn denied(runner: &mut Runner, empty: f64) -> Vec<Cost> {
     let mut costs = Vec::new();
     for (what, program, packet) in cases {
         assert!(!runner.run(program, &packet, 1), "{what}");
-        costs.push((what, runner.cost(program, &packet) - empty));
+        costs.push((what, runner.cost(program, "empty", &packet)));
     }
-    let scanned = runner.cost_of_first("ingress_scan", scan);
-    costs.push(("in, IPv4 UDP, always another port of ours", scanned - runner.cost("only_next", &scan(0))));
+    let scanned = runner.cost_of_first("ingress_scan", "only_next", scan);
+    costs.push(("in, IPv4 UDP, always another port of ours", scanned));
     costs
 }
 
-fn first(runner: &mut Runner) -> Vec<Cost> {
-    let mut costs = Vec::new();
-    let mut add = |what, program, baseline, version: u8, out: bool, protocol, port: u16, flags| {
-        let packet = |first: u16| {
-            let (local, remote) = if out { (first, THEIRS) } else { (port, first) };
-            let payload = if out {
-                ports(protocol, local, remote, flags)
-            } else {
-                ports(protocol, remote, local, flags)
-            };
-            match (version, out) {
-                (4, true) => ipv4(OWN4, PEER4, protocol, &payload),
-                (4, false) => ipv4(PEER4, OWN4, protocol, &payload),
-                (_, true) => ipv6(OWN6, PEER6, protocol, &payload),
-                (_, false) => ipv6(PEER6, OWN6, protocol, &payload),
-            }
+/// Where a first packet comes from, and where it goes.
+struct First {
+    what: &'static str,
+    version: u8,
+    out: bool,
+    protocol: u8,
+    /// Ours, where it comes in.
+    port: u16,
+    back: bool,
+}
+
+impl First {
+    fn packet(&self, first: u16) -> Vec<u8> {
+        let (from, to) = (first, if self.out { THEIRS } else { self.port });
+        let payload = ports(self.protocol, from, to, SYN);
+        match (self.version, self.out) {
+            (4, true) => ipv4(OWN4, PEER4, self.protocol, &payload),
+            (4, false) => ipv4(PEER4, OWN4, self.protocol, &payload),
+            (_, true) => ipv6(OWN6, PEER6, self.protocol, &payload),
+            (_, false) => ipv6(PEER6, OWN6, self.protocol, &payload),
+        }
+    }
+}
+
+/// Each kind into tables of its own, that have room for all the flows.
+fn first() -> Vec<Kind> {
+    let kind = |what, version, out, protocol, port, back| First { what, version, out, protocol, port, back };
+    let kinds = [
+        kind("in, IPv4 TCP SYN to loopback", 4, false, TCP, SERVICE, true),
+        kind("in, IPv4 UDP to loopback", 4, false, UDP, NATIVE, true),
+        kind("in, IPv6 UDP to a native service", 6, false, UDP, NATIVE, false),
+        kind("out, IPv4 TCP SYN", 4, true, TCP, 0, false),
+        kind("out, IPv4 UDP", 4, true, UDP, 0, false),
+        kind("out, IPv6 UDP", 6, true, UDP, 0, false),
+    ];
+    let cost = |kind: First| {
+        let mut runner = Runner::new();
+        runner.apply(&sized(1, 1));
+        let (program, above) = match (kind.out, kind.back) {
+            (true, _) => ("egress_next", "only_next"),
+            (false, true) => ("ingress_next_back", "only_next_back"),
+            (false, false) => ("ingress_next", "only_next"),
         };
-        let cost = runner.cost_of_first(program, packet) - runner.cost(baseline, &packet(0));
-        costs.push((what, cost));
+        (kind.what, runner.cost_of_first(program, above, |first| kind.packet(first)))
     };
-    let (back, only_back) = ("ingress_next_back", "only_next_back");
-    add("in, IPv4 TCP SYN to loopback", back, only_back, 4, false, TCP, SERVICE, SYN);
-    add("in, IPv4 UDP to loopback", back, only_back, 4, false, UDP, NATIVE, 0);
-    add("in, IPv6 UDP to a native service", "ingress_next", "only_next", 6, false, UDP, NATIVE, 0);
-    add("out, IPv4 TCP SYN", "egress_next", "only_next", 4, true, TCP, 0, SYN);
-    add("out, IPv4 UDP", "egress_next", "only_next", 4, true, UDP, 0, 0);
-    add("out, IPv6 UDP", "egress_next", "only_next", 6, true, UDP, 0, 0);
-    costs
+    kinds.into_iter().map(cost).collect()
 }
 
 /// A policy with this many open ports for each protocol, in as many entries, and this many peers.

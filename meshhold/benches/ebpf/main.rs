@@ -41,7 +41,7 @@ fn main() {
         std::process::exit(status.code().unwrap_or(1));
     }
     let mut runner = Runner::new();
-    let mut report = Report::new(&mut runner);
+    let mut report = Report::default();
     flows::measure(&mut runner, &mut report);
     reasons::measure(&mut runner, &mut report);
     report.print();

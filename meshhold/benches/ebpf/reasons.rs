@@ -6,8 +6,8 @@ use meshhold::datapath::ebpf::Program;
 use meshhold_common::Reason;
 
 use crate::{
-    report::Report,
-    runner::Runner,
+    report::{Bar, Report},
+    runner::{Cost, Runner},
     specimens::zoo,
     support::{policy, usual_scope},
 };
@@ -15,7 +15,7 @@ use crate::{
 const GROUP: &str = "By reason, the same packet again and again";
 
 pub(crate) fn measure(runner: &mut Runner, report: &mut Report) {
-    let mut costs: BTreeMap<Reason, f64> = BTreeMap::new();
+    let mut costs: BTreeMap<Reason, Cost> = BTreeMap::new();
     runner.apply(&policy(usual_scope()));
     for specimen in zoo() {
         let packets: Vec<(Program, Vec<u8>)> = specimen.packets().collect();
@@ -29,10 +29,10 @@ pub(crate) fn measure(runner: &mut Runner, report: &mut Report) {
         if costs.contains_key(&reason) || runner.rewrites(name, packet) {
             continue;
         }
-        costs.insert(reason, runner.cost(name, packet) - report.empty());
+        costs.insert(reason, runner.cost(name, "empty", packet));
     }
     for (reason, cost) in costs {
-        report.add(GROUP, format!("`{}`", reason.as_str()), cost, None);
+        report.add(GROUP, format!("`{}`", reason.as_str()), cost, Bar::None);
     }
 }
 

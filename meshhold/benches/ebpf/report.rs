@@ -1,88 +1,95 @@
 //! Figures, bars, and how they are printed.
 
-use crate::{
-    packets::{ACK, TCP, ipv4, tcp},
-    runner::Runner,
-    support::{OWN4, PEER4},
-};
-use meshhold_common::{Address, maps::FlowKey};
+use crate::runner::Cost;
 
-/// One line of the table.
-struct Line {
-    group: &'static str,
-    what: String,
-    nanoseconds: f64,
-    bar: Option<f64>,
+/// What is asked of a figure.
+#[derive(Clone, Copy)]
+pub(crate) enum Bar {
+    None,
+    /// At most this many units.
+    Units(f64),
+    /// At most this many times the units given first.
+    Times(f64, f64),
 }
 
-/// All of it.
+/// One line of a table.
+struct Line {
+    table: &'static str,
+    what: String,
+    cost: Cost,
+    bar: Bar,
+}
+
+/// All of them.
+#[derive(Default)]
 pub(crate) struct Report {
-    empty: f64,
-    unit: f64,
     lines: Vec<Line>,
 }
 
-impl Report {
-    /// Measures what everything else is compared with.
-    pub(crate) fn new(runner: &mut Runner) -> Self {
-        let packet = ipv4(PEER4, OWN4, TCP, &tcp(443, 9999, ACK));
-        runner.refer(FlowKey {
-            local: Address::v4(OWN4),
-            remote: Address::v4(PEER4),
-            local_port: 9999,
-            remote_port: 443,
-            protocol: TCP,
-            pad: [0; 3],
-        });
-        assert!(runner.run("reference", &packet, 1));
-        let empty = runner.cost("empty", &packet);
-        let unit = runner.cost("reference", &packet) - empty;
-        Self { empty, unit, lines: Vec::new() }
+impl Cost {
+    pub(crate) fn units(&self) -> f64 {
+        self.nanoseconds / self.unit
     }
+}
 
-    /// The cost of an empty program.
-    pub(crate) const fn empty(&self) -> f64 {
-        self.empty
-    }
-
-    /// Adds what a packet costs above an empty program; at most `bar` units are allowed.
-    pub(crate) fn add(&mut self, group: &'static str, what: String, nanoseconds: f64, bar: Option<f64>) {
-        self.lines.push(Line { group, what, nanoseconds, bar });
-    }
-
-    pub(crate) fn print(&self) {
-        println!(
-            "Empty program {:.0} ns, reference program {:.0} ns above it (1.00 unit).",
-            self.empty, self.unit
-        );
-        let mut group = "";
-        for line in &self.lines {
-            if line.group != group {
-                group = line.group;
-                println!("\n| {group} | ns above empty | units | bar |\n|---|---:|---:|---:|");
+impl Line {
+    /// The bar in words, and whether it holds.
+    fn judge(&self) -> (String, bool) {
+        let units = self.cost.units();
+        match self.bar {
+            Bar::None => (String::new(), true),
+            Bar::Units(most) => (format!("{most} units"), units <= most),
+            Bar::Times(most, smallest) => {
+                (format!("{:.2} of {most} x", units / smallest), units <= most * smallest)
             }
-            let units = line.nanoseconds / self.unit;
-            let bar = line.bar.map_or_else(String::new, |bar| {
-                format!("{bar}{}", if units <= bar { "" } else { " MISSED" })
-            });
-            println!("| {} | {:.0} | {units:.2} | {bar} |", line.what, line.nanoseconds);
         }
+    }
+}
+
+impl Report {
+    pub(crate) fn add(&mut self, table: &'static str, what: impl Into<String>, cost: Cost, bar: Bar) {
+        self.lines.push(Line { table, what: what.into(), cost, bar });
+    }
+
+    /// Prints a Markdown table for each table, and how many bars were missed.
+    pub(crate) fn print(&self) {
+        let least = |value: fn(&Cost) -> f64| {
+            self.lines.iter().map(|line| value(&line.cost)).fold(f64::INFINITY, f64::min)
+        };
+        let (empty, unit) = (least(|cost| cost.empty), least(|cost| cost.unit));
+        println!("Empty program {empty:.0} ns; reference program {unit:.0} ns above it: 1 unit.");
+        let mut table = "";
+        for line in &self.lines {
+            if line.table != table {
+                table = line.table;
+                println!("\n| {table} | ns | units | bar |\n|---|---:|---:|---|");
+            }
+            let (bar, held) = line.judge();
+            let missed = if held { "" } else { ", **missed**" };
+            println!(
+                "| {} | {:.0} | {:.2} | {bar}{missed} |",
+                line.what,
+                line.cost.nanoseconds,
+                line.cost.units()
+            );
+        }
+        let missed = self.lines.iter().filter(|line| !line.judge().1).count();
+        println!("\n{missed} bars missed");
     }
 
     pub(crate) fn json(&self) -> String {
-        let lines: Vec<_> = self
-            .lines
-            .iter()
-            .map(|line| {
-                serde_json::json!({
-                    "group": line.group,
-                    "what": line.what,
-                    "nanoseconds": line.nanoseconds,
-                    "units": line.nanoseconds / self.unit,
-                    "bar": line.bar,
-                })
+        let lines = self.lines.iter().map(|line| {
+            let Cost { empty, unit, nanoseconds } = line.cost;
+            serde_json::json!({
+                "table": line.table,
+                "what": line.what,
+                "empty_ns": empty,
+                "unit_ns": unit,
+                "ns": nanoseconds,
+                "units": line.cost.units(),
+                "held": line.judge().1,
             })
-            .collect();
-        serde_json::json!({ "empty_ns": self.empty, "unit_ns": self.unit, "lines": lines }).to_string()
+        });
+        serde_json::Value::from_iter(lines).to_string()
     }
 }
