@@ -49,6 +49,14 @@ impl Address {
         bytemuck::cast(words)
     }
 
+    /// True for the same address; in the kernel programs faster than `==`.
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        let [a, b, c, d] = self.raw();
+        let [e, f, g, h] = other.raw();
+        (a ^ e | b ^ f | c ^ g | d ^ h) == 0
+    }
+
     /// True for a mapped IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {

@@ -30,17 +30,6 @@ pub struct Caller {
     pub network: u32,
 }
 
-/// State of a port of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    /// In the port scope.
-    Open,
-    /// Taken out of the scope a short while ago: what still leaves from it answers flows that have been cut.
-    Retired,
-    /// Never in the scope, or long ago.
-    Closed,
-}
-
 /// How an allowed incoming packet reaches its service.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +66,11 @@ pub trait Host {
     fn peer(&mut self, address: &Address) -> Option<Peer>;
     /// Peer with this caller address.
     fn caller(&mut self, address: [u8; 4]) -> Option<Caller>;
-    /// State of a local port; `protocol` is TCP or UDP.
-    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port;
+    /// Whether a local port is in the port scope; `protocol` is TCP or UDP.
+    fn is_open(&mut self, network: u32, protocol: u8, port: u16) -> bool;
+    /// Whether it was taken out of the scope a short while ago: what still leaves from it answers flows that have
+    /// been cut.
+    fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool;
     /// True for a live flow of ours: not older than [`crate::maps::FLOW_SECONDS`], or TCP. `touch` renews it.
     fn flow(&mut self, key: &FlowKey, touch: bool) -> bool;
     /// Remembers a flow that this node opens.
@@ -184,6 +176,7 @@ type Outcome = Result<Reason, Reason>;
 #[inline(always)]
 fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
+    let packet = settle(packet);
     let transport = packet.parse_transport(load);
     let packet = settle(packet);
     let stamp = host.stamp();
@@ -204,9 +197,10 @@ fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action
                     cache::remember_pair(host, packet, INGRESS, stamp, &peer);
                     peer
                 }
-                // The worker's own Host Unreachable comes from an address that no member owns.
+                // The worker's own Host Unreachable comes from an address that no member owns. It is an error, and
+                // judged as one below.
                 None if is_error(packet) && host.range(&packet.source) == Some(network) => {
-                    return related_error(load, host, packet, network);
+                    Peer { network, caller: [0; 4] }
                 }
                 _ => return Err(Reason::UnknownSource),
             }
@@ -251,7 +245,7 @@ fn ingress_network<H: Host>(host: &mut H, packet: &Packet) -> Result<u32, Reason
 
 #[inline(always)]
 fn ingress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Outcome {
-    if host.port(network, packet.protocol, packet.destination_port) == Port::Open {
+    if host.is_open(network, packet.protocol, packet.destination_port) {
         return Ok(Reason::PassScope);
     }
     // A flow of ours never admits a new connection of theirs, however old its entry is.
@@ -291,6 +285,7 @@ fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action
 #[inline(always)]
 fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
+    let packet = settle(packet);
     let transport = packet.parse_transport(load);
     let packet = settle(packet);
     let stamp = host.stamp();
@@ -304,7 +299,7 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
     let reason = if packet.destination.is_caller() {
         egress_loopback(host, packet, transport, action)?
     } else {
-        egress_mesh(host, packet, transport, stamp)?
+        return egress_mesh(host, packet, transport, stamp, is_flow);
     };
     if is_flow {
         cache::remember(host, packet, EGRESS, stamp, reason, action);
@@ -318,6 +313,7 @@ fn egress_mesh<H: Host>(
     packet: &Packet,
     transport: Result<(), Reason>,
     stamp: Stamp,
+    is_flow: bool,
 ) -> Outcome {
     let network = match cache::recall_pair(host, packet, EGRESS, stamp) {
         Some(peer) => peer.network,
@@ -340,12 +336,16 @@ fn egress_mesh<H: Host>(
             None => Err(Reason::FragmentNoFirst),
         };
     }
-    match packet.protocol {
+    let known = match packet.protocol {
         TCP | UDP => egress_ports(host, packet, network)?,
         _ => egress_icmp(host, packet)?,
-    }
+    };
     if packet.piece == Piece::First {
         host.keep_fragment(packet, Delivery::Native);
+    }
+    // Many flows have one packet: the second one shows that it's worth a place.
+    if is_flow && known {
+        cache::remember(host, packet, EGRESS, stamp, Reason::PassEgress, &Action::KEEP);
     }
     Ok(Reason::PassEgress)
 }
@@ -360,7 +360,7 @@ fn egress_loopback<H: Host>(
     action: &mut Action,
 ) -> Outcome {
     // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
-    if packet.source != Address::v4(Address::LOOPBACK4) && host.own(&packet.source).is_none() {
+    if !packet.source.is(&Address::v4(Address::LOOPBACK4)) && host.own(&packet.source).is_none() {
         return Err(Reason::LoopbackAddress);
     }
     let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
@@ -374,7 +374,7 @@ fn egress_loopback<H: Host>(
         if !matches!(packet.protocol, TCP | UDP) {
             return Err(Reason::IcmpType);
         }
-        if host.port(caller.network, packet.protocol, packet.source_port) != Port::Open {
+        if !host.is_open(caller.network, packet.protocol, packet.source_port) {
             return Err(Reason::PortDenied);
         }
         if packet.piece == Piece::First {
@@ -391,43 +391,38 @@ fn egress_loopback<H: Host>(
     Ok(reason)
 }
 
+/// Passes what the flow allows; true where that was there before this packet.
 #[inline(always)]
-fn egress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Result<(), Reason> {
-    let port = host.port(network, packet.protocol, packet.source_port);
-    if port == Port::Open {
-        return Ok(());
+fn egress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Result<bool, Reason> {
+    if host.is_open(network, packet.protocol, packet.source_port) {
+        return Ok(true);
     }
     let flow = outgoing(packet);
-    if packet.protocol == TCP {
-        if packet.is_syn() && !host.flow(&flow, true) {
-            host.open_flow(&flow);
-            return Ok(());
-        }
-        // Without a flow of ours this is a service whose port has been closed.
-        return if packet.is_syn() || host.flow(&flow, false) { Ok(()) } else { Err(Reason::PortDenied) };
+    let opens = packet.is_syn() || packet.protocol == UDP;
+    if host.flow(&flow, opens) {
+        return Ok(true);
     }
-    if host.flow(&flow, true) {
-        return Ok(());
-    }
-    if port == Port::Retired {
+    // Without a flow of ours this is a service whose port has been closed.
+    if !opens || (packet.protocol == UDP && host.is_retired(network, packet.protocol, packet.source_port)) {
         return Err(Reason::PortDenied);
     }
     host.open_flow(&flow);
-    Ok(())
+    Ok(false)
 }
 
 #[inline(always)]
-fn egress_icmp<H: Host>(host: &mut H, packet: &Packet) -> Result<(), Reason> {
+fn egress_icmp<H: Host>(host: &mut H, packet: &Packet) -> Result<bool, Reason> {
     match echo(packet) {
         Some(Echo::Request) => {
             let flow = echo_flow(packet.source, packet.destination, packet);
-            if !host.flow(&flow, true) {
+            let known = host.flow(&flow, true);
+            if !known {
                 host.open_flow(&flow);
             }
-            Ok(())
+            Ok(known)
         }
-        Some(Echo::Reply) => Ok(()),
-        None if is_error(packet) => Ok(()),
+        Some(Echo::Reply) => Ok(true),
+        None if is_error(packet) => Ok(true),
         None => Err(Reason::IcmpType),
     }
 }
@@ -441,13 +436,11 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
     }
     let mut quoted = FlowKey::default();
     quote(load, packet, &mut quoted)?;
-    if quoted.local != packet.destination || host.range(&quoted.remote) != Some(network) {
+    if !quoted.local.is(&packet.destination) || host.range(&quoted.remote) != Some(network) {
         return Err(Reason::IcmpUnrelated);
     }
     let ported = matches!(quoted.protocol, TCP | UDP);
-    if (ported && host.port(network, quoted.protocol, quoted.local_port) == Port::Open)
-        || host.flow(&quoted, false)
-    {
+    if (ported && host.is_open(network, quoted.protocol, quoted.local_port)) || host.flow(&quoted, false) {
         return Ok(Reason::PassIcmpError);
     }
     Err(Reason::IcmpUnrelated)

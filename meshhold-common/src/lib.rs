@@ -15,8 +15,6 @@ pub mod reason;
 
 pub use address::Address;
 pub use cache::{Place, Stamp};
-pub use classify::{
-    Action, Change, Delivery, Host, Peer, Port, Verdict, classify_egress, classify_ingress, guard,
-};
+pub use classify::{Action, Change, Delivery, Host, Peer, Verdict, classify_egress, classify_ingress, guard};
 pub use packet::{Load, Packet};
 pub use reason::Reason;

@@ -23,6 +23,8 @@ pub const EVENT_BYTES: u32 = 65_536;
 pub const EVENTS_PER_SECOND: u32 = 10;
 /// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
 pub const FLOW_SECONDS: u32 = 300;
+/// The same in ticks of 2^30 nanoseconds, which the kernel programs count in while the machine is awake.
+pub const FLOW_TICKS: u32 = ((FLOW_SECONDS as u64 * 1_000_000_000) >> 30) as u32;
 /// Seconds for which a port that was closed is kept from opening UDP flows.
 pub const RETIRED_SECONDS: u32 = 300;
 /// Slot of the counter map that counts every packet, next to one slot a [`Reason`].
@@ -153,7 +155,7 @@ impl FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
-    /// Seconds since boot of the last packet that this node sent (TCP: of the last SYN).
+    /// Tick of the last packet that this node sent (TCP: of the last SYN), see [`FLOW_TICKS`].
     pub used: u32,
 }
 
@@ -193,7 +195,7 @@ pub struct Fragment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tokens {
-    /// Tick of about a second that `used` is about.
+    /// Tick that `used` is about, see [`FLOW_TICKS`].
     pub tick: u32,
     /// Events sent in it.
     pub used: u32,

@@ -6,9 +6,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use meshhold_common::{
-    Address, Delivery, Host, Load, Packet, Peer, Place, Port, Stamp,
+    Address, Delivery, Host, Load, Packet, Peer, Place, Stamp,
     classify::Caller,
-    maps::{CallerKey, FLOW_SECONDS, Flow, FlowKey, Fragment, opened_slot, port_bit, port_slot},
+    maps::{CallerKey, FLOW_TICKS, Flow, FlowKey, Fragment, opened_slot, port_bit, port_slot},
     packet::TCP,
 };
 
@@ -76,17 +76,24 @@ impl Host for KernelHost<'_> {
     }
 
     #[inline(always)]
-    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
-        let Some(generation) = maps::GENERATIONS.get(network) else { return Port::Closed };
+    fn is_open(&mut self, network: u32, protocol: u8, port: u16) -> bool {
+        let Some(generation) = maps::GENERATIONS.get(network) else { return false };
         let Some(bits) = maps::PORTS.get(port_slot(network, protocol, generation.active)) else {
-            return Port::Closed;
+            return false;
         };
         let (word, bit) = port_bit(port);
-        if bits.open.get(word).is_some_and(|open| open & bit != 0) {
-            return Port::Open;
-        }
-        let retired = bits.retired.get(word).is_some_and(|retired| retired & bit != 0);
-        if retired && seconds() < generation.retired_until { Port::Retired } else { Port::Closed }
+        bits.open.get(word).is_some_and(|open| open & bit != 0)
+    }
+
+    #[inline(always)]
+    fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool {
+        let Some(generation) = maps::GENERATIONS.get(network) else { return false };
+        let Some(bits) = maps::PORTS.get(port_slot(network, protocol, generation.active)) else {
+            return false;
+        };
+        let (word, bit) = port_bit(port);
+        bits.retired.get(word).is_some_and(|retired| retired & bit != 0)
+            && seconds() < generation.retired_until
     }
 
     #[inline(always)]
@@ -98,11 +105,11 @@ impl Host for KernelHost<'_> {
         if key.protocol == TCP {
             return true;
         }
-        let now = seconds();
+        let now = tick();
         // SAFETY: the pointer is a live map value; a word that another CPU writes is still a time.
         let flow = unsafe { &mut *flow };
         let age = now.wrapping_sub(flow.used);
-        if age > FLOW_SECONDS {
+        if age > FLOW_TICKS {
             return false;
         }
         if touch && age > 0 {
@@ -115,7 +122,7 @@ impl Host for KernelHost<'_> {
     fn open_flow(&mut self, key: &FlowKey) {
         mark_opened(key);
         // A full table evicts; what is left to fail is memory, and then the answer is dropped, not let in.
-        let _ = maps::FLOWS.insert(key, Flow { used: seconds() }, 0);
+        let _ = maps::FLOWS.insert(key, Flow { used: tick() }, 0);
     }
 
     #[inline(always)]

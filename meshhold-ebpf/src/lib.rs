@@ -15,7 +15,7 @@ pub mod socket;
 use aya_ebpf::programs::TcContext;
 use meshhold_common::{Packet, Reason, Verdict, classify_egress, classify_ingress, event, guard};
 
-use crate::{account::account, host::KernelHost};
+use crate::{account::account, host::KernelHost, maps::Scratch};
 
 /// On to the next program on the interface, and then to the stack.
 pub const NEXT: i32 = -1;
@@ -25,17 +25,17 @@ pub const DROP: i32 = 2;
 /// From the mesh towards local services.
 #[inline(always)]
 pub fn mesh_ingress(ctx: &TcContext) -> i32 {
-    let Some(packet) = scratch() else { return DROP };
-    let verdict = classify_ingress(&host::Skb(ctx), &mut KernelHost(ctx), packet);
-    finish(ctx, packet, verdict, event::INGRESS)
+    let Some(scratch) = scratch() else { return DROP };
+    let verdict = classify_ingress(&host::Skb(ctx), &mut KernelHost(ctx), &mut scratch.packet);
+    finish(ctx, scratch, verdict, event::INGRESS)
 }
 
 /// From local programs into the mesh.
 #[inline(always)]
 pub fn mesh_egress(ctx: &TcContext) -> i32 {
-    let Some(packet) = scratch() else { return DROP };
-    let verdict = classify_egress(&host::Skb(ctx), &mut KernelHost(ctx), packet);
-    finish(ctx, packet, verdict, event::EGRESS)
+    let Some(scratch) = scratch() else { return DROP };
+    let verdict = classify_egress(&host::Skb(ctx), &mut KernelHost(ctx), &mut scratch.packet);
+    finish(ctx, scratch, verdict, event::EGRESS)
 }
 
 /// Keeps mesh addresses off every other interface.
@@ -50,24 +50,27 @@ pub fn lan_guard(ctx: &TcContext) -> i32 {
     DROP
 }
 
-/// An empty packet in memory whose content the verifier does not follow.
+/// An empty packet, and room for the outcome, in memory whose content the verifier does not follow.
 #[inline(always)]
-fn scratch() -> Option<&'static mut Packet> {
-    let packet = maps::SCRATCH.get_ptr_mut(0)?;
+fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = maps::SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
-    let packet = unsafe { &mut *packet };
-    *packet = Packet::default();
-    Some(packet)
+    let scratch = unsafe { &mut *scratch };
+    scratch.packet = Packet::default();
+    Some(scratch)
 }
 
 #[inline(always)]
-fn finish(ctx: &TcContext, packet: &Packet, verdict: Verdict, direction: u8) -> i32 {
+fn finish(ctx: &TcContext, scratch: &mut Scratch, mut verdict: Verdict, direction: u8) -> i32 {
+    (scratch.reason, scratch.change) = (verdict.reason, verdict.action.change);
+    let scratch = core::hint::black_box(scratch);
+    (verdict.reason, verdict.action.change) = (scratch.reason, scratch.change);
     let length = ctx.len();
     let mut reason = verdict.reason;
-    if reason.is_pass() && rewrite::apply(ctx, packet, &verdict.action).is_err() {
+    if reason.is_pass() && rewrite::apply(ctx, &scratch.packet, &verdict.action).is_err() {
         reason = Reason::RewriteFailed;
     }
-    account(packet, reason, direction, length);
+    account(&scratch.packet, reason, direction, length);
     if reason.is_pass() { NEXT } else { DROP }
 }
 

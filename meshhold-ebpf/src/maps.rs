@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use meshhold_common::{
-    Address, Packet, Place, Reason,
+    Address, Change, Packet, Place, Reason,
     event::Event,
     maps::{
         CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, Flow, FlowKey, Fragment,
@@ -58,9 +58,16 @@ pub static EPOCH: Array<Epoch, 1> = Array::new();
 #[btf_map]
 pub static CACHE: PerCpuArray<Place, { 1 << CACHE_BITS }> = PerCpuArray::new();
 
+/// What is under way.
+pub struct Scratch {
+    pub packet: Packet,
+    pub reason: Reason,
+    pub change: Change,
+}
+
 /// The packet under way: programs at this hook don't interrupt each other on a CPU.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();

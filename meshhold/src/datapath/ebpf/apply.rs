@@ -12,7 +12,7 @@ use super::{
     wanted::{Bits, Wanted},
 };
 
-/// Ports that were closed a short while ago, see [`meshhold_common::Port::Retired`].
+/// Ports that were closed a short while ago, see [`meshhold_common::Host::is_retired`].
 #[derive(Clone)]
 pub(super) struct Retired {
     generation: Generation,
