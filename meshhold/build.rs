@@ -30,6 +30,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         build_ebpf::build(&root, &out.join("ebpf"))?
     };
     println!("cargo::rustc-env=MESHHOLD_EBPF_OBJ={}", object.display());
+    let bench = if skipped() { object } else { object.with_file_name("bench") };
+    println!("cargo::rustc-env=MESHHOLD_EBPF_BENCH={}", bench.display());
     Ok(())
 }
 

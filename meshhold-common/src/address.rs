@@ -19,9 +19,8 @@ impl Address {
 
     /// From four octets.
     #[inline(always)]
-    pub const fn v4(octets: [u8; 4]) -> Self {
-        let [a, b, c, d] = octets;
-        Self { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] }
+    pub fn v4(octets: [u8; 4]) -> Self {
+        Self::from_raw([0, 0, u32::to_be(0xffff), u32::from_ne_bytes(octets)])
     }
 
     /// From sixteen octets.
@@ -32,21 +31,42 @@ impl Address {
 
     /// The last four octets: the IPv4 address of a mapped one.
     #[inline(always)]
-    pub const fn octets4(&self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.bytes;
-        [a, b, c, d]
+    pub fn octets4(&self) -> [u8; 4] {
+        let [.., last] = self.raw();
+        last.to_ne_bytes()
+    }
+
+    /// Four words in memory order: for comparing, copying and summing up. The kernel programs become slow where they
+    /// handle single bytes.
+    #[inline(always)]
+    pub fn raw(&self) -> [u32; 4] {
+        bytemuck::cast(*self)
+    }
+
+    /// The reverse of [`Self::raw`].
+    #[inline(always)]
+    pub fn from_raw(words: [u32; 4]) -> Self {
+        bytemuck::cast(words)
+    }
+
+    /// True for the same address; in the kernel programs faster than `==`.
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        let [a, b, c, d] = self.raw();
+        let [e, f, g, h] = other.raw();
+        (a ^ e | b ^ f | c ^ g | d ^ h) == 0
     }
 
     /// True for a mapped IPv4 address.
     #[inline(always)]
-    pub const fn is_v4(&self) -> bool {
+    pub fn is_v4(&self) -> bool {
         let [a, b, c, _] = self.words();
         a | b | (c ^ 0xffff) == 0
     }
 
     /// True for `127.0.0.0/8`, `::1`.
     #[inline(always)]
-    pub const fn is_loopback(&self) -> bool {
+    pub fn is_loopback(&self) -> bool {
         let [a, b, c, d] = self.words();
         let four = a | b | (c ^ 0xffff) | (d >> 24 ^ LOOPBACK4);
         let six = a | b | c | (d ^ 1);
@@ -55,7 +75,7 @@ impl Address {
 
     /// True for `224.0.0.0/4`, `255.255.255.255`, `ff00::/8`.
     #[inline(always)]
-    pub const fn is_multicast(&self) -> bool {
+    pub fn is_multicast(&self) -> bool {
         let [a, b, c, d] = self.words();
         let four = a | b | (c ^ 0xffff);
         ((four | (d >> 28 ^ 14)) == 0) | ((four | !d) == 0) | (a >> 24 == 0xff)
@@ -63,7 +83,7 @@ impl Address {
 
     /// True for the caller addresses, `127.64.0.0/10`.
     #[inline(always)]
-    pub const fn is_caller(&self) -> bool {
+    pub fn is_caller(&self) -> bool {
         let [a, b, c, d] = self.words();
         a | b | (c ^ 0xffff) | (d >> 22 ^ (LOOPBACK4 << 2 | 1)) == 0
     }
@@ -71,14 +91,8 @@ impl Address {
     /// In host order. Bit operations on these instead of branches keep the number of paths low that the kernel's
     /// verifier has to follow.
     #[inline(always)]
-    const fn words(&self) -> [u32; 4] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.bytes;
-        [
-            u32::from_be_bytes([a, b, c, d]),
-            u32::from_be_bytes([e, f, g, h]),
-            u32::from_be_bytes([i, j, k, l]),
-            u32::from_be_bytes([m, n, o, p]),
-        ]
+    fn words(&self) -> [u32; 4] {
+        self.raw().map(u32::from_be)
     }
 }
 

@@ -4,7 +4,8 @@
 //! tables are kept; [`Host`] answers for them.
 
 use crate::{
-    Address, Load, Packet, Reason,
+    Address, Load, Packet, Place, Reason, Stamp, cache,
+    event::{EGRESS, INGRESS},
     maps::FlowKey,
     packet::{ICMP6, IPV4_BYTES, IPV6_BYTES, Piece, TCP, UDP},
 };
@@ -29,17 +30,6 @@ pub struct Caller {
     pub network: u32,
 }
 
-/// State of a port of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
-    /// In the port scope.
-    Open,
-    /// Taken out of the scope a short while ago: what still leaves from it answers flows that have been cut.
-    Retired,
-    /// Never in the scope, or long ago.
-    Closed,
-}
-
 /// How an allowed incoming packet reaches its service.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +40,8 @@ pub enum Delivery {
     Loopback = 1,
     /// IPv4: to the mesh address that the service is bound to, from the peer's caller address.
     Caller = 2,
+    /// IPv6: to a listener on `::1`, to which the host has handed this one packet; the next needs that again.
+    Assigned = 3,
 }
 
 impl Delivery {
@@ -74,8 +66,11 @@ pub trait Host {
     fn peer(&mut self, address: &Address) -> Option<Peer>;
     /// Peer with this caller address.
     fn caller(&mut self, address: [u8; 4]) -> Option<Caller>;
-    /// State of a local port; `protocol` is TCP or UDP.
-    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port;
+    /// Whether a local port is in the port scope; `protocol` is TCP or UDP.
+    fn is_open(&mut self, network: u32, protocol: u8, port: u16) -> bool;
+    /// Whether it was taken out of the scope a short while ago: what still leaves from it answers flows that have
+    /// been cut.
+    fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool;
     /// True for a live flow of ours: not older than [`crate::maps::FLOW_SECONDS`], or TCP. `touch` renews it.
     fn flow(&mut self, key: &FlowKey, touch: bool) -> bool;
     /// Remembers a flow that this node opens.
@@ -86,6 +81,16 @@ pub trait Host {
     fn keep_fragment(&mut self, packet: &Packet, delivery: Delivery);
     /// Which service would receive the packet (TCP or UDP, port in scope).
     fn delivery(&mut self, packet: &Packet, peer: &Peer) -> Delivery;
+    /// Under what decisions are made now; asked before any table is.
+    fn stamp(&mut self) -> Stamp {
+        Stamp::default()
+    }
+    /// A place for a decision, by a number below 2^[`crate::maps::CACHE_BITS`]; `None` where none are kept. Nobody
+    /// else may use it during the packet.
+    fn place(&mut self, index: u32) -> Option<&mut Place> {
+        let _ = index;
+        None
+    }
 }
 
 /// What is to be done with a passed packet, apart from its addresses.
@@ -172,6 +177,59 @@ type Outcome = Result<Reason, Reason>;
 fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
     let packet = settle(packet);
+    let transport = packet.parse_transport(load);
+    let packet = settle(packet);
+    let stamp = host.stamp();
+    let is_flow = transport.is_ok() && cache::is_flow(packet);
+    if is_flow && let Some(reason) = cache::recall(host, packet, INGRESS, stamp, action) {
+        return Ok(reason);
+    }
+    let peer = match cache::recall_pair(host, packet, INGRESS, stamp) {
+        Some(peer) => {
+            transport?;
+            peer
+        }
+        None => {
+            let network = ingress_network(host, packet)?;
+            transport?;
+            match host.peer(&packet.source) {
+                Some(peer) if peer.network == network => {
+                    cache::remember_pair(host, packet, INGRESS, stamp, &peer);
+                    peer
+                }
+                // The worker's own Host Unreachable comes from an address that no member owns. It is an error, and
+                // judged as one below.
+                None if is_error(packet) && host.range(&packet.source) == Some(network) => {
+                    Peer { network, caller: [0; 4] }
+                }
+                _ => return Err(Reason::UnknownSource),
+            }
+        }
+    };
+    if packet.piece == Piece::Later {
+        let Some(delivery) = host.fragment(packet) else { return Err(Reason::FragmentNoFirst) };
+        deliver(packet, &peer, delivery, action);
+        return Ok(Reason::PassFragment);
+    }
+    let reason = match packet.protocol {
+        TCP | UDP => ingress_ports(host, packet, peer.network)?,
+        _ if is_error(packet) => return related_error(load, host, packet, peer.network),
+        _ => ingress_echo(host, packet)?,
+    };
+    let delivery = if reason == Reason::PassScope { host.delivery(packet, &peer) } else { Delivery::Native };
+    if packet.piece == Piece::First {
+        host.keep_fragment(packet, delivery);
+    }
+    deliver(packet, &peer, delivery, action);
+    if is_flow && delivery != Delivery::Assigned {
+        cache::remember(host, packet, INGRESS, stamp, reason, action);
+    }
+    Ok(reason)
+}
+
+/// The network whose address of ours the packet is for.
+#[inline(always)]
+fn ingress_network<H: Host>(host: &mut H, packet: &Packet) -> Result<u32, Reason> {
     if packet.source.is_loopback() || packet.destination.is_loopback() {
         return Err(Reason::LoopbackAddress);
     }
@@ -182,37 +240,12 @@ fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action
     if host.own(&packet.source).is_some() {
         return Err(Reason::SpoofedSource);
     }
-    packet.parse_transport(load)?;
-    let packet = settle(packet);
-    let peer = match host.peer(&packet.source) {
-        Some(peer) if peer.network == network => peer,
-        // The worker's own Host Unreachable comes from an address that no member owns.
-        None if is_error(packet) && host.range(&packet.source) == Some(network) => {
-            return related_error(load, host, packet, network);
-        }
-        _ => return Err(Reason::UnknownSource),
-    };
-    if packet.piece == Piece::Later {
-        let Some(delivery) = host.fragment(packet) else { return Err(Reason::FragmentNoFirst) };
-        deliver(packet, &peer, delivery, action);
-        return Ok(Reason::PassFragment);
-    }
-    let reason = match packet.protocol {
-        TCP | UDP => ingress_ports(host, packet, network)?,
-        _ if is_error(packet) => return related_error(load, host, packet, network),
-        _ => ingress_echo(host, packet)?,
-    };
-    let delivery = if reason == Reason::PassScope { host.delivery(packet, &peer) } else { Delivery::Native };
-    if packet.piece == Piece::First {
-        host.keep_fragment(packet, delivery);
-    }
-    deliver(packet, &peer, delivery, action);
-    Ok(reason)
+    Ok(network)
 }
 
 #[inline(always)]
 fn ingress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Outcome {
-    if host.port(network, packet.protocol, packet.destination_port) == Port::Open {
+    if host.is_open(network, packet.protocol, packet.destination_port) {
         return Ok(Reason::PassScope);
     }
     // A flow of ours never admits a new connection of theirs, however old its entry is.
@@ -236,7 +269,7 @@ fn ingress_echo<H: Host>(host: &mut H, packet: &Packet) -> Outcome {
 
 #[inline(always)]
 fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action) {
-    if delivery == Delivery::Native || u32::from_ne_bytes(peer.caller) == 0 {
+    if matches!(delivery, Delivery::Native | Delivery::Assigned) || u32::from_ne_bytes(peer.caller) == 0 {
         return;
     }
     let change = if packet.version == 4 { Change::Rewrite } else { Change::ToIpv4 };
@@ -253,33 +286,66 @@ fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action
 fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action: &mut Action) -> Outcome {
     packet.parse_network(load)?;
     let packet = settle(packet);
+    let transport = packet.parse_transport(load);
+    let packet = settle(packet);
+    let stamp = host.stamp();
+    let is_flow = transport.is_ok() && cache::is_flow(packet);
+    if is_flow && let Some(reason) = cache::recall(host, packet, EGRESS, stamp, action) {
+        return Ok(reason);
+    }
     if packet.destination.is_multicast() || packet.source.is_multicast() {
         return Err(Reason::Multicast);
     }
-    if packet.destination.is_caller() {
-        return egress_loopback(load, host, packet, action);
+    let reason = if packet.destination.is_caller() {
+        egress_loopback(host, packet, transport, action)?
+    } else {
+        return egress_mesh(host, packet, transport, stamp, is_flow);
+    };
+    if is_flow {
+        cache::remember(host, packet, EGRESS, stamp, reason, action);
     }
-    if packet.destination.is_loopback() || packet.source.is_loopback() {
-        return Err(Reason::LoopbackAddress);
-    }
-    let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
-    if host.own(&packet.source) != Some(network) {
-        return Err(Reason::SpoofedSource);
-    }
-    packet.parse_transport(load)?;
-    let packet = settle(packet);
+    Ok(reason)
+}
+
+#[inline(always)]
+fn egress_mesh<H: Host>(
+    host: &mut H,
+    packet: &Packet,
+    transport: Result<(), Reason>,
+    stamp: Stamp,
+    is_flow: bool,
+) -> Outcome {
+    let network = match cache::recall_pair(host, packet, EGRESS, stamp) {
+        Some(peer) => peer.network,
+        None => {
+            if packet.destination.is_loopback() || packet.source.is_loopback() {
+                return Err(Reason::LoopbackAddress);
+            }
+            let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
+            if host.own(&packet.source) != Some(network) {
+                return Err(Reason::SpoofedSource);
+            }
+            cache::remember_pair(host, packet, EGRESS, stamp, &Peer { network, caller: [0; 4] });
+            network
+        }
+    };
+    transport?;
     if packet.piece == Piece::Later {
         return match host.fragment(packet) {
             Some(_) => Ok(Reason::PassFragment),
             None => Err(Reason::FragmentNoFirst),
         };
     }
-    match packet.protocol {
+    let known = match packet.protocol {
         TCP | UDP => egress_ports(host, packet, network)?,
         _ => egress_icmp(host, packet)?,
-    }
+    };
     if packet.piece == Piece::First {
         host.keep_fragment(packet, Delivery::Native);
+    }
+    // Many flows have one packet: the second one shows that it's worth a place.
+    if is_flow && known {
+        cache::remember(host, packet, EGRESS, stamp, Reason::PassEgress, &Action::KEEP);
     }
     Ok(Reason::PassEgress)
 }
@@ -287,19 +353,18 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
 /// From a loopback-delivered service back to its caller. Nothing but answers from an open port leaves here, so
 /// closing the port cuts the flow in this direction too.
 #[inline(always)]
-fn egress_loopback<L: Load, H: Host>(
-    load: &L,
+fn egress_loopback<H: Host>(
     host: &mut H,
-    packet: &mut Packet,
+    packet: &Packet,
+    transport: Result<(), Reason>,
     action: &mut Action,
 ) -> Outcome {
     // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
-    if packet.source != Address::v4(Address::LOOPBACK4) && host.own(&packet.source).is_none() {
+    if !packet.source.is(&Address::v4(Address::LOOPBACK4)) && host.own(&packet.source).is_none() {
         return Err(Reason::LoopbackAddress);
     }
     let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
-    packet.parse_transport(load)?;
-    let packet = settle(packet);
+    transport?;
     let reason = if packet.piece == Piece::Later {
         if host.fragment(packet).is_none() {
             return Err(Reason::FragmentNoFirst);
@@ -309,7 +374,7 @@ fn egress_loopback<L: Load, H: Host>(
         if !matches!(packet.protocol, TCP | UDP) {
             return Err(Reason::IcmpType);
         }
-        if host.port(caller.network, packet.protocol, packet.source_port) != Port::Open {
+        if !host.is_open(caller.network, packet.protocol, packet.source_port) {
             return Err(Reason::PortDenied);
         }
         if packet.piece == Piece::First {
@@ -326,43 +391,38 @@ fn egress_loopback<L: Load, H: Host>(
     Ok(reason)
 }
 
+/// Passes what the flow allows; true where that was there before this packet.
 #[inline(always)]
-fn egress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Result<(), Reason> {
-    let port = host.port(network, packet.protocol, packet.source_port);
-    if port == Port::Open {
-        return Ok(());
+fn egress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Result<bool, Reason> {
+    if host.is_open(network, packet.protocol, packet.source_port) {
+        return Ok(true);
     }
     let flow = outgoing(packet);
-    if packet.protocol == TCP {
-        if packet.is_syn() && !host.flow(&flow, true) {
-            host.open_flow(&flow);
-            return Ok(());
-        }
-        // Without a flow of ours this is a service whose port has been closed.
-        return if packet.is_syn() || host.flow(&flow, false) { Ok(()) } else { Err(Reason::PortDenied) };
+    let opens = packet.is_syn() || packet.protocol == UDP;
+    if host.flow(&flow, opens) {
+        return Ok(true);
     }
-    if host.flow(&flow, true) {
-        return Ok(());
-    }
-    if port == Port::Retired {
+    // Without a flow of ours this is a service whose port has been closed.
+    if !opens || (packet.protocol == UDP && host.is_retired(network, packet.protocol, packet.source_port)) {
         return Err(Reason::PortDenied);
     }
     host.open_flow(&flow);
-    Ok(())
+    Ok(false)
 }
 
 #[inline(always)]
-fn egress_icmp<H: Host>(host: &mut H, packet: &Packet) -> Result<(), Reason> {
+fn egress_icmp<H: Host>(host: &mut H, packet: &Packet) -> Result<bool, Reason> {
     match echo(packet) {
         Some(Echo::Request) => {
             let flow = echo_flow(packet.source, packet.destination, packet);
-            if !host.flow(&flow, true) {
+            let known = host.flow(&flow, true);
+            if !known {
                 host.open_flow(&flow);
             }
-            Ok(())
+            Ok(known)
         }
-        Some(Echo::Reply) => Ok(()),
-        None if is_error(packet) => Ok(()),
+        Some(Echo::Reply) => Ok(true),
+        None if is_error(packet) => Ok(true),
         None => Err(Reason::IcmpType),
     }
 }
@@ -376,13 +436,11 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
     }
     let mut quoted = FlowKey::default();
     quote(load, packet, &mut quoted)?;
-    if quoted.local != packet.destination || host.range(&quoted.remote) != Some(network) {
+    if !quoted.local.is(&packet.destination) || host.range(&quoted.remote) != Some(network) {
         return Err(Reason::IcmpUnrelated);
     }
     let ported = matches!(quoted.protocol, TCP | UDP);
-    if (ported && host.port(network, quoted.protocol, quoted.local_port) == Port::Open)
-        || host.flow(&quoted, false)
-    {
+    if (ported && host.is_open(network, quoted.protocol, quoted.local_port)) || host.flow(&quoted, false) {
         return Ok(Reason::PassIcmpError);
     }
     Err(Reason::IcmpUnrelated)
@@ -393,42 +451,39 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
 fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), Reason> {
     let start = packet.transport + 8;
     let transport = if packet.version == 4 {
-        let Some(header) = load.load::<20>(start) else { return Err(Reason::Truncated) };
-        let [first, _, _, _, _, _, frag_a, frag_b, _, protocol, _, _, rest @ ..] = header;
-        let [sa, sb, sc, sd, da, db, dc, dd] = rest;
-        let length = u32::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || length < IPV4_BYTES || u16::from_be_bytes([frag_a & 0x1f, frag_b]) != 0 {
-            return Err(Reason::IcmpUnrelated);
-        }
-        flow.local = Address::v4([sa, sb, sc, sd]);
-        flow.remote = Address::v4([da, db, dc, dd]);
-        flow.protocol = protocol;
-        start + length
-    } else {
-        let Some([first, _, _, _, _, _, next, _]) = load.load::<8>(start) else {
+        let Some([first, id, ttl, local, remote]) = load.load_far::<5>(start) else {
             return Err(Reason::Truncated);
         };
-        let Some(source) = load.load::<16>(start + 8) else { return Err(Reason::Truncated) };
-        let Some(destination) = load.load::<16>(start + 24) else { return Err(Reason::Truncated) };
-        if first >> 4 != 6 {
+        let first = u32::from_be(first);
+        let length = (first >> 24 & 0x0f) * 4;
+        if first >> 28 != 4 || length < IPV4_BYTES || u32::from_be(id) & 0x1fff != 0 {
             return Err(Reason::IcmpUnrelated);
         }
-        flow.local = Address::v6(source);
-        flow.remote = Address::v6(destination);
-        flow.protocol = next;
+        flow.local = Address::v4(local.to_ne_bytes());
+        flow.remote = Address::v4(remote.to_ne_bytes());
+        flow.protocol = (u32::from_be(ttl) >> 16) as u8;
+        start + length
+    } else {
+        let Some([first, length, a, b, c, d, e, f, g, h]) = load.load_far::<10>(start) else {
+            return Err(Reason::Truncated);
+        };
+        if u32::from_be(first) >> 28 != 6 {
+            return Err(Reason::IcmpUnrelated);
+        }
+        flow.local = Address::from_raw([a, b, c, d]);
+        flow.remote = Address::from_raw([e, f, g, h]);
+        flow.protocol = (u32::from_be(length) >> 8) as u8;
         start + IPV6_BYTES
     };
     if transport + 8 > packet.end {
         return Err(Reason::Truncated);
     }
-    let Some([a, b, c, d, e, f, _, _]) = load.load::<8>(transport) else { return Err(Reason::Truncated) };
-    match (flow.protocol, a) {
-        (TCP | UDP, _) => {
-            flow.local_port = u16::from_be_bytes([a, b]);
-            flow.remote_port = u16::from_be_bytes([c, d]);
-        }
+    let Some([ports, second]) = load.load_far::<2>(transport) else { return Err(Reason::Truncated) };
+    let (ports, second) = (u32::from_be(ports), u32::from_be(second));
+    match (flow.protocol, ports >> 24) {
+        (TCP | UDP, _) => (flow.local_port, flow.remote_port) = ((ports >> 16) as u16, ports as u16),
         // Only our own echo requests are flows.
-        (crate::packet::ICMP, 8) | (ICMP6, 128) => flow.local_port = u16::from_be_bytes([e, f]),
+        (crate::packet::ICMP, 8) | (ICMP6, 128) => flow.local_port = (second >> 16) as u16,
         _ => return Err(Reason::IcmpUnrelated),
     }
     Ok(())
@@ -458,36 +513,17 @@ fn is_error(packet: &Packet) -> bool {
 
 #[inline(always)]
 fn outgoing(packet: &Packet) -> FlowKey {
-    FlowKey {
-        local: packet.source,
-        remote: packet.destination,
-        local_port: packet.source_port,
-        remote_port: packet.destination_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+    FlowKey::new(source, destination, source_port, destination_port, protocol)
 }
 
 #[inline(always)]
 fn incoming(packet: &Packet) -> FlowKey {
-    FlowKey {
-        local: packet.destination,
-        remote: packet.source,
-        local_port: packet.destination_port,
-        remote_port: packet.source_port,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    let Packet { source, destination, source_port, destination_port, protocol, .. } = *packet;
+    FlowKey::new(destination, source, destination_port, source_port, protocol)
 }
 
 #[inline(always)]
 fn echo_flow(local: Address, remote: Address, packet: &Packet) -> FlowKey {
-    FlowKey {
-        local,
-        remote,
-        local_port: packet.destination_port,
-        remote_port: 0,
-        protocol: packet.protocol,
-        pad: [0; 3],
-    }
+    FlowKey::new(local, remote, packet.destination_port, 0, packet.protocol)
 }

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod address;
+pub mod cache;
 pub mod classify;
 pub mod event;
 pub mod maps;
@@ -14,8 +15,7 @@ pub mod reason;
 pub mod steer;
 
 pub use address::Address;
-pub use classify::{
-    Action, Change, Delivery, Host, Peer, Port, Verdict, classify_egress, classify_ingress, guard,
-};
+pub use cache::{Place, Stamp};
+pub use classify::{Action, Change, Delivery, Host, Peer, Verdict, classify_egress, classify_ingress, guard};
 pub use packet::{Load, Packet};
 pub use reason::Reason;

@@ -15,6 +15,8 @@ pub const MAX_PEERS: u32 = 16_384;
 pub const MAX_FLOWS: u32 = 65_536;
 /// Fragmented datagrams under way; the least recently used makes room.
 pub const MAX_FRAGMENTS: u32 = 4_096;
+/// Decisions that each CPU keeps for a moment, as a power of two; see [`crate::cache`].
+pub const CACHE_BITS: u32 = 13;
 /// Bytes of the drop event ring.
 pub const EVENT_BYTES: u32 = 65_536;
 /// Drop events for one reason, CPU and second.
@@ -23,6 +25,8 @@ pub const EVENTS_PER_SECOND: u32 = 10;
 pub const FLOW_RATES: u32 = 4_096;
 /// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
 pub const FLOW_SECONDS: u32 = 300;
+/// The same in ticks of 2^30 nanoseconds, which the kernel programs count in while the machine is awake.
+pub const FLOW_TICKS: u32 = ((FLOW_SECONDS as u64 * 1_000_000_000) >> 30) as u32;
 /// Seconds for which a port that was closed is kept from opening UDP flows.
 pub const RETIRED_SECONDS: u32 = 300;
 /// Slot of the counter map that counts every packet, next to one slot a [`Reason`].
@@ -108,6 +112,15 @@ pub struct Generation {
     pub retired_until: u32,
 }
 
+/// The whole policy, over all tables.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Epoch {
+    /// Counts changes; never 0 once there was one. Changed after the tables, so that nothing decided by the old ones
+    /// bears the new number.
+    pub policy: u32,
+}
+
 /// A flow that this node opened.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -126,12 +139,34 @@ pub struct FlowKey {
     pub pad: [u8; 3],
 }
 
+impl FlowKey {
+    /// From its parts, written as words: see [`Address::raw`].
+    #[inline(always)]
+    pub fn new(local: Address, remote: Address, local_port: u16, remote_port: u16, protocol: u8) -> Self {
+        let [a, b, c, d] = local.raw();
+        let [e, f, g, h] = remote.raw();
+        #[cfg(target_endian = "little")]
+        let (ports, last) = (u32::from(remote_port) << 16 | u32::from(local_port), u32::from(protocol));
+        #[cfg(target_endian = "big")]
+        let (ports, last) = (u32::from(local_port) << 16 | u32::from(remote_port), u32::from(protocol) << 24);
+        bytemuck::cast([a, b, c, d, e, f, g, h, ports, last])
+    }
+}
+
 /// State of a flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
-    /// Seconds since boot of the last packet that this node sent (TCP: of the last SYN).
+    /// Tick of the last packet that this node sent (TCP: of the last SYN), see [`FLOW_TICKS`].
     pub used: u32,
+}
+
+/// Local ports (or echo identifiers) from which this node has opened flows of one protocol: what is not marked here
+/// has no flow, and needn't be looked for among them.
+#[repr(C)]
+pub struct Opened {
+    /// 1 where marked; a mark stays.
+    pub ports: [u8; 65_536],
 }
 
 /// A fragmented datagram.
@@ -162,8 +197,8 @@ pub struct Fragment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tokens {
-    /// Second since boot that `used` is about.
-    pub second: u32,
+    /// Tick that `used` is about, see [`FLOW_TICKS`].
+    pub tick: u32,
     /// Events sent in it.
     pub used: u32,
 }
@@ -180,6 +215,19 @@ pub struct FlowRate {
     pub bytes: u32,
     /// 1 where the flow is bulk.
     pub bulk: u32,
+}
+
+/// Protocols with marks of their own in [`Opened`]: TCP, UDP, ICMP.
+pub const OPENED_SLOTS: u32 = 3;
+
+/// Slot of a protocol's marks.
+#[inline(always)]
+pub const fn opened_slot(protocol: u8) -> u32 {
+    match protocol {
+        crate::packet::TCP => 0,
+        crate::packet::UDP => 1,
+        _ => 2,
+    }
 }
 
 /// Slot of a port bitmap: `protocol` is 6 (TCP) or 17 (UDP), `generation` 0 or 1.
@@ -210,6 +258,7 @@ mod user {
         super::CallerEntry,
         super::CallerKey,
         super::Counter,
+        super::Epoch,
         super::Flow,
         super::FlowRate,
         super::FlowKey,

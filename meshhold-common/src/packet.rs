@@ -23,18 +23,27 @@ pub const FRAGMENT_BYTES: u32 = 8;
 /// Most IPv6 extension headers that are followed.
 const MAX_EXTENSIONS: u32 = 6;
 
-/// Reads the packet; offset 0 is the first byte of the IP header.
+/// Reads the packet; offset 0 is the first byte of the IP header. In words, for the kernel programs become slow where
+/// they handle single bytes.
 pub trait Load {
-    /// The `N` bytes at `offset`; `None` where the packet ends before them.
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+    /// The `N` words at `offset`, in memory order; `None` where the packet ends before their end.
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+    /// The same, where speed doesn't matter.
+    fn load_far<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.load(offset)
+    }
     /// Length of the packet in bytes.
     fn length(&self) -> u32;
 }
 
 impl Load for &[u8] {
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let start = offset as usize;
-        self.get(start..start.checked_add(N)?)?.try_into().ok()
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let bytes = self.get(offset as usize..)?.get(..4 * N)?;
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        Some(words)
     }
 
     fn length(&self) -> u32 {
@@ -90,7 +99,7 @@ impl Packet {
     #[inline(always)]
     pub fn parse_network<L: Load>(&mut self, load: &L) -> Result<(), Reason> {
         let Some([first]) = load.load::<1>(0) else { return Err(Reason::Truncated) };
-        match first >> 4 {
+        match u32::from_be(first) >> 28 {
             4 => self.parse_ipv4(load),
             6 => self.parse_ipv6(load),
             _ => Err(Reason::Malformed),
@@ -113,18 +122,16 @@ impl Packet {
         if self.transport + bytes > self.end {
             return Err(if self.piece == Piece::First { Reason::FragmentShort } else { Reason::Truncated });
         }
-        let Some([a, b, c, d, e, f, ..]) = load.load::<8>(self.transport) else {
-            return Err(Reason::Truncated);
-        };
+        let Some([ports, second]) = load.load::<2>(self.transport) else { return Err(Reason::Truncated) };
+        let (ports, second) = (u32::from_be(ports), u32::from_be(second));
         if self.protocol == icmp {
-            (self.source_port, self.destination_port) = (u16::from(a), u16::from_be_bytes([e, f]));
+            (self.source_port, self.destination_port) = ((ports >> 24) as u16, (second >> 16) as u16);
             return Ok(());
         }
-        self.source_port = u16::from_be_bytes([a, b]);
-        self.destination_port = u16::from_be_bytes([c, d]);
+        (self.source_port, self.destination_port) = ((ports >> 16) as u16, ports as u16);
         if self.protocol == TCP {
-            let Some([flags]) = load.load::<1>(self.transport + 13) else { return Err(Reason::Truncated) };
-            self.flags = flags;
+            let Some([flags]) = load.load::<1>(self.transport + 12) else { return Err(Reason::Truncated) };
+            self.flags = (u32::from_be(flags) >> 16) as u8;
         }
         Ok(())
     }
@@ -167,38 +174,37 @@ impl Packet {
 
     #[inline(always)]
     fn parse_ipv4<L: Load>(&mut self, load: &L) -> Result<(), Reason> {
-        let Some(header) = load.load::<20>(0) else { return Err(Reason::Truncated) };
-        let [first, _, len_a, len_b, id_a, id_b, frag_a, frag_b, _, protocol, _, _, rest @ ..] = header;
-        let [sa, sb, sc, sd, da, db, dc, dd] = rest;
+        let Some([first, id, ttl, source, destination]) = load.load::<5>(0) else {
+            return Err(Reason::Truncated);
+        };
+        let (first, id, ttl) = (u32::from_be(first), u32::from_be(id), u32::from_be(ttl));
         self.version = 4;
-        self.source = Address::v4([sa, sb, sc, sd]);
-        self.destination = Address::v4([da, db, dc, dd]);
-        self.protocol = protocol;
-        self.fragment_protocol = protocol;
-        self.transport = u32::from(first & 0x0f) * 4;
-        self.end = u32::from(u16::from_be_bytes([len_a, len_b]));
-        self.id = u32::from(u16::from_be_bytes([id_a, id_b]));
+        self.source = Address::v4(source.to_ne_bytes());
+        self.destination = Address::v4(destination.to_ne_bytes());
+        self.protocol = (ttl >> 16) as u8;
+        self.fragment_protocol = self.protocol;
+        self.transport = (first >> 24 & 0x0f) * 4;
+        self.end = first & 0xffff;
+        self.id = id >> 16;
         if self.transport < IPV4_BYTES || self.end < self.transport {
             return Err(Reason::Malformed);
         }
         if self.end > load.length() {
             return Err(Reason::Truncated);
         }
-        let fragment = u16::from_be_bytes([frag_a, frag_b]);
-        self.set_piece(fragment & 0x1fff, fragment & 0x2000 != 0)
+        self.set_piece(id as u16 & 0x1fff, id & 0x2000 != 0)
     }
 
     #[inline(always)]
     fn parse_ipv6<L: Load>(&mut self, load: &L) -> Result<(), Reason> {
-        let Some([_, _, _, _, len_a, len_b, next, _]) = load.load::<8>(0) else {
+        let Some([_, length, a, b, c, d, e, f, g, h]) = load.load::<10>(0) else {
             return Err(Reason::Truncated);
         };
-        let Some(source) = load.load::<16>(8) else { return Err(Reason::Truncated) };
-        let Some(destination) = load.load::<16>(24) else { return Err(Reason::Truncated) };
+        let length = u32::from_be(length);
         self.version = 6;
-        self.source = Address::v6(source);
-        self.destination = Address::v6(destination);
-        self.end = IPV6_BYTES + u32::from(u16::from_be_bytes([len_a, len_b]));
+        self.source = Address::from_raw([a, b, c, d]);
+        self.destination = Address::from_raw([e, f, g, h]);
+        self.end = IPV6_BYTES + (length >> 16);
         self.transport = IPV6_BYTES;
         // Mapped addresses never appear on the wire (RFC 4291 section 2.5.5.2) and would meet IPv4 keys here.
         if self.end == IPV6_BYTES || self.source.is_v4() || self.destination.is_v4() {
@@ -207,7 +213,7 @@ impl Packet {
         if self.end > load.length() {
             return Err(Reason::Truncated);
         }
-        self.walk_extensions(load, next)
+        self.walk_extensions(load, (length >> 8) as u8)
     }
 
     /// Follows the chain up to the transport header, or to a fragment header that ends what can be read.
@@ -237,21 +243,20 @@ impl Packet {
                 let fragment = self.piece == Piece::First;
                 return Err(if fragment { Reason::FragmentShort } else { Reason::Truncated });
             }
-            let Some([following, length, a, b, i, d, e, f]) = load.load::<8>(self.transport) else {
-                return Err(Reason::Truncated);
-            };
+            let Some([first, id]) = load.load_far::<2>(self.transport) else { return Err(Reason::Truncated) };
+            let first = u32::from_be(first);
+            let following = (first >> 24) as u8;
             if next == FRAGMENT {
-                let field = u16::from_be_bytes([a, b]);
                 self.transport += FRAGMENT_BYTES;
-                self.id = u32::from_be_bytes([i, d, e, f]);
+                self.id = u32::from_be(id);
                 self.fragment_protocol = following;
                 self.protocol = following;
-                self.set_piece(field >> 3, field & 1 != 0)?;
+                self.set_piece(first as u16 >> 3, first & 1 != 0)?;
                 if self.piece == Piece::Later {
                     return Ok(());
                 }
             } else {
-                self.transport += (u32::from(length) + 1) * 8;
+                self.transport += ((first >> 16 & 0xff) + 1) * 8;
             }
             next = following;
         }

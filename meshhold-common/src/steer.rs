@@ -22,24 +22,24 @@ const PAUSE: u32 = 250;
 #[inline(always)]
 pub fn flow_hash<L: Load>(load: &L) -> u32 {
     let Some([first]) = load.load::<1>(0) else { return 0 };
-    let (source, destination, protocol, transport) = if first >> 4 == 4 {
-        let Some(header) = load.load::<20>(0) else { return 0 };
-        let [_, _, _, _, _, _, high, low, _, protocol, _, _, sa, sb, sc, sd, da, db, dc, dd] = header;
-        let whole = u16::from_be_bytes([high & 0x3f, low]) == 0;
-        let transport = if whole && first == 0x45 { IPV4_BYTES } else { 0 };
-        (u32::from_be_bytes([sa, sb, sc, sd]), u32::from_be_bytes([da, db, dc, dd]), protocol, transport)
+    let [version, ..] = first.to_ne_bytes();
+    let (source, destination, protocol, transport) = if version >> 4 == 4 {
+        let Some([_, field, kind, source, destination]) = load.load::<5>(0) else { return 0 };
+        let [_, protocol, ..] = kind.to_ne_bytes();
+        let whole = field & u32::from_ne_bytes([0, 0, 0x3f, 0xff]) == 0;
+        let transport = if whole && version == 0x45 { IPV4_BYTES } else { 0 };
+        (source, destination, protocol, transport)
     } else {
-        let Some([_, _, _, _, _, _, protocol, _]) = load.load::<8>(0) else { return 0 };
-        let Some(source) = load.load::<16>(8) else { return 0 };
-        let Some(destination) = load.load::<16>(24) else { return 0 };
-        (short(source), short(destination), protocol, IPV6_BYTES)
+        let Some([_, kind, a, b, c, d, e, f, g, h]) = load.load::<10>(0) else { return 0 };
+        let [_, _, protocol, _] = kind.to_ne_bytes();
+        (short([a, b, c, d]), short([e, f, g, h]), protocol, IPV6_BYTES)
     };
     let mut ports = [0; 4];
     if transport > 0
         && matches!(protocol, TCP | UDP)
-        && let Some(found) = load.load::<4>(transport)
+        && let Some([found]) = load.load::<1>(transport)
     {
-        ports = found;
+        ports = found.to_ne_bytes();
     }
     let [sa, sb, da, db] = ports;
     let ends = end(source, u16::from_be_bytes([sa, sb]))
@@ -81,10 +81,7 @@ fn end(address: u32, port: u16) -> u32 {
 
 /// An IPv6 address in 32 bits.
 #[inline(always)]
-fn short(address: [u8; 16]) -> u32 {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address;
-    let words = [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_be_bytes);
-    let [a, b, c, d] = words;
+fn short([a, b, c, d]: [u32; 4]) -> u32 {
     a ^ b.rotate_left(7) ^ c.rotate_left(13) ^ d.rotate_left(19)
 }
 

@@ -7,7 +7,7 @@ use meshhold_common::{
 };
 
 use crate::{
-    host::{nanoseconds, seconds},
+    host::{nanoseconds, tick},
     maps::{COUNTERS, EVENTS, TOKENS},
 };
 
@@ -35,9 +35,9 @@ fn take_token(reason: Reason) -> bool {
     let Some(tokens) = TOKENS.get_ptr_mut(reason as u32) else { return false };
     // SAFETY: as in `count`.
     let tokens = unsafe { &mut *tokens };
-    let now = seconds();
-    if tokens.second != now {
-        tokens.second = now;
+    let now = tick();
+    if tokens.tick != now {
+        tokens.tick = now;
         tokens.used = 0;
     }
     tokens.used += 1;

@@ -1,10 +1,14 @@
 //! The classifier's [`Host`] over the kernel maps, and its [`Load`] over the packet.
 
-use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns, programs::TcContext};
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ktime_get_coarse_ns},
+    programs::TcContext,
+};
 use meshhold_common::{
-    Address, Delivery, Host, Load, Packet, Peer, Port,
+    Address, Delivery, Host, Load, Packet, Peer, Place, Stamp,
     classify::Caller,
-    maps::{CallerKey, FLOW_SECONDS, Flow, FlowKey, Fragment, port_bit, port_slot},
+    maps::{CallerKey, FLOW_TICKS, Flow, FlowKey, Fragment, opened_slot, port_bit, port_slot},
     packet::TCP,
 };
 
@@ -13,9 +17,26 @@ use crate::{maps, socket};
 /// The packet, from its first byte.
 pub struct Skb<'a>(pub &'a TcContext);
 
+/// As far as this from the packet's start it is read directly. The verifier wants a bound.
+const DIRECT: u32 = 0xff;
+
 impl Load for Skb<'_> {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        if offset <= DIRECT {
+            let start = self.0.data() + offset as usize;
+            if start + 4 * N <= self.0.data_end() {
+                // SAFETY: the bytes lie inside the packet, as the verifier checks. Headers are aligned to words
+                // wherever the processor asks for that.
+                return Some(unsafe { *(start as *const [u32; N]) });
+            }
+        }
+        self.load_far(offset)
+    }
+
+    /// One way less for the verifier to follow.
+    #[inline(always)]
+    fn load_far<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.0.load(offset as usize).ok()
     }
 
@@ -55,30 +76,40 @@ impl Host for KernelHost<'_> {
     }
 
     #[inline(always)]
-    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
-        let Some(generation) = maps::GENERATIONS.get(network) else { return Port::Closed };
+    fn is_open(&mut self, network: u32, protocol: u8, port: u16) -> bool {
+        let Some(generation) = maps::GENERATIONS.get(network) else { return false };
         let Some(bits) = maps::PORTS.get(port_slot(network, protocol, generation.active)) else {
-            return Port::Closed;
+            return false;
         };
         let (word, bit) = port_bit(port);
-        if bits.open.get(word).is_some_and(|open| open & bit != 0) {
-            return Port::Open;
-        }
-        let retired = bits.retired.get(word).is_some_and(|retired| retired & bit != 0);
-        if retired && seconds() < generation.retired_until { Port::Retired } else { Port::Closed }
+        bits.open.get(word).is_some_and(|open| open & bit != 0)
+    }
+
+    #[inline(always)]
+    fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool {
+        let Some(generation) = maps::GENERATIONS.get(network) else { return false };
+        let Some(bits) = maps::PORTS.get(port_slot(network, protocol, generation.active)) else {
+            return false;
+        };
+        let (word, bit) = port_bit(port);
+        bits.retired.get(word).is_some_and(|retired| retired & bit != 0)
+            && seconds() < generation.retired_until
     }
 
     #[inline(always)]
     fn flow(&mut self, key: &FlowKey, touch: bool) -> bool {
+        if !is_opened(key) {
+            return false;
+        }
         let Some(flow) = maps::FLOWS.get_ptr_mut(key) else { return false };
         if key.protocol == TCP {
             return true;
         }
-        let now = seconds();
+        let now = tick();
         // SAFETY: the pointer is a live map value; a word that another CPU writes is still a time.
         let flow = unsafe { &mut *flow };
         let age = now.wrapping_sub(flow.used);
-        if age > FLOW_SECONDS {
+        if age > FLOW_TICKS {
             return false;
         }
         if touch && age > 0 {
@@ -89,8 +120,9 @@ impl Host for KernelHost<'_> {
 
     #[inline(always)]
     fn open_flow(&mut self, key: &FlowKey) {
+        mark_opened(key);
         // A full table evicts; what is left to fail is memory, and then the answer is dropped, not let in.
-        let _ = maps::FLOWS.insert(key, Flow { used: seconds() }, 0);
+        let _ = maps::FLOWS.insert(key, Flow { used: tick() }, 0);
     }
 
     #[inline(always)]
@@ -109,12 +141,53 @@ impl Host for KernelHost<'_> {
     fn delivery(&mut self, packet: &Packet, peer: &Peer) -> Delivery {
         socket::delivery(self.0, packet, peer)
     }
+
+    #[inline(always)]
+    fn stamp(&mut self) -> Stamp {
+        Stamp { policy: maps::EPOCH.get(0).map_or(0, |epoch| epoch.policy), tick: jiffies() }
+    }
+
+    #[inline(always)]
+    fn place(&mut self, index: u32) -> Option<&mut Place> {
+        // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
+        maps::CACHE.get_ptr_mut(index).map(|place| unsafe { &mut *place })
+    }
+}
+
+/// Whether there may be a flow from this local port.
+#[inline(always)]
+fn is_opened(key: &FlowKey) -> bool {
+    let Some(opened) = maps::OPENED.get(opened_slot(key.protocol)) else { return true };
+    opened.ports.get(usize::from(key.local_port)).is_none_or(|mark| *mark != 0)
+}
+
+#[inline(always)]
+fn mark_opened(key: &FlowKey) {
+    let Some(opened) = maps::OPENED.get_ptr_mut(opened_slot(key.protocol)) else { return };
+    // SAFETY: the pointer is a live map value; all that is ever written to it is this mark.
+    if let Some(mark) = unsafe { (*opened).ports.get_mut(usize::from(key.local_port)) } {
+        *mark = 1;
+    }
 }
 
 /// Seconds since boot.
 #[inline(always)]
 pub fn seconds() -> u32 {
     (nanoseconds() / 1_000_000_000) as u32
+}
+
+/// Counts up about every second (2^30 ns), while the machine is awake. A sixth of the cost of [`seconds`].
+#[inline(always)]
+pub fn tick() -> u32 {
+    // SAFETY: the helper takes nothing and can't fail.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
+}
+
+/// Counts up every 256 timer interrupts, so every 0.26 to 2.6 seconds, as the kernel was built. Costs one read.
+#[inline(always)]
+fn jiffies() -> u32 {
+    // SAFETY: the helper takes nothing and can't fail.
+    (unsafe { bpf_jiffies64() } >> 8) as u32
 }
 
 /// Nanoseconds since boot.

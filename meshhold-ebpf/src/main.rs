@@ -1,91 +1,34 @@
-//! The kernel programs. Entry points only: the classifier of meshhold-common decides, this crate looks up,
-//! rewrites and counts.
-//!
-//! Owns nothing that decides about a packet. The mesh programs belong on an L3 TUN, where a packet starts with
-//! its IP header; the guards on every other interface.
+//! The programs that the daemon loads. Entry points only.
 #![no_std]
 #![no_main]
-
-mod account;
-mod host;
-mod lan;
-mod maps;
-mod rewrite;
-mod socket;
-mod steer;
 
 use aya_ebpf::{
     macros::{classifier, socket_filter},
     programs::{SkBuffContext, TcContext},
 };
-use meshhold_common::{Packet, Reason, Verdict, classify_egress, classify_ingress, event, guard};
-
-use crate::{account::account, host::KernelHost};
-
-/// On to the next program on the interface, and then to the stack.
-const NEXT: i32 = -1;
-/// Dropped here.
-const DROP: i32 = 2;
 
 /// From the mesh towards local services.
 #[classifier]
 pub fn mesh_ingress(ctx: TcContext) -> i32 {
-    let Some(packet) = scratch() else { return DROP };
-    let verdict = classify_ingress(&host::Skb(&ctx), &mut KernelHost(&ctx), packet);
-    finish(&ctx, packet, verdict, event::INGRESS)
+    meshhold_ebpf::mesh_ingress(&ctx)
 }
 
 /// From local programs into the mesh.
 #[classifier]
 pub fn mesh_egress(ctx: TcContext) -> i32 {
-    let Some(packet) = scratch() else { return DROP };
-    let verdict = classify_egress(&host::Skb(&ctx), &mut KernelHost(&ctx), packet);
-    finish(&ctx, packet, verdict, event::EGRESS)
+    meshhold_ebpf::mesh_egress(&ctx)
 }
 
 /// Keeps mesh addresses off every other interface.
 #[classifier]
 pub fn lan_guard(ctx: TcContext) -> i32 {
-    let Some(lan::Ends { source, destination }) = lan::ends(&ctx) else { return NEXT };
-    if !guard(&mut KernelHost(&ctx), &source, &destination) {
-        return NEXT;
-    }
-    let packet = Packet { source, destination, ..Packet::default() };
-    account(&packet, Reason::LanGuard, event::GUARD, ctx.len());
-    DROP
+    meshhold_ebpf::lan_guard(&ctx)
 }
 
 /// Chooses the queue of the mesh interface that a packet waits in. Not a filter: its result is the queue's number.
 #[socket_filter]
 pub fn mesh_steer(ctx: SkBuffContext) -> i64 {
-    i64::from(steer::queue(&ctx))
-}
-
-/// An empty packet in memory whose content the verifier does not follow.
-#[inline(always)]
-fn scratch() -> Option<&'static mut Packet> {
-    let packet = maps::SCRATCH.get_ptr_mut(0)?;
-    // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
-    let packet = unsafe { &mut *packet };
-    *packet = Packet::default();
-    Some(packet)
-}
-
-#[inline(always)]
-fn finish(ctx: &TcContext, packet: &Packet, verdict: Verdict, direction: u8) -> i32 {
-    let length = ctx.len();
-    let mut reason = verdict.reason;
-    if reason.is_pass() && rewrite::apply(ctx, packet, &verdict.action).is_err() {
-        reason = Reason::RewriteFailed;
-    }
-    account(packet, reason, direction, length);
-    if reason.is_pass() { NEXT } else { DROP }
-}
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+    i64::from(meshhold_ebpf::steer::queue(&ctx))
 }
 
 /// The helpers with checksum and time semantics are open to GPL-compatible programs only.

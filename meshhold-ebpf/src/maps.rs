@@ -6,12 +6,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use meshhold_common::{
-    Address, Packet, Reason,
+    Address, Change, Packet, Place, Reason,
     event::Event,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
-        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits,
-        Range, Tokens,
+        CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate,
+        Fragment, FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS,
+        Opened, Own, PeerEntry, PortBits, Range, Tokens,
     },
 };
 
@@ -40,6 +40,9 @@ pub static GENERATIONS: Array<Generation, { MAX_NETWORKS as usize }> = Array::ne
 pub static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
 
 #[btf_map]
+pub static OPENED: Array<Opened, { OPENED_SLOTS as usize }> = Array::new();
+
+#[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Fragment, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 
 #[btf_map]
@@ -48,9 +51,23 @@ pub static COUNTERS: PerCpuArray<Counter, { Reason::COUNT + 1 }> = PerCpuArray::
 #[btf_map]
 pub static TOKENS: PerCpuArray<Tokens, { Reason::COUNT }> = PerCpuArray::new();
 
+#[btf_map]
+pub static EPOCH: Array<Epoch, 1> = Array::new();
+
+/// Never pinned: what one daemon's programs decided is nothing to the next one's.
+#[btf_map]
+pub static CACHE: PerCpuArray<Place, { 1 << CACHE_BITS }> = PerCpuArray::new();
+
+/// What is under way.
+pub struct Scratch {
+    pub packet: Packet,
+    pub reason: Reason,
+    pub change: Change,
+}
+
 /// The packet under way: programs at this hook don't interrupt each other on a CPU.
 #[btf_map]
-pub static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static RATES: Array<FlowRate, { FLOW_RATES as usize }> = Array::new();

@@ -7,13 +7,15 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
         bpf_adj_room_mode::BPF_ADJ_ROOM_NET,
     },
-    helpers::generated::{bpf_csum_diff, bpf_skb_change_proto},
+    helpers::generated::bpf_skb_change_proto,
     programs::TcContext,
 };
 use meshhold_common::{
     Action, Change, Packet,
-    packet::{FRAGMENT_BYTES, IPV4_BYTES, IPV6_BYTES, Piece, TCP, UDP},
+    packet::{FRAGMENT_BYTES, IPV4_BYTES, IPV6_BYTES, Load, Piece, TCP, UDP},
 };
+
+use crate::host::Skb;
 
 /// The kernel refused a step; the packet must not go on.
 pub struct Failed;
@@ -39,93 +41,80 @@ pub fn apply(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Fa
 
 #[inline(always)]
 fn rewrite4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed> {
-    let old: [u32; 2] = ctx.load(12).or(Err(Failed))?;
-    let difference = difference(&old, &new)?;
-    ctx.l3_csum_replace(10, 0, difference, 0).or(Err(Failed))?;
-    transport_checksum(ctx, packet, packet.transport, difference)?;
-    ctx.store(12, &new, 0).or(Err(Failed))
+    let Some([ttl]) = Skb(ctx).load::<1>(8) else { return Err(Failed) };
+    let difference = difference(packet, &new);
+    // Protocol and time to live stay, the checksum beside them follows the addresses (RFC 1624).
+    let [a, b, sum @ ..] = ttl.to_ne_bytes();
+    let [c, d] = (!fold(u64::from(!u16::from_ne_bytes(sum)) + u64::from(difference))).to_ne_bytes();
+    let [source, destination] = new;
+    store(ctx, 8, [u32::from_ne_bytes([a, b, c, d]), source, destination])?;
+    transport_checksum(ctx, packet, packet.transport, difference)
 }
 
 #[inline(always)]
 fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed> {
-    let [a, b, _, _, _, _, _, hop_limit]: [u8; 8] = ctx.load(0).or(Err(Failed))?;
-    let old: [u32; 8] = ctx.load(8).or(Err(Failed))?;
-    let difference = difference(&old, &new)?;
-    let fragment = packet.piece != Piece::Whole;
+    let Some([class, hop_limit]) = Skb(ctx).load::<2>(0) else { return Err(Failed) };
+    let difference = difference(packet, &new);
     // Without "don't fragment" an 8-byte unit offset and the flag keep their meaning between the families.
-    let mut field = 0x4000_u16;
-    if fragment {
-        let [_, _, high, low]: [u8; 4] = ctx.load(IPV6_BYTES as usize).or(Err(Failed))?;
-        let six = u16::from_be_bytes([high, low]);
+    let mut field = 0x4000;
+    if packet.piece != Piece::Whole {
+        let Some([six]) = Skb(ctx).load::<1>(IPV6_BYTES) else { return Err(Failed) };
+        let six = u32::from_be(six) & 0xffff;
         field = six >> 3 | (six & 1) << 13;
         adjust(ctx, -(FRAGMENT_BYTES as i32))?;
     }
     change_family(ctx, ETHERTYPE_IPV4)?;
     let length = u16::try_from(packet.end - packet.transport + IPV4_BYTES).or(Err(Failed))?;
-    let [len_a, len_b] = length.to_be_bytes();
-    let [id_a, id_b] = (packet.id as u16).to_be_bytes();
-    let [field_a, field_b] = field.to_be_bytes();
     let [source, destination] = new;
-    let [sa, sb, sc, sd] = source.to_ne_bytes();
-    let [da, db, dc, dd] = destination.to_ne_bytes();
-    let mut header: [u8; 20] = [
-        0x45,
-        a << 4 | b >> 4,
-        len_a,
-        len_b,
-        id_a,
-        id_b,
-        field_a,
-        field_b,
-        hop_limit,
-        packet.protocol,
-        0,
-        0,
-        sa,
-        sb,
-        sc,
-        sd,
-        da,
-        db,
-        dc,
-        dd,
-    ];
-    let sum = header_checksum(&header)?;
-    let [_, _, _, _, _, _, _, _, _, _, sum_a, sum_b, ..] = &mut header;
-    [*sum_a, *sum_b] = sum.to_ne_bytes();
-    ctx.store(0, &header, 0).or(Err(Failed))?;
+    let first = (0x4500_0000 | (u32::from_be(class) >> 4 & 0x00ff_0000) | u32::from(length)).to_be();
+    let second = ((packet.id & 0xffff) << 16 | field).to_be();
+    let third = (u32::from_be(hop_limit) << 24 | u32::from(packet.protocol) << 16).to_be();
+    let sum: u64 = [first, second, third, source, destination].map(u64::from).iter().sum();
+    let [a, b, _, _] = third.to_ne_bytes();
+    let [c, d] = (!fold(sum)).to_ne_bytes();
+    let header = [first, second, u32::from_ne_bytes([a, b, c, d]), source, destination];
+    store(ctx, 0, header)?;
     transport_checksum(ctx, packet, IPV4_BYTES, difference)
 }
 
 #[inline(always)]
 fn to_ipv6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Failed> {
-    let [_, tos, _, _, _, _, field_a, field_b]: [u8; 8] = ctx.load(0).or(Err(Failed))?;
-    let [hop_limit]: [u8; 1] = ctx.load(8).or(Err(Failed))?;
-    let old: [u32; 2] = ctx.load(12).or(Err(Failed))?;
-    let difference = difference(&old, &new)?;
+    let Some([first, second, third]) = Skb(ctx).load::<3>(0) else { return Err(Failed) };
+    let difference = difference(packet, &new);
     let fragment = packet.piece != Piece::Whole;
     change_family(ctx, ETHERTYPE_IPV6)?;
     let extra = if fragment { FRAGMENT_BYTES } else { 0 };
     let length = u16::try_from(packet.end - packet.transport + extra).or(Err(Failed))?;
-    let [len_a, len_b] = length.to_be_bytes();
     let next = if fragment { FRAGMENT } else { packet.protocol };
     if fragment {
         adjust(ctx, FRAGMENT_BYTES as i32)?;
-        let four = u16::from_be_bytes([field_a, field_b]);
-        let [high, low] = ((four & 0x1fff) << 3 | (four >> 13) & 1).to_be_bytes();
-        let [ia, ib, ic, id] = packet.id.to_be_bytes();
-        let header = [packet.protocol, 0, high, low, ia, ib, ic, id];
+        let four = u32::from_be(second);
+        let field = (four & 0x1fff) << 3 | four >> 13 & 1;
+        let header = [(u32::from(packet.protocol) << 24 | field).to_be(), packet.id.to_be()];
         ctx.store(IPV6_BYTES as usize, &header, 0).or(Err(Failed))?;
     }
-    let header = [0x60 | tos >> 4, tos << 4, 0, 0, len_a, len_b, next, hop_limit];
-    ctx.store(0, &header, 0).or(Err(Failed))?;
-    ctx.store(8, &new, 0).or(Err(Failed))?;
+    let class = u32::from_be(first) << 4 & 0x0ff0_0000;
+    let hop_limit = u32::from_be(third) >> 24;
+    let [a, b, c, d, e, f, g, h] = new;
+    let header = [
+        (0x6000_0000 | class).to_be(),
+        (u32::from(length) << 16 | u32::from(next) << 8 | hop_limit).to_be(),
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+    ];
+    store(ctx, 0, header)?;
     transport_checksum(ctx, packet, IPV6_BYTES + extra, difference)
 }
 
 /// Adds the difference of the addresses to the transport checksum, which covers them (RFC 9293, RFC 768).
 #[inline(always)]
-fn transport_checksum(ctx: &TcContext, packet: &Packet, start: u32, difference: u64) -> Result<(), Failed> {
+fn transport_checksum(ctx: &TcContext, packet: &Packet, start: u32, difference: u32) -> Result<(), Failed> {
     if packet.piece == Piece::Later {
         return Ok(());
     }
@@ -135,27 +124,41 @@ fn transport_checksum(ctx: &TcContext, packet: &Packet, start: u32, difference: 
         UDP => (start + 6, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0),
         _ => return Ok(()),
     };
-    ctx.l4_csum_replace(offset as usize, 0, difference, u64::from(flags)).or(Err(Failed))
+    ctx.l4_csum_replace(offset as usize, 0, u64::from(difference), u64::from(flags)).or(Err(Failed))
+}
+
+/// What the new addresses add to a ones' complement sum over the packet's own ones, as the kernel's helpers take it.
+#[inline(always)]
+fn difference<const N: usize>(packet: &Packet, new: &[u32; N]) -> u32 {
+    let [a, b, c, d] = packet.source.raw();
+    let [e, f, g, h] = packet.destination.raw();
+    let old = if packet.version == 4 { [0, 0, 0, d, 0, 0, 0, h] } else { [a, b, c, d, e, f, g, h] };
+    // Subtracted as complements of as many words as there are, so the sum never is negative.
+    let old: u64 = old.map(|word| u64::from(!word)).iter().sum();
+    let sum = old + new.map(u64::from).iter().sum::<u64>();
+    let folded = (sum & 0xffff_ffff) + (sum >> 32);
+    ((folded & 0xffff_ffff) + (folded >> 32)) as u32
 }
 
 #[inline(always)]
-fn difference<const A: usize, const B: usize>(old: &[u32; A], new: &[u32; B]) -> Result<u64, Failed> {
-    // SAFETY: both arrays outlive the call and are only read; their sizes are multiples of four.
-    let difference = unsafe {
-        bpf_csum_diff(old.as_ptr().cast_mut(), 4 * A as u32, new.as_ptr().cast_mut(), 4 * B as u32, 0)
-    };
-    u64::try_from(difference).or(Err(Failed))
+fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// In memory order, ready to be stored.
+/// Writes to the header, directly where that is possible.
 #[inline(always)]
-fn header_checksum(header: &[u8; 20]) -> Result<u16, Failed> {
-    // SAFETY: the header outlives the call and is only read; a null `from` of size 0 means "nothing to subtract".
-    let sum =
-        unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, header.as_ptr().cast_mut().cast(), IPV4_BYTES, 0) };
-    let sum = u64::try_from(sum).or(Err(Failed))?;
-    let folded = (sum & 0xffff) + (sum >> 16 & 0xffff);
-    Ok(!((folded & 0xffff) + (folded >> 16)) as u16)
+fn store<const N: usize>(ctx: &TcContext, offset: usize, words: [u32; N]) -> Result<(), Failed> {
+    let start = ctx.data() + offset;
+    if start + 4 * N > ctx.data_end() {
+        return ctx.store(offset, &words, 0).or(Err(Failed));
+    }
+    // SAFETY: the bytes lie inside the packet, as the verifier checks; before the program runs the kernel has made
+    // them its own.
+    unsafe { *(start as *mut [u32; N]) = words };
+    Ok(())
 }
 
 #[inline(always)]
@@ -177,13 +180,7 @@ fn ends4(action: &Action) -> [u32; 2] {
 
 #[inline(always)]
 fn ends6(action: &Action) -> [u32; 8] {
-    let [a, b, c, d] = words(action.source.bytes);
-    let [e, f, g, h] = words(action.destination.bytes);
+    let [a, b, c, d] = action.source.raw();
+    let [e, f, g, h] = action.destination.raw();
     [a, b, c, d, e, f, g, h]
-}
-
-#[inline(always)]
-fn words(bytes: [u8; 16]) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }

@@ -38,13 +38,29 @@ struct Tuple6 {
     destination_port: [u8; 2],
 }
 
-/// What a lookup found, copied out of the socket.
+/// What a lookup found, copied out of the socket. (No `Option` around it: its tag can end up as a comparison with the
+/// socket's pointer, which the verifier refuses.)
+#[derive(Default)]
 struct Found {
     /// Local IPv4 address in memory order; 0 where unbound.
     local4: u32,
     /// Remote IPv4 address in memory order; 0 where unconnected.
     remote4: u32,
+    /// 0 where there is no socket.
     state: u32,
+}
+
+impl Found {
+    #[inline(always)]
+    const fn is_some(&self) -> bool {
+        self.state != 0
+    }
+
+    /// A connection, or something on the way to or from one.
+    #[inline(always)]
+    const fn is_connection(&self) -> bool {
+        self.state != 0 && self.state != LISTEN
+    }
 }
 
 /// Decides between the mesh address and `127.0.0.1`.
@@ -55,7 +71,7 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
         (4, TCP) => return tcp4(ctx, packet, peer),
         (4, UDP) => return udp4(ctx, packet, peer),
         (6, _) if !packet.is_plain() => true,
-        (6, TCP) => tcp6_is_native(ctx, packet, peer),
+        (6, TCP) => return tcp6(ctx, packet, peer),
         (6, UDP) => lookup::<UDP, _>(ctx, &real6(packet)).is_some(),
         _ => true,
     };
@@ -66,39 +82,46 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
 fn tcp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let own = u32::from_ne_bytes(packet.destination.octets4());
     // A connection that this node opened from a port in its scope knows the peer by its mesh address.
-    if lookup::<TCP, _>(ctx, &real4(packet)).is_some_and(|found| found.state != LISTEN) {
+    let found = lookup::<TCP, _>(ctx, &real4(packet));
+    if found.is_connection() {
         return Delivery::Native;
     }
-    match lookup::<TCP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) }) {
-        Some(found) if found.local4 != own => Delivery::Loopback,
-        Some(found) if found.state != LISTEN || !has_loopback_connection(ctx, packet, peer) => {
-            Delivery::Caller
-        }
-        _ => Delivery::Loopback,
+    // For a new connection only listeners matter, and those don't care who calls.
+    if packet.is_syn() && found.local4 != own {
+        return Delivery::Loopback;
     }
+    let found = lookup::<TCP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) });
+    if found.local4 != own || (found.state == LISTEN && has_loopback_connection(ctx, packet, peer)) {
+        return Delivery::Loopback;
+    }
+    Delivery::Caller
 }
 
 #[inline(always)]
 fn udp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let own = u32::from_ne_bytes(packet.destination.octets4());
-    if lookup::<UDP, _>(ctx, &real4(packet)).is_some_and(|found| found.local4 == own && found.remote4 != 0) {
+    let found = lookup::<UDP, _>(ctx, &real4(packet));
+    if found.local4 == own && found.remote4 != 0 {
         return Delivery::Native;
     }
     let bound = lookup::<UDP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) });
-    if bound.is_some_and(|found| found.local4 == own) { Delivery::Caller } else { Delivery::Loopback }
+    if bound.local4 == own { Delivery::Caller } else { Delivery::Loopback }
 }
 
 #[inline(always)]
-fn tcp6_is_native(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+fn tcp6(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let found = lookup::<TCP, _>(ctx, &real6(packet));
-    if found.as_ref().is_some_and(|found| found.state != LISTEN) {
-        return true;
+    if found.is_connection() {
+        return Delivery::Native;
     }
     // A connection stays on its way even if another listener appeared since.
     if has_loopback_connection(ctx, packet, peer) {
-        return false;
+        return Delivery::Loopback;
     }
-    found.is_some() || assign_loopback6(ctx, packet)
+    if found.is_some() {
+        return Delivery::Native;
+    }
+    if assign_loopback6(ctx, packet) { Delivery::Assigned } else { Delivery::Loopback }
 }
 
 /// True for a connection between the caller address and `127.0.0.1` on the packet's ports.
@@ -110,7 +133,7 @@ fn has_loopback_connection(ctx: &TcContext, packet: &Packet, peer: &Peer) -> boo
         source_port: packet.source_port.to_be_bytes(),
         destination_port: packet.destination_port.to_be_bytes(),
     };
-    lookup::<TCP, _>(ctx, &tuple).is_some_and(|found| found.state != LISTEN)
+    lookup::<TCP, _>(ctx, &tuple).is_connection()
 }
 
 /// Hands the packet to a listener on `::1`, if there is one; the service sees the caller's mesh address.
@@ -121,7 +144,6 @@ fn assign_loopback6(ctx: &TcContext, packet: &Packet) -> bool {
         // SAFETY: `find` passes a live socket and releases it afterwards; the kernel takes its own reference.
         unsafe { (*socket).state == LISTEN && bpf_sk_assign(ctx.as_ptr(), socket.cast(), 0) == 0 }
     })
-    .unwrap_or(false)
 }
 
 #[inline(always)]
@@ -145,19 +167,20 @@ fn real6(packet: &Packet) -> Tuple6 {
 }
 
 #[inline(always)]
-fn lookup<const PROTOCOL: u8, T>(ctx: &TcContext, tuple: &T) -> Option<Found> {
+fn lookup<const PROTOCOL: u8, T>(ctx: &TcContext, tuple: &T) -> Found {
     find::<PROTOCOL, _, _>(ctx, tuple, |socket| {
         // SAFETY: `find` passes a live socket.
         unsafe { Found { local4: (*socket).src_ip4, remote4: (*socket).dst_ip4, state: (*socket).state } }
     })
 }
 
+/// The default of `R` where there is no socket.
 #[inline(always)]
-fn find<const PROTOCOL: u8, T, R>(
+fn find<const PROTOCOL: u8, T, R: Default>(
     ctx: &TcContext,
     tuple: &T,
     read: impl FnOnce(*mut bpf_sock) -> R,
-) -> Option<R> {
+) -> R {
     let pointer = core::ptr::from_ref(tuple).cast_mut().cast::<bpf_sock_tuple>();
     let size = size_of::<T>() as u32;
     // SAFETY: the tuple outlives the call and is only read; the size names its family.
@@ -169,10 +192,10 @@ fn find<const PROTOCOL: u8, T, R>(
         }
     };
     if socket.is_null() {
-        return None;
+        return R::default();
     }
     let result = read(socket);
     // SAFETY: the lookup returned a reference, and this is the only release of it.
     unsafe { bpf_sk_release(socket.cast()) };
-    Some(result)
+    result
 }

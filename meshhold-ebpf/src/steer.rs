@@ -15,7 +15,7 @@ struct Skb<'a>(&'a SkBuffContext);
 
 impl Load for Skb<'_> {
     #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
         self.0.load(offset as usize).ok()
     }
 

@@ -16,7 +16,7 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Where Debian's rustc-web installs its compiler.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// Debugging information and BTF are what give maps their field names.
-const FLAGS: [&str; 2] = ["-Cdebuginfo=2", "-Clink-arg=--btf"];
+const FLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
 
 /// The compiler that builds for BPF.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +85,7 @@ pub(crate) fn build(root: &Path, target_dir: &Path) -> Result<PathBuf, String> {
     let architecture = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
     command.env("RUSTC", rustc);
     command.env("RUSTC_BOOTSTRAP", "1");
-    command.env("CARGO_ENCODED_RUSTFLAGS", [FLAGS[0], FLAGS[1], &architecture].join("\u{1f}"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", [FLAGS[0], FLAGS[1], FLAGS[2], &architecture].join("\u{1f}"));
     command.env("PATH", path_with_linker());
     let status =
         command.status().map_err(|error| format!("cannot run cargo for the eBPF programs: {error}"))?;

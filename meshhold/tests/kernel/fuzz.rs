@@ -6,9 +6,9 @@ use meshhold::datapath::ebpf::Program::{self, Egress, Ingress};
 use meshhold_common::{Action, Change, Reason};
 
 use crate::{
+    specimens::{Specimen, zoo},
     support::{Kernel, is_root, policy, usual_scope},
     tables::Memory,
-    zoo::{Specimen, zoo},
 };
 
 /// How many packets; `MESHHOLD_FUZZ_PACKETS` asks for another number.

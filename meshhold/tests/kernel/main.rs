@@ -11,6 +11,7 @@ mod load;
 mod namespace;
 mod packets;
 mod rewrite;
+mod specimens;
 mod support;
 mod tables;
 mod zoo;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use meshhold::datapath::policy::{NetworkPolicy, Policy};
 use meshhold_common::{
-    Action, Address, Delivery, Host, Packet, Peer, Port, Reason,
+    Action, Address, Delivery, Host, Packet, Peer, Reason,
     classify::Caller,
     classify_egress, classify_ingress,
     maps::{FlowKey, FragmentKey},
@@ -91,15 +91,18 @@ impl Host for Memory {
         Some(Caller { peer, own, network })
     }
 
-    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
+    fn is_open(&mut self, network: u32, protocol: u8, port: u16) -> bool {
         let network = self.policy.networks.iter().find(|known| u32::from(known.index) == network);
-        let open = network.is_some_and(|network| {
+        network.is_some_and(|network| {
             network
                 .scope
                 .iter()
                 .any(|range| range.protocol == protocol && (range.first..=range.last).contains(&port))
-        });
-        if open { Port::Open } else { Port::Closed }
+        })
+    }
+
+    fn is_retired(&mut self, _: u32, _: u8, _: u16) -> bool {
+        false
     }
 
     fn flow(&mut self, key: &FlowKey, _touch: bool) -> bool {

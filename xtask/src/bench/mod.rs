@@ -2,6 +2,7 @@
 //!
 //! Owns arguments and the order of the runs. Must not know how a row is started or a figure is taken.
 
+mod ebpf;
 mod figures;
 mod install;
 mod machine;
@@ -47,6 +48,9 @@ pub(crate) struct Arguments {
     /// Show instead where the processor time of one gigabyte through our nodes (or the row named) goes
     #[arg(long)]
     profile: bool,
+    /// Show instead what a packet costs in the kernel programs, without traffic
+    #[arg(long, conflicts_with = "profile")]
+    ebpf: bool,
     /// Leave the small datagrams out
     #[arg(long)]
     no_udp: bool,
@@ -64,6 +68,9 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     cargo::need_root("bench")?;
     setup::run()?;
+    if arguments.ebpf {
+        return ebpf::run();
+    }
     if arguments.install {
         install::install(&named(&arguments.peers)?)?;
     }

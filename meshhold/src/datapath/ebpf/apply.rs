@@ -12,7 +12,7 @@ use super::{
     wanted::{Bits, Wanted},
 };
 
-/// Ports that were closed a short while ago, see [`meshhold_common::Port::Retired`].
+/// Ports that were closed a short while ago, see [`meshhold_common::Host::is_retired`].
 #[derive(Clone)]
 pub(super) struct Retired {
     generation: Generation,
@@ -29,6 +29,12 @@ impl Default for Retired {
 impl Maps {
     /// `now` becomes `next` step by step, so that after a failure it still says what the kernel holds.
     pub(super) fn apply(&mut self, now: &mut Wanted, next: Wanted) -> Result<(), EbpfError> {
+        let changed = self.change(now, next);
+        // Half a change ends decisions as well.
+        changed.and(self.advance())
+    }
+
+    fn change(&mut self, now: &mut Wanted, next: Wanted) -> Result<(), EbpfError> {
         let Wanted { own, ranges, peers, callers, scopes } = next;
         // Closing: without an own address nothing passes; a moved index can't inherit anything.
         for key in changed(&now.own, &own) {

@@ -7,8 +7,8 @@ use aya::{
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry, PortBits,
-        Range, SEEN,
+        CallerEntry, CallerKey, Counter, Epoch, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry,
+        PortBits, Range, SEEN,
     },
 };
 
@@ -23,6 +23,7 @@ pub(super) struct Maps {
     pub(super) ports: Array<MapData, PortBits>,
     pub(super) generations: Array<MapData, Generation>,
     pub(super) workers: Array<MapData, u32>,
+    pub(super) epoch: Array<MapData, Epoch>,
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) events: Option<RingBuf<MapData>>,
     /// Retired ports and the second until which they count, by network; TCP, then UDP.
@@ -39,6 +40,7 @@ impl Maps {
             ports: typed(ebpf, "PORTS")?,
             generations: typed(ebpf, "GENERATIONS")?,
             workers: typed(ebpf, "WORKERS")?,
+            epoch: typed(ebpf, "EPOCH")?,
             counters: typed(ebpf, "COUNTERS")?,
             events: Some(typed(ebpf, "EVENTS")?),
             retired: std::collections::BTreeMap::new(),
@@ -61,12 +63,20 @@ impl Maps {
         for slot in 0..4 * MAX_NETWORKS {
             self.ports.set(slot, closed, 0).map_err(of("PORTS"))?;
         }
+        self.advance()?;
         let mut left = Wanted::default();
         for entry in self.ranges.iter() {
             let (key, range) = entry.map_err(of("RANGES"))?;
             left.ranges.insert((key.prefix_len(), key.data()), range);
         }
         Ok(left)
+    }
+
+    /// Ends what the programs have decided so far. To be called after the tables have changed.
+    pub(super) fn advance(&mut self) -> Result<(), EbpfError> {
+        let epoch = self.epoch.get(&0, 0).map_err(of("EPOCH"))?;
+        let policy = epoch.policy.wrapping_add(1).max(1);
+        self.epoch.set(0, Epoch { policy }, 0).map_err(of("EPOCH"))
     }
 
     pub(super) fn counters(&self) -> Result<(Counter, Vec<(Reason, Counter)>), EbpfError> {

@@ -10,9 +10,9 @@ use aya::{maps::MapInfo, programs::links::FdLink};
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
-        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, Own, PeerEntry, PortBits,
-        Range, Tokens,
+        CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
+        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS, Opened,
+        Own, PeerEntry, PortBits, Range, Tokens,
     },
 };
 
@@ -24,14 +24,19 @@ type Layout = (&'static str, usize, usize, u32);
 const REASONS: u32 = Reason::COUNT as u32;
 const INDEX: usize = size_of::<u32>();
 
-const LAYOUTS: [Layout; 13] = [
+/// A flow without the mark of its port would not be found: neither is kept without the other.
+const TOGETHER: [&str; 2] = ["FLOWS", "OPENED"];
+
+const LAYOUTS: [Layout; 15] = [
     ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
     ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
     ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
     ("CALLERS", size_of::<CallerKey>(), size_of::<CallerEntry>(), 2 * MAX_PEERS),
     ("PORTS", INDEX, size_of::<PortBits>(), 4 * MAX_NETWORKS),
     ("GENERATIONS", INDEX, size_of::<Generation>(), MAX_NETWORKS),
+    ("EPOCH", INDEX, size_of::<Epoch>(), 1),
     ("FLOWS", size_of::<FlowKey>(), size_of::<Flow>(), MAX_FLOWS),
+    ("OPENED", INDEX, size_of::<Opened>(), OPENED_SLOTS),
     ("FRAGMENTS", size_of::<FragmentKey>(), size_of::<Fragment>(), MAX_FRAGMENTS),
     ("COUNTERS", INDEX, size_of::<Counter>(), REASONS + 1),
     ("TOKENS", INDEX, size_of::<Tokens>(), REASONS),
@@ -65,6 +70,9 @@ impl PinRoot {
                 self.remove(layout.0)?;
             }
             paths.push((layout.0, path));
+        }
+        if TOGETHER.iter().any(|name| !self.path(name).exists()) {
+            TOGETHER.iter().try_for_each(|name| self.remove(name))?;
         }
         Ok(paths)
     }

@@ -12,9 +12,7 @@ use std::sync::Arc;
 use meshhold_common::classify::Caller;
 use meshhold_common::maps::{FLOW_SECONDS, FlowKey, MAX_FLOWS, MAX_FRAGMENTS, RETIRED_SECONDS};
 use meshhold_common::packet::TCP;
-use meshhold_common::{
-    Address, Delivery, Host, Packet, Peer, Port, Reason, classify_egress, classify_ingress,
-};
+use meshhold_common::{Address, Delivery, Host, Packet, Peer, Reason, classify_egress, classify_ingress};
 
 use self::memory::Memory;
 use super::policy::{NetworkPolicy, Policy, PortRange};
@@ -123,16 +121,15 @@ impl Host for View<'_> {
         None
     }
 
-    fn port(&mut self, network: u32, protocol: u8, port: u16) -> Port {
-        let covers =
-            |range: &PortRange| range.protocol == protocol && (range.first..=range.last).contains(&port);
-        if self.rules.network(network).is_some_and(|network| network.scope.iter().any(covers)) {
-            return Port::Open;
-        }
-        let retired = |(index, range, until): &(u32, PortRange, u32)| {
-            *index == network && *until > self.now && covers(range)
-        };
-        if self.rules.retired.iter().any(retired) { Port::Retired } else { Port::Closed }
+    fn is_open(&mut self, network: u32, protocol: u8, port: u16) -> bool {
+        let network = self.rules.network(network);
+        network.is_some_and(|network| network.scope.iter().any(|range| covers(range, protocol, port)))
+    }
+
+    fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool {
+        self.rules.retired.iter().any(|(index, range, until)| {
+            *index == network && *until > self.now && covers(range, protocol, port)
+        })
     }
 
     fn flow(&mut self, key: &FlowKey, touch: bool) -> bool {
@@ -157,6 +154,10 @@ impl Host for View<'_> {
     fn delivery(&mut self, _: &Packet, _: &Peer) -> Delivery {
         Delivery::Native
     }
+}
+
+fn covers(range: &PortRange, protocol: u8, port: u16) -> bool {
+    range.protocol == protocol && (range.first..=range.last).contains(&port)
 }
 
 fn address(ip: IpAddr) -> Address {
