@@ -6,7 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    Action, Address, Change, Host, Packet, Peer, Reason,
+    Action, Address, Change, Host, Packet, Reason,
     maps::CACHE_BITS,
     packet::{Piece, TCP, UDP},
 };
@@ -39,9 +39,9 @@ pub struct Place {
     pub outcome: u32,
     /// Flow: a [`Change`] as number.
     pub change: u32,
-    /// Flow: new source address. Pair: the peer's caller address.
+    /// Flow: new source address. Pair: the peer's caller address, or our own address for one.
     pub new_source: Address,
-    /// Flow: new destination address.
+    /// Flow: new destination address. Pair: the peer's address for its caller address.
     pub new_destination: Address,
 }
 
@@ -99,16 +99,32 @@ pub(crate) fn remember<H: Host>(
     place.new_destination = action.destination;
 }
 
-/// The peer at the other end, where the packet's two addresses have been found good.
+/// What is known about two addresses that have been found good.
+pub(crate) struct Pair {
+    /// Index of their network.
+    pub(crate) network: u32,
+    /// Ingress: the peer's caller address. From a loopback service: our own address.
+    pub(crate) source: Address,
+    /// From a loopback service: the peer's address.
+    pub(crate) destination: Address,
+}
+
+impl Pair {
+    /// To fill up from.
+    pub(crate) const NOTHING: Self =
+        Self { network: 0, source: Address { bytes: [0; 16] }, destination: Address { bytes: [0; 16] } };
+}
+
+/// What is known about the packet's two addresses.
 #[inline(always)]
 pub(crate) fn recall_pair<H: Host>(
     host: &mut H,
     packet: &Packet,
     direction: u8,
     stamp: Stamp,
-) -> Option<Peer> {
+) -> Option<Pair> {
     let place = Key::of_pair(packet, direction).find(host, stamp)?;
-    Some(Peer { network: place.outcome, caller: place.new_source.octets4() })
+    Some(Pair { network: place.outcome, source: place.new_source, destination: place.new_destination })
 }
 
 /// Keeps that the packet's two addresses are good.
@@ -118,11 +134,12 @@ pub(crate) fn remember_pair<H: Host>(
     packet: &Packet,
     direction: u8,
     stamp: Stamp,
-    peer: &Peer,
+    pair: &Pair,
 ) {
     let Some(place) = Key::of_pair(packet, direction).claim(host, packet, stamp) else { return };
-    place.outcome = peer.network;
-    place.new_source = Address::v4(peer.caller);
+    place.outcome = pair.network;
+    place.new_source = pair.source;
+    place.new_destination = pair.destination;
 }
 
 impl Key {

@@ -4,7 +4,8 @@
 //! tables are kept; [`Host`] answers for them.
 
 use crate::{
-    Address, Load, Packet, Place, Reason, Stamp, cache,
+    Address, Load, Packet, Place, Reason, Stamp,
+    cache::{self, Pair},
     event::{EGRESS, INGRESS},
     maps::FlowKey,
     packet::{ICMP6, IPV4_BYTES, IPV6_BYTES, Piece, TCP, UDP},
@@ -185,16 +186,17 @@ fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action
         return Ok(reason);
     }
     let peer = match cache::recall_pair(host, packet, INGRESS, stamp) {
-        Some(peer) => {
+        Some(Pair { network, source, .. }) => {
             transport?;
-            peer
+            Peer { network, caller: source.octets4() }
         }
         None => {
             let network = ingress_network(host, packet)?;
             transport?;
             match host.peer(&packet.source) {
                 Some(peer) if peer.network == network => {
-                    cache::remember_pair(host, packet, INGRESS, stamp, &peer);
+                    let pair = Pair { network, source: Address::v4(peer.caller), ..Pair::NOTHING };
+                    cache::remember_pair(host, packet, INGRESS, stamp, &pair);
                     peer
                 }
                 // The worker's own Host Unreachable comes from an address that no member owns. It is an error, and
@@ -297,7 +299,7 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
         return Err(Reason::Multicast);
     }
     let reason = if packet.destination.is_caller() {
-        egress_loopback(host, packet, transport, action)?
+        egress_loopback(host, packet, transport, stamp, action)?
     } else {
         return egress_mesh(host, packet, transport, stamp, is_flow);
     };
@@ -316,7 +318,7 @@ fn egress_mesh<H: Host>(
     is_flow: bool,
 ) -> Outcome {
     let network = match cache::recall_pair(host, packet, EGRESS, stamp) {
-        Some(peer) => peer.network,
+        Some(pair) => pair.network,
         None => {
             if packet.destination.is_loopback() || packet.source.is_loopback() {
                 return Err(Reason::LoopbackAddress);
@@ -325,7 +327,7 @@ fn egress_mesh<H: Host>(
             if host.own(&packet.source) != Some(network) {
                 return Err(Reason::SpoofedSource);
             }
-            cache::remember_pair(host, packet, EGRESS, stamp, &Peer { network, caller: [0; 4] });
+            cache::remember_pair(host, packet, EGRESS, stamp, &Pair { network, ..Pair::NOTHING });
             network
         }
     };
@@ -357,13 +359,25 @@ fn egress_loopback<H: Host>(
     host: &mut H,
     packet: &Packet,
     transport: Result<(), Reason>,
+    stamp: Stamp,
     action: &mut Action,
 ) -> Outcome {
-    // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
-    if !packet.source.is(&Address::v4(Address::LOOPBACK4)) && host.own(&packet.source).is_none() {
-        return Err(Reason::LoopbackAddress);
-    }
-    let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
+    let caller = match cache::recall_pair(host, packet, EGRESS, stamp) {
+        Some(pair) => pair,
+        None => {
+            // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
+            let localhost = Address::v4(Address::LOOPBACK4);
+            if !packet.source.is(&localhost) && host.own(&packet.source).is_none() {
+                return Err(Reason::LoopbackAddress);
+            }
+            let Some(caller) = host.caller(packet.destination.octets4()) else {
+                return Err(Reason::NoCaller);
+            };
+            let pair = Pair { network: caller.network, source: caller.own, destination: caller.peer };
+            cache::remember_pair(host, packet, EGRESS, stamp, &pair);
+            pair
+        }
+    };
     transport?;
     let reason = if packet.piece == Piece::Later {
         if host.fragment(packet).is_none() {
@@ -382,12 +396,12 @@ fn egress_loopback<H: Host>(
         }
         Reason::PassEgress
     };
-    action.change = if caller.peer.is_v4() { Change::Rewrite } else { Change::ToIpv6 };
+    action.change = if caller.destination.is_v4() { Change::Rewrite } else { Change::ToIpv6 };
     if action.change == Change::ToIpv6 && !packet.is_plain() {
         return Err(Reason::ProtocolUnknown);
     }
-    action.source = caller.own;
-    action.destination = caller.peer;
+    action.source = caller.source;
+    action.destination = caller.destination;
     Ok(reason)
 }
 

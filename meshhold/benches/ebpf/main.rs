@@ -27,8 +27,8 @@ use self::{report::Report, runner::Runner};
 const INSIDE: &str = "MESHHOLD_BENCH_NAMESPACE";
 
 fn main() {
-    // `cargo test --benches` and the like only want to know that it starts.
-    if std::env::args().any(|argument| argument == "--test") || !support::is_root() {
+    // `cargo bench` says so; `cargo test --benches` only wants to know that it starts.
+    if !std::env::args().any(|argument| argument == "--bench") || !support::is_root() {
         return;
     }
     if std::env::var_os(INSIDE).is_none() {

@@ -7,7 +7,7 @@ use meshhold::datapath::ebpf::{EbpfDatapath, Program};
 use crate::support::is_root;
 
 /// Most instructions that the verifier may have to walk through for one program.
-const VERIFIED_INSTRUCTIONS: u32 = 20_000;
+const VERIFIED_INSTRUCTIONS: u32 = 25_000;
 
 #[test]
 fn the_verifier_accepts_every_program_within_budget() {

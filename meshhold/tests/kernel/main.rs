@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "in helpers of tests too, a panic is the report")]
 
 mod attach;
+mod cache;
 mod deny;
 mod fuzz;
 mod live;

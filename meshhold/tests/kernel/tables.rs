@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use meshhold::datapath::policy::{NetworkPolicy, Policy};
+use meshhold::datapath::{
+    ebpf::Program,
+    policy::{NetworkPolicy, Policy},
+};
 use meshhold_common::{
-    Action, Address, Delivery, Host, Packet, Peer, Reason,
+    Action, Address, Delivery, Host, Packet, Peer, Place, Reason, Stamp,
     classify::Caller,
     classify_egress, classify_ingress,
-    maps::{FlowKey, FragmentKey},
+    maps::{CACHE_BITS, FlowKey, FragmentKey},
 };
 
 /// Tables of a policy, with no socket listening anywhere and no flow ageing.
@@ -16,6 +19,8 @@ pub(crate) struct Memory {
     flows: BTreeSet<FlowKey>,
     fragments: BTreeMap<FragmentKey, Delivery>,
     lookups: Lookups,
+    /// Empty where decisions aren't kept.
+    places: Vec<Place>,
 }
 
 #[derive(Default)]
@@ -31,7 +36,30 @@ impl Memory {
         for network in &policy.networks {
             lookups.add(network);
         }
-        Self { policy: policy.clone(), flows: BTreeSet::new(), fragments: BTreeMap::new(), lookups }
+        Self {
+            policy: policy.clone(),
+            flows: BTreeSet::new(),
+            fragments: BTreeMap::new(),
+            lookups,
+            places: Vec::new(),
+        }
+    }
+
+    /// Keeps decisions, for ever.
+    pub(crate) fn keeping(self) -> Self {
+        Self { places: vec![Place::default(); 1 << CACHE_BITS], ..self }
+    }
+
+    /// How many are kept.
+    pub(crate) fn kept(&self) -> usize {
+        self.places.iter().filter(|place| **place != Place::default()).count()
+    }
+
+    pub(crate) fn run(&mut self, program: Program, packet: &[u8]) -> (Reason, Action) {
+        match program {
+            Program::Egress => self.egress(packet),
+            Program::Ingress | Program::Guard => self.ingress(packet),
+        }
     }
 
     pub(crate) fn ingress(&mut self, packet: &[u8]) -> (Reason, Action) {
@@ -119,6 +147,14 @@ impl Host for Memory {
 
     fn keep_fragment(&mut self, packet: &Packet, delivery: Delivery) {
         self.fragments.insert(packet.fragment_key(), delivery);
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        Stamp { policy: 1, tick: 1 }
+    }
+
+    fn place(&mut self, index: u32) -> Option<&mut Place> {
+        self.places.get_mut(index as usize)
     }
 
     fn delivery(&mut self, packet: &Packet, _peer: &Peer) -> Delivery {

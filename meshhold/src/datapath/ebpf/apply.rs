@@ -29,6 +29,9 @@ impl Default for Retired {
 impl Maps {
     /// `now` becomes `next` step by step, so that after a failure it still says what the kernel holds.
     pub(super) fn apply(&mut self, now: &mut Wanted, next: Wanted) -> Result<(), EbpfError> {
+        if *now == next {
+            return Ok(());
+        }
         let changed = self.change(now, next);
         // Half a change ends decisions as well.
         changed.and(self.advance())

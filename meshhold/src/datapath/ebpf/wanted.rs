@@ -20,7 +20,7 @@ const NO_CALLER: [u8; 4] = [0; 4];
 pub(super) type Bits = Box<[u64; PORT_WORDS]>;
 
 /// The tables, by key.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(super) struct Wanted {
     pub(super) own: BTreeMap<Address, Own>,
     pub(super) ranges: BTreeMap<(u32, Address), Range>,
