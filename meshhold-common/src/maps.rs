@@ -19,8 +19,8 @@ pub const MAX_FRAGMENTS: u32 = 4_096;
 pub const CACHE_BITS: u32 = 13;
 /// Bytes of the drop event ring.
 pub const EVENT_BYTES: u32 = 65_536;
-/// Drop events for one reason, CPU and second.
-pub const EVENTS_PER_SECOND: u32 = 10;
+/// Drop events for one reason and CPU in one tick of [`crate::Stamp`].
+pub const EVENTS_PER_TICK: u32 = 10;
 /// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
 pub const FLOW_SECONDS: u32 = 300;
 /// The same in ticks of 2^30 nanoseconds, which the kernel programs count in while the machine is awake.
@@ -195,7 +195,7 @@ pub struct Fragment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tokens {
-    /// Tick that `used` is about, see [`FLOW_TICKS`].
+    /// Tick that `used` is about, as in [`crate::Stamp`].
     pub tick: u32,
     /// Events sent in it.
     pub used: u32,
