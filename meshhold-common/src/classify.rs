@@ -295,43 +295,52 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
     if is_flow && let Some(reason) = cache::recall(host, packet, EGRESS, stamp, action) {
         return Ok(reason);
     }
-    if packet.destination.is_multicast() || packet.source.is_multicast() {
-        return Err(Reason::Multicast);
-    }
-    let reason = if packet.destination.is_caller() {
-        egress_loopback(host, packet, transport, stamp, action)?
-    } else {
-        return egress_mesh(host, packet, transport, stamp, is_flow);
+    let pair = match cache::recall_pair(host, packet, EGRESS, stamp) {
+        Some(pair) => pair,
+        None => {
+            let pair = egress_pair(host, packet)?;
+            cache::remember_pair(host, packet, EGRESS, stamp, &pair);
+            pair
+        }
     };
+    transport?;
+    if !packet.destination.is_caller() {
+        return egress_mesh(host, packet, &pair, stamp, is_flow);
+    }
+    let reason = egress_loopback(host, packet, &pair, action)?;
     if is_flow {
         cache::remember(host, packet, EGRESS, stamp, reason, action);
     }
     Ok(reason)
 }
 
+/// What the packet's two addresses may be to each other.
 #[inline(always)]
-fn egress_mesh<H: Host>(
-    host: &mut H,
-    packet: &Packet,
-    transport: Result<(), Reason>,
-    stamp: Stamp,
-    is_flow: bool,
-) -> Outcome {
-    let network = match cache::recall_pair(host, packet, EGRESS, stamp) {
-        Some(pair) => pair.network,
-        None => {
-            if packet.destination.is_loopback() || packet.source.is_loopback() {
-                return Err(Reason::LoopbackAddress);
-            }
-            let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
-            if host.own(&packet.source) != Some(network) {
-                return Err(Reason::SpoofedSource);
-            }
-            cache::remember_pair(host, packet, EGRESS, stamp, &Pair { network, ..Pair::NOTHING });
-            network
+fn egress_pair<H: Host>(host: &mut H, packet: &Packet) -> Result<Pair, Reason> {
+    if packet.destination.is_multicast() || packet.source.is_multicast() {
+        return Err(Reason::Multicast);
+    }
+    if packet.destination.is_caller() {
+        // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
+        let localhost = Address::v4(Address::LOOPBACK4);
+        if !packet.source.is(&localhost) && host.own(&packet.source).is_none() {
+            return Err(Reason::LoopbackAddress);
         }
-    };
-    transport?;
+        let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
+        return Ok(Pair { network: caller.network, source: caller.own, destination: caller.peer });
+    }
+    if packet.destination.is_loopback() || packet.source.is_loopback() {
+        return Err(Reason::LoopbackAddress);
+    }
+    let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
+    if host.own(&packet.source) != Some(network) {
+        return Err(Reason::SpoofedSource);
+    }
+    Ok(Pair { network, ..Pair::NOTHING })
+}
+
+#[inline(always)]
+fn egress_mesh<H: Host>(host: &mut H, packet: &Packet, pair: &Pair, stamp: Stamp, is_flow: bool) -> Outcome {
     if packet.piece == Piece::Later {
         return match host.fragment(packet) {
             Some(_) => Ok(Reason::PassFragment),
@@ -339,7 +348,7 @@ fn egress_mesh<H: Host>(
         };
     }
     let known = match packet.protocol {
-        TCP | UDP => egress_ports(host, packet, network)?,
+        TCP | UDP => egress_ports(host, packet, pair.network)?,
         _ => egress_icmp(host, packet)?,
     };
     if packet.piece == Piece::First {
@@ -355,30 +364,7 @@ fn egress_mesh<H: Host>(
 /// From a loopback-delivered service back to its caller. Nothing but answers from an open port leaves here, so
 /// closing the port cuts the flow in this direction too.
 #[inline(always)]
-fn egress_loopback<H: Host>(
-    host: &mut H,
-    packet: &Packet,
-    transport: Result<(), Reason>,
-    stamp: Stamp,
-    action: &mut Action,
-) -> Outcome {
-    let caller = match cache::recall_pair(host, packet, EGRESS, stamp) {
-        Some(pair) => pair,
-        None => {
-            // Unconnected UDP sockets answer from the address that the route names, which can be one of ours.
-            let localhost = Address::v4(Address::LOOPBACK4);
-            if !packet.source.is(&localhost) && host.own(&packet.source).is_none() {
-                return Err(Reason::LoopbackAddress);
-            }
-            let Some(caller) = host.caller(packet.destination.octets4()) else {
-                return Err(Reason::NoCaller);
-            };
-            let pair = Pair { network: caller.network, source: caller.own, destination: caller.peer };
-            cache::remember_pair(host, packet, EGRESS, stamp, &pair);
-            pair
-        }
-    };
-    transport?;
+fn egress_loopback<H: Host>(host: &mut H, packet: &Packet, caller: &Pair, action: &mut Action) -> Outcome {
     let reason = if packet.piece == Piece::Later {
         if host.fragment(packet).is_none() {
             return Err(Reason::FragmentNoFirst);

@@ -19,8 +19,8 @@ pub const MAX_FRAGMENTS: u32 = 4_096;
 pub const CACHE_BITS: u32 = 13;
 /// Bytes of the drop event ring.
 pub const EVENT_BYTES: u32 = 65_536;
-/// Drop events for one reason, CPU and second.
-pub const EVENTS_PER_SECOND: u32 = 10;
+/// Drop events for one reason and CPU in one tick of [`crate::Stamp`].
+pub const EVENTS_PER_TICK: u32 = 10;
 /// Slots in which the rates of outgoing flows are kept; flows that share one share its judgement.
 pub const FLOW_RATES: u32 = 4_096;
 /// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
@@ -197,7 +197,7 @@ pub struct Fragment {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Tokens {
-    /// Tick that `used` is about, see [`FLOW_TICKS`].
+    /// Tick that `used` is about, as in [`crate::Stamp`].
     pub tick: u32,
     /// Events sent in it.
     pub used: u32,

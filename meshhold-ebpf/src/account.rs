@@ -3,11 +3,11 @@
 use meshhold_common::{
     Packet, Reason,
     event::Event,
-    maps::{EVENTS_PER_SECOND, SEEN},
+    maps::{EVENTS_PER_TICK, SEEN},
 };
 
 use crate::{
-    host::{nanoseconds, tick},
+    host::{jiffies, nanoseconds},
     maps::{COUNTERS, EVENTS, TOKENS},
 };
 
@@ -35,13 +35,13 @@ fn take_token(reason: Reason) -> bool {
     let Some(tokens) = TOKENS.get_ptr_mut(reason as u32) else { return false };
     // SAFETY: as in `count`.
     let tokens = unsafe { &mut *tokens };
-    let now = tick();
+    let now = jiffies();
     if tokens.tick != now {
         tokens.tick = now;
         tokens.used = 0;
     }
     tokens.used += 1;
-    tokens.used <= EVENTS_PER_SECOND
+    tokens.used <= EVENTS_PER_TICK
 }
 
 #[inline(always)]

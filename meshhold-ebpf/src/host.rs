@@ -178,14 +178,14 @@ pub fn seconds() -> u32 {
 
 /// Counts up about every second (2^30 ns), while the machine is awake. A sixth of the cost of [`seconds`].
 #[inline(always)]
-pub fn tick() -> u32 {
+fn tick() -> u32 {
     // SAFETY: the helper takes nothing and can't fail.
     (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
 }
 
 /// Counts up every 256 timer interrupts, so every 0.26 to 2.6 seconds, as the kernel was built. Costs one read.
 #[inline(always)]
-fn jiffies() -> u32 {
+pub fn jiffies() -> u32 {
     // SAFETY: the helper takes nothing and can't fail.
     (unsafe { bpf_jiffies64() } >> 8) as u32
 }
