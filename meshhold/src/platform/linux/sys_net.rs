@@ -1,5 +1,5 @@
-//! System calls of the packet path that std and socket2 don't offer: TUN set-up, segmented UDP, epoll,
-//! the reuseport filter and the length of a thread's turns.
+//! System calls of the packet path that std and socket2 don't offer: TUN set-up, segmented UDP, epoll and
+//! the reuseport filter.
 //!
 //! Owns the `unsafe` of the packet path, each call behind a safe function. Must not know packets or peers.
 
@@ -349,43 +349,6 @@ pub fn wait_writable(socket: BorrowedFd<'_>, timeout: Duration) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     // SAFETY: one pollfd, a live local.
     unsafe { libc::poll(&raw mut poll, 1, millis(timeout)) > 0 }
-}
-
-/// Lets the calling thread ask for short turns (`sched_setattr(2)`, the custom slice of EEVDF, Linux 6.12): it is let in
-/// sooner after it slept, and gets no larger share of the processor. Older kernels ignore the wish.
-///
-/// # Errors
-/// As `sched_setattr(2)`.
-pub fn ask_for_short_turns(slice: Duration) -> io::Result<()> {
-    /// `struct sched_attr` of linux/sched/types.h, its first version.
-    #[repr(C)]
-    struct Attributes {
-        size: u32,
-        policy: u32,
-        flags: u64,
-        nice: i32,
-        priority: u32,
-        runtime: u64,
-        deadline: u64,
-        period: u64,
-    }
-    let mut wanted = Attributes {
-        size: size_of::<Attributes>() as u32,
-        policy: 0,
-        flags: 0,
-        nice: 0,
-        priority: 0,
-        runtime: 0,
-        deadline: 0,
-        period: 0,
-    };
-    let size = wanted.size;
-    // SAFETY: the kernel writes at most `size` bytes into the live local.
-    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut wanted, size, 0) };
-    check(got as c_int)?;
-    wanted.runtime = slice.as_nanos() as u64;
-    // SAFETY: the kernel reads one structure of the size that it names.
-    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) } as c_int)
 }
 
 fn millis(timeout: Duration) -> c_int {
