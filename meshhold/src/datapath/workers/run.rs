@@ -30,9 +30,8 @@ const SPARSE_TUN: u32 = 3;
 const SPARSE_SOCKET: u32 = 4;
 /// Largest IP packet.
 pub(super) const PACKET: usize = 65_535;
-/// For how long a worker that has just handled bulk packets looks for more before it sleeps. The next ones are near, and
-/// waking a halted processor takes longer than they need: without this, one stream is a third slower on two
-/// processors of a virtual machine.
+/// For how long a worker that has just handled bulk packets looks for more before it sleeps: the next ones are near, and
+/// waking a halted processor takes longer than they need. What it gains and costs stands in docs/performance.md.
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 /// How often held packets are looked at.
 const HOLD_TICK: Duration = Duration::from_millis(250);
