@@ -149,10 +149,12 @@ fn a_member_cannot_impose_lanes_a_cipher_or_an_index_that_make_no_sense() {
     let chacha = Cipher::ChaCha20Poly1305;
     let cases = [
         (2, chacha, 0x50, true),
-        (16, chacha, 0x50, true),
+        (8, chacha, 0x50, true),
         (1, chacha, 0x50, false),
         (0, chacha, 0x50, false),
-        (17, chacha, 0x50, false),
+        // Lane 8 is the sparse one beside lane 0.
+        (9, chacha, 0x50, false),
+        (16, chacha, 0x50, false),
         (255, chacha, 0x50, false),
         (2, Cipher::Aes256Gcm, 0x50, false),
         (2, chacha, 0x51, false),
