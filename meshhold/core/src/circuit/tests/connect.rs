@@ -67,7 +67,9 @@ fn with_network(mut circuits: crate::circuit::Circuits) -> crate::circuit::Circu
 
 #[test]
 fn lanes_are_those_of_the_end_with_more_workers() {
-    for (ours, theirs, agreed) in [(1, 1, 1), (3, 2, 3), (2, 3, 3), (0, 1, 1), (200, 1, 8), (8, 8, 8), (16, 16, 8)] {
+    for (ours, theirs, agreed) in
+        [(1, 1, 1), (3, 2, 3), (2, 3, 3), (0, 1, 1), (200, 1, 8), (8, 8, 8), (16, 16, 8)]
+    {
         let mut wire = Wire::of(lanes(ours, theirs), 1);
         wire.connect(0, 1);
         wire.run(Duration::from_millis(500));
