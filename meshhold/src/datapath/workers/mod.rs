@@ -19,6 +19,7 @@ pub mod udp;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Context;
 use meshhold_common::Reason;
@@ -34,9 +35,12 @@ pub use self::tun::TunQueues;
 use self::udp::Port;
 use super::counters::Activity;
 use super::table::Table;
+use crate::platform::linux::sched;
 
 /// Commands that may wait for one worker; more are dropped.
 const COMMANDS: usize = 1024;
+/// A worker's turn on a processor that it shares: the shortest that the kernel grants.
+const SLICE: Duration = Duration::from_micros(100);
 
 /// What workers are started with.
 #[derive(Debug)]
@@ -158,8 +162,14 @@ fn owner(datagram: &[u8], workers: usize) -> usize {
 }
 
 fn spawn(id: usize, worker: Worker) -> anyhow::Result<JoinHandle<()>> {
+    let body = move || {
+        if let Err(error) = sched::ask_for_short_turns(SLICE) {
+            tracing::debug!(worker = id, %error, "no short turns");
+        }
+        worker.run();
+    };
     std::thread::Builder::new()
         .name(format!("worker-{id}"))
-        .spawn(move || worker.run())
+        .spawn(body)
         .with_context(|| format!("starting the thread of worker {id}"))
 }

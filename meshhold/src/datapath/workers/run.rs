@@ -30,9 +30,6 @@ const SPARSE_TUN: u32 = 3;
 const SPARSE_SOCKET: u32 = 4;
 /// Largest IP packet.
 pub(super) const PACKET: usize = 65_535;
-/// For how long a worker that has just handled bulk packets looks for more before it sleeps: the next ones are near, and
-/// waking a halted processor takes longer than they need. What it gains and costs stands in docs/performance.md.
-const LOOK_AGAIN: Duration = Duration::from_micros(50);
 /// How often held packets are looked at.
 const HOLD_TICK: Duration = Duration::from_millis(250);
 
@@ -67,7 +64,7 @@ pub(super) struct Wake<'a> {
 }
 
 /// Which descriptors have something: a bit a token.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ready(u32);
 
 impl Ready {
@@ -144,16 +141,14 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut snapshot = Arc::default();
         let mut ready = Ready::default();
-        let mut warm = false;
         while !self.outside.shared.is_stopped() {
             let received = self.take_bulk(ready);
             let reads = self.read_bulk(ready);
             let idle = received.is_none() && reads.is_empty();
-            ready = match self.look(idle, warm) {
+            ready = match self.look(idle) {
                 Ok(ready) => ready,
                 Err(error) => return self.report(WorkerEvent::Failed { worker: self.id, error }),
             };
-            warm = !idle;
             self.refresh(&mut snapshot);
             if ready.has(BELL) {
                 self.outside.inbox.silence();
@@ -172,32 +167,14 @@ impl Worker {
         }
     }
 
-    /// What has something; sleeps until there is if this worker is `idle`, and not at once if it is `warm`.
-    fn look(&self, idle: bool, warm: bool) -> io::Result<Ready> {
-        if idle && warm {
-            let ready = self.look_again()?;
-            if ready != Ready::default() {
-                return Ok(ready);
-            }
-        }
+    /// What has something; sleeps until there is if this worker is `idle`.
+    fn look(&self, idle: bool) -> io::Result<Ready> {
         let timeout = match (idle, self.hold.is_empty()) {
             (false, _) => Some(Duration::ZERO),
             (true, false) => Some(HOLD_TICK),
             (true, true) => None,
         };
         self.epoll.wait(timeout).map(Ready)
-    }
-
-    /// Looks for a while; whoever else wants the processor gets it.
-    fn look_again(&self) -> io::Result<Ready> {
-        let until = Instant::now() + LOOK_AGAIN;
-        loop {
-            let ready = self.epoll.wait(Some(Duration::ZERO)).map(Ready)?;
-            if ready != Ready::default() || Instant::now() >= until {
-                return Ok(ready);
-            }
-            std::thread::yield_now();
-        }
     }
 
     /// Takes up a table that was published since. Called for every read, so that no packet that came after

@@ -18,6 +18,7 @@ pub mod error;
 mod list;
 pub mod net;
 mod routes;
+pub mod sched;
 pub mod sys;
 pub mod sys_net;
 mod sysctl;
