@@ -166,7 +166,11 @@ impl Key {
 
     #[inline(always)]
     fn find<H: Host>(self, host: &mut H, stamp: Stamp) -> Option<&Place> {
-        let place = host.place(self.index())?;
+        let (index, tag) = self.hash();
+        if !host.has_tag(index, tag) {
+            return None;
+        }
+        let place = host.place(index)?;
         let [a, b, c, d] = place.source.raw();
         let [e, f, g, h] = place.destination.raw();
         let [i, j, k, l] = self.source;
@@ -184,7 +188,9 @@ impl Key {
         if stamp.policy == 0 {
             return None;
         }
-        let place = host.place(self.index())?;
+        let (index, tag) = self.hash();
+        host.set_tag(index, tag);
+        let place = host.place(index)?;
         place.stamp = stamp;
         place.source = packet.source;
         place.destination = packet.destination;
@@ -194,9 +200,9 @@ impl Key {
     }
 
     /// Sum of products of pairs of words (the NH of UMAC, RFC 4418): quick, for no product waits for another. Who
-    /// finds colliding flows makes them slower, and no more than that.
+    /// finds colliding flows makes them slower, and no more than that. Returns the number of the place and its tag.
     #[inline(always)]
-    fn index(&self) -> u32 {
+    fn hash(&self) -> (u32, u16) {
         let [a, b, c, d] = self.source;
         let [e, f, g, h] = self.destination;
         let sum = product(a.wrapping_add(0x3c6e_f372), e.wrapping_add(0x1b87_3593))
@@ -204,7 +210,8 @@ impl Key {
             .wrapping_add(product(c.wrapping_add(0x05eb_ca6b), g.wrapping_add(0x42b2_ae35)))
             .wrapping_add(product(d.wrapping_add(0x1e37_79b9), h.wrapping_add(0x4cf5_ad43)))
             .wrapping_add(product(self.ports.wrapping_add(0x38b3_4ae5), self.kind.wrapping_add(0x6543_2f1b)));
-        (sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - CACHE_BITS)) as u32
+        let mixed = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed >> (64 - CACHE_BITS)) as u32, (mixed >> (48 - CACHE_BITS)) as u16)
     }
 }
 

@@ -92,6 +92,15 @@ pub trait Host {
         let _ = index;
         None
     }
+    /// Whether the place may hold what has this tag: a look that spares a long one.
+    fn has_tag(&mut self, index: u32, tag: u16) -> bool {
+        let _ = (index, tag);
+        true
+    }
+    /// Marks what is about to be put into the place.
+    fn set_tag(&mut self, index: u32, tag: u16) {
+        let _ = (index, tag);
+    }
 }
 
 /// What is to be done with a passed packet, apart from its addresses.

@@ -88,6 +88,9 @@ impl Host for KernelHost<'_> {
     #[inline(always)]
     fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool {
         let Some(generation) = maps::GENERATIONS.get(network) else { return false };
+        if generation.retired_until == 0 {
+            return false;
+        }
         let Some(bits) = maps::PORTS.get(port_slot(network, protocol, generation.active)) else {
             return false;
         };
@@ -151,6 +154,22 @@ impl Host for KernelHost<'_> {
     fn place(&mut self, index: u32) -> Option<&mut Place> {
         // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
         maps::CACHE.get_ptr_mut(index).map(|place| unsafe { &mut *place })
+    }
+
+    #[inline(always)]
+    fn has_tag(&mut self, index: u32, tag: u16) -> bool {
+        let Some(tags) = maps::CACHE_TAGS.get_ptr_mut(0) else { return false };
+        // SAFETY: as in `place`.
+        unsafe { &*tags }.get(index as usize).is_some_and(|kept| *kept == tag)
+    }
+
+    #[inline(always)]
+    fn set_tag(&mut self, index: u32, tag: u16) {
+        let Some(tags) = maps::CACHE_TAGS.get_ptr_mut(0) else { return };
+        // SAFETY: as in `place`.
+        if let Some(kept) = unsafe { &mut *tags }.get_mut(index as usize) {
+            *kept = tag;
+        }
     }
 }
 

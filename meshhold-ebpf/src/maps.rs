@@ -58,6 +58,10 @@ pub static EPOCH: Array<Epoch, 1> = Array::new();
 #[btf_map]
 pub static CACHE: PerCpuArray<Place, { 1 << CACHE_BITS }> = PerCpuArray::new();
 
+/// The tags of the places, close together: most of what isn't kept is told by them alone.
+#[btf_map]
+pub static CACHE_TAGS: PerCpuArray<[u16; 1 << CACHE_BITS], 1> = PerCpuArray::new();
+
 /// What is under way.
 pub struct Scratch {
     pub packet: Packet,
