@@ -50,7 +50,8 @@ fn a_cipher_can_be_named() {
 
 #[test]
 fn offloads_can_be_switched_off() {
-    for (text, offload) in [("node: {offload: false}", false), ("node: {offload: true}", true), (GOOD, true)] {
+    for (text, offload) in [("node: {offload: false}", false), ("node: {offload: true}", true), (GOOD, true)]
+    {
         assert_eq!(parse(text).unwrap().node.offload, offload);
     }
 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use meshhold::datapath::workers::offload::checksum::is_valid;
 use meshhold::datapath::workers::offload::header::{Layout, TCP, UDP};
 use meshhold::datapath::workers::offload::segment::Segments;
-use meshhold::datapath::workers::offload::virtio::{self, DATA_VALID, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader};
+use meshhold::datapath::workers::offload::virtio::{
+    self, DATA_VALID, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader,
+};
 use meshhold::datapath::workers::tun::Offload;
 use meshhold_core::session::Cipher;
 use support::{Inner, WAIT, connected};

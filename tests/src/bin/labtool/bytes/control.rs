@@ -96,8 +96,14 @@ impl Control {
         Self { stream: Mutex::new(stream), state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Takes in what the other end says, until its report.
+    /// Takes in what the other end says, until its report. Nothing will follow then, whatever was said.
     pub(super) fn listen(&self, stream: TcpStream) -> Result<()> {
+        let outcome = self.take_in(stream);
+        self.state().ended = true;
+        outcome
+    }
+
+    fn take_in(&self, stream: TcpStream) -> Result<()> {
         for line in BufReader::new(stream).lines() {
             let line = line.context("the other end said nothing")?;
             let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));

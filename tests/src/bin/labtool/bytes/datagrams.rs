@@ -28,7 +28,12 @@ pub(super) fn answer(mut stream: TcpStream, bind: SocketAddr, end: End, limits: 
 }
 
 /// The caller's end; what was found of its direction and of the server's.
-pub(super) fn call(mut stream: TcpStream, server: SocketAddr, end: End, limits: Limits) -> Result<[Report; 2]> {
+pub(super) fn call(
+    mut stream: TcpStream,
+    server: SocketAddr,
+    end: End,
+    limits: Limits,
+) -> Result<[Report; 2]> {
     let socket = Marked::connect(server)?;
     let said = read_line(&mut stream)?;
     ensure!(said == READY, "the server is not ready: {said}");
@@ -41,7 +46,11 @@ fn exchange(stream: TcpStream, socket: &Marked, end: End, limits: Limits) -> Res
     socket.set_timeout(LOOK)?;
     std::thread::scope(|scope| {
         let listener = scope.spawn(|| control.listen(said));
-        let sender = scope.spawn(|| send(socket, end, limits, &control));
+        let sender = scope.spawn(|| {
+            let sent = send(socket, end, limits, &control);
+            // The other end must not wait for what couldn't be sent.
+            control.end().and(sent)
+        });
         let ours = Receiver::new(end, limits).run(socket, &control)?;
         let (Ok(listened), Ok(sent)) = (listener.join(), sender.join()) else { bail!("a thread panicked") };
         sent.and(listened)?;
@@ -63,7 +72,7 @@ fn send(socket: &Marked, end: End, limits: Limits, control: &Control) -> Result<
         socket.send(bytes, burst.segment, burst.mark)?;
         sent.add(burst.count(), burst.bytes);
     }
-    control.end()
+    Ok(())
 }
 
 /// What has arrived so far, and what should.
