@@ -20,7 +20,7 @@ use meshhold_core::session::Cipher;
 use support::{Inner, WAIT, connected};
 
 const MTU: usize = 1420;
-const HEADERS: usize = 20_000;
+const HEADERS: usize = 6000;
 /// Headers between two looks whether the path still works.
 const BATCH: usize = 100;
 /// Good packets go to this port, by which they are told from the others.
