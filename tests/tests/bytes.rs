@@ -47,7 +47,7 @@ fn combination(name: &str, server: bool, caller: bool) -> Result<()> {
     let limit = START + Duration::from_secs(bytes / SLOWEST);
     lab::run_within(limit, &format!("bytes-{}", name.replace('/', "-")), |lab| {
         let (a, b) = pair(lab, server, caller)?;
-        let found = everywhere(&a, &b, bytes)?;
+        let found = everywhere(&a, &b, server, bytes)?;
         println!(
             "figure: offload {name}: {} bytes and {} datagrams, lost {}, altered {}, other DSCP or ECN {}, repeated {}, \
              {} streams with the same BLAKE3 at both ends",
@@ -79,8 +79,8 @@ fn pair(lab: &Lab, server: bool, caller: bool) -> Result<(Node, Node)> {
 }
 
 /// So many bytes in all, over all paths.
-fn everywhere(server: &Node, caller: &Node, bytes: u64) -> Result<Found> {
-    let paths = exchange::paths(server)?;
+fn everywhere(server: &Node, caller: &Node, offload: bool, bytes: u64) -> Result<Found> {
+    let paths = exchange::paths(server, offload)?;
     let mut found = Found::default();
     let rounds = bytes.div_ceil(paths.len() as u64 * AT_ONCE).max(1);
     let each = bytes / (rounds * paths.len() as u64);

@@ -19,13 +19,15 @@ const BURST: usize = 64;
 const BURST_BYTES: usize = 60_000;
 /// Most datagrams of one size that are sent one after another.
 const RUN: usize = 24;
+/// Largest of them: a whole packet on each path.
+const RUN_SIZE: usize = 1364;
 
 /// Payload sizes that the path allows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Of any datagram.
     pub(super) largest: usize,
-    /// Of the segments of a burst: these are never fragmented.
+    /// Of the segments of a burst: these are never fragmented. 0 = no bursts.
     pub(super) segment: usize,
 }
 
@@ -97,8 +99,8 @@ impl Plan {
             4 => self.single(|random| random.below(largest + 1)),
             5 => self.single(|random| largest - random.below(4)),
             6..=9 => self.single(|random| random.below(1501)),
-            10..=12 => self.run(segment),
-            _ => self.burst(segment),
+            13.. if segment > 0 => self.burst(segment),
+            _ => self.run(),
         }
     }
 
@@ -108,8 +110,8 @@ impl Plan {
     }
 
     /// Datagrams of one size, of which some have another mark than the one before: what may and what must not be joined.
-    fn run(&mut self, segment: usize) {
-        let (size, mut mark) = (1 + self.random.below(segment), self.mark());
+    fn run(&mut self) {
+        let (size, mut mark) = (1 + self.random.below(RUN_SIZE), self.mark());
         for _ in 0..2 + self.random.below(RUN - 1) {
             self.push(size, size, mark);
             if self.random.below(4) == 0 {
