@@ -119,12 +119,32 @@ fn transport_checksum(ctx: &TcContext, packet: &Packet, start: u32, difference: 
         return Ok(());
     }
     let (offset, flags) = match packet.protocol {
+        UDP if is_super_packet(ctx) => return add_to_partial(ctx, (start + 6) as usize, difference),
         TCP => (start + 16, BPF_F_PSEUDO_HDR),
         // A zero UDP checksum means "none" and stays so.
         UDP => (start + 6, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0),
         _ => return Ok(()),
     };
     ctx.l4_csum_replace(offset as usize, 0, u64::from(difference), u64::from(flags)).or(Err(Failed))
+}
+
+#[inline(always)]
+fn is_super_packet(ctx: &TcContext) -> bool {
+    // SAFETY: the context is the program's own.
+    unsafe { (*ctx.skb.skb).gso_size != 0 }
+}
+
+/// The checksum of a UDP super-packet holds the pseudo-header sum, which segmentation completes. On interfaces without
+/// checksum offload Linux doesn't say so (`udp_send_skb` leaves `CHECKSUM_NONE`), and the kernel's helper takes it for a
+/// complete one.
+#[inline(always)]
+fn add_to_partial(ctx: &TcContext, offset: usize, difference: u32) -> Result<(), Failed> {
+    let sum: u16 = ctx.load(offset).or(Err(Failed))?;
+    if sum == 0 {
+        return Ok(());
+    }
+    let sum = fold(u64::from(sum) + u64::from(difference));
+    ctx.store(offset, &sum, 0).or(Err(Failed))
 }
 
 /// What the new addresses add to a ones' complement sum over the packet's own ones, as the kernel's helpers take it.

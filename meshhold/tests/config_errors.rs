@@ -49,6 +49,14 @@ fn a_cipher_can_be_named() {
 }
 
 #[test]
+fn offloads_can_be_switched_off() {
+    for (text, offload) in [("node: {offload: false}", false), ("node: {offload: true}", true), (GOOD, true)]
+    {
+        assert_eq!(parse(text).unwrap().node.offload, offload);
+    }
+}
+
+#[test]
 fn each_bad_value_is_refused_at_its_place() {
     let long = format!("/{}", "s".repeat(200));
     let cases: &[(&str, &str, usize, &str)] = &[
@@ -61,6 +69,8 @@ fn each_bad_value_is_refused_at_its_place() {
         ("'[::]:7777'", "'[::]:70000'", 4, "node.listen"),
         ("name: laptop", "cipher: rot13", 2, "node.cipher"),
         ("name: laptop", "cipher: [auto]", 2, "node.cipher"),
+        ("name: laptop", "offload: maybe", 2, "node.offload"),
+        ("name: laptop", "offload: 0", 2, "node.offload"),
         ("peers: []", "peers: [/ip4/1.2.3.4/tcp/1]", 5, "bootstrap_peers[0]"),
         ("peers: []", "peers: hello", 5, "bootstrap_peers"),
         ("/run/meshhold/control.sock", "control.sock", 7, "api.socket"),

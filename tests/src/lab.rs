@@ -50,8 +50,13 @@ pub struct Lab {
 
 /// Runs one lab test: builds the lab, and prints all logs if the test fails.
 pub fn run(name: &str, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
+    run_within(TEST_LIMIT, name, test)
+}
+
+/// As [`run`], with another hard limit than other tests.
+pub fn run_within(limit: Duration, name: &str, test: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
     let mut lab = Lab::new(name, &sibling("meshhold")?, Lifetime::Scoped)?;
-    lab._watchdog = Some(watch(name));
+    lab._watchdog = Some(watch(limit, name));
     let outcome = test(&lab);
     lab.failed.set(outcome.is_err());
     outcome
@@ -285,12 +290,12 @@ fn sibling(name: &str) -> Result<PathBuf> {
 }
 
 /// Ends the whole test run when a test exceeds its limit: all its processes die with it.
-fn watch(name: &str) -> mpsc::Sender<()> {
+fn watch(limit: Duration, name: &str) -> mpsc::Sender<()> {
     let (alive, over) = mpsc::channel();
     let name = name.to_owned();
     std::thread::spawn(move || {
-        if over.recv_timeout(TEST_LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{name}: not over after {TEST_LIMIT:?}, giving up");
+        if over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{name}: not over after {limit:?}, giving up");
             std::process::exit(101);
         }
     });

@@ -4,6 +4,7 @@
 //! product, so that a test can't pass by knowing an inside.
 
 pub mod capture;
+pub mod exchange;
 pub mod lab;
 pub mod node;
 pub mod process;

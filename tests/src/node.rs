@@ -27,6 +27,8 @@ pub struct Settings {
     pub name: Option<String>,
     /// Value of `node.cipher`.
     pub cipher: Option<&'static str>,
+    /// Value of `node.offload`, if not the default.
+    pub offload: Option<bool>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -265,6 +267,9 @@ impl Node {
         let mut text = format!("node:\n  name: {name}\n  data_dir: {}\n", show(&self.data_dir())?);
         if let Some(cipher) = self.settings.cipher {
             writeln!(text, "  cipher: {cipher}")?;
+        }
+        if let Some(offload) = self.settings.offload {
+            writeln!(text, "  offload: {offload}")?;
         }
         if !self.settings.bootstrap.is_empty() {
             text.push_str("bootstrap_peers:\n");

@@ -28,6 +28,13 @@ pub fn echo(host: &Host, protocol: &str, bind: IpAddr, port: u16) -> Result<Proc
     ready(process, &label, |process| Ok(process.log()?.contains("serving")))
 }
 
+/// The other end of an exchange of checked content.
+pub fn bytes(host: &Host, bind: IpAddr, port: u16) -> Result<Process> {
+    let label = format!("bytes-{port}");
+    let process = host.spawn_tool(&label, &["serve", "bytes", &bind.to_string(), &port.to_string()])?;
+    ready(process, &label, |process| Ok(process.log()?.contains("serving")))
+}
+
 /// nginx with one page, bound to `listen` (`127.0.0.1:80`, `[::1]:80`).
 pub fn nginx(host: &Host, listen: &str) -> Result<Process> {
     let root = host.directory().join("www");

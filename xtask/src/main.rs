@@ -7,6 +7,7 @@ mod ci;
 mod demo;
 mod setup;
 mod sizes;
+mod soak;
 mod test;
 
 use anyhow::Result;
@@ -37,6 +38,8 @@ enum Task {
     },
     /// Measure two nodes beside raw veth and a bare tunnel, in namespaces of this machine (as root)
     Bench(bench::Arguments),
+    /// Checked content between two nodes, with and without offloads (as root)
+    Soak(soak::Arguments),
     /// Run every test (as root); ends with `N passed, N failed`
     Test,
     /// Formatting, lints, documentation, sizes, then every test
@@ -52,6 +55,7 @@ fn main() -> Result<()> {
         Task::Demo { stop: true, .. } => demo::stop(),
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Test => test::run(),
         Task::Ci => ci::run(),
         Task::Sizes => sizes::run(),

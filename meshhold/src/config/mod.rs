@@ -67,6 +67,9 @@ pub struct NodeConfig {
     /// The only cipher that circuits may use; `None` takes the fastest that both ends have.
     #[serde(deserialize_with = "value::cipher")]
     pub cipher: Option<Cipher>,
+    /// False: each packet travels singly between the daemon and the kernel, for kernels or drivers that break
+    /// super-packets.
+    pub offload: bool,
 }
 
 /// Section `api`.
@@ -123,6 +126,7 @@ impl Default for NodeConfig {
             data_dir: PathBuf::from("/var/lib/meshhold"),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7777)),
             cipher: None,
+            offload: true,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use meshhold_common::Reason;
 
+use crate::config::Config;
 use crate::control::api::{DatapathMode, DatapathStatus};
 use crate::datapath::counters::Activity;
 use crate::datapath::ebpf::{EbpfDatapath, Events};
@@ -46,9 +47,9 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Creates the interface and loads the programs, as far as the process may. What can't be had becomes a
     /// warning, never an error.
-    pub(super) async fn new(interface: &str, enabled: bool, workers: usize) -> Self {
+    pub(super) async fn new(config: &Config, workers: usize) -> Self {
         let mut lan = Lan {
-            interface: interface.to_owned(),
+            interface: config.meshlan.interface.clone(),
             net: None,
             kernel: None,
             workers: None,
@@ -56,12 +57,12 @@ impl Prepared {
             guarded: BTreeMap::new(),
             warnings: Vec::new(),
         };
-        if !enabled {
+        if !config.meshlan.enabled {
             return Self { lan, queues: None };
         }
         let missing = caps::probe();
         lan.warnings.extend(missing.iter().map(ToString::to_string));
-        let queues = match lan.create(workers).await {
+        let queues = match lan.create(workers, config.node.offload).await {
             Ok(queues) => Some(queues),
             Err(error) => {
                 lan.warn_unless(!missing.is_empty(), format!("no mesh interface: {error:#}"));
@@ -91,11 +92,11 @@ impl Prepared {
 }
 
 impl Lan {
-    async fn create(&mut self, workers: usize) -> anyhow::Result<TunQueues> {
+    async fn create(&mut self, workers: usize, offload: bool) -> anyhow::Result<TunQueues> {
         let net = Net::new()?;
         net.require_free(&self.interface).await?;
         cleanup::stale(&net, &self.interface).await?;
-        let queues = TunQueues::create(&self.interface, workers, true)?;
+        let queues = TunQueues::create(&self.interface, workers, offload)?;
         self.net = Some(net);
         Ok(queues)
     }

@@ -35,13 +35,13 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let server = Server::bind(&config.socket())?;
 
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let mut lan = Prepared::new(&config.meshlan.interface, config.meshlan.enabled, count).await;
+    let mut lan = Prepared::new(&config, count).await;
     let workers_config = WorkersConfig {
         interface: lan.queues.take(),
         listen: config.node.listen,
         count,
         mtu: config.meshlan.mtu,
-        offload: true,
+        offload: config.node.offload,
     };
     let (workers, control_socket, worker_events) = Workers::start(workers_config).with_context(|| {
         format!("cannot use UDP {}; set node.listen to a free address", config.node.listen)

@@ -3,6 +3,7 @@
 //! Each prints one line a fact, for the test to read. It knows nothing of MeshHold.
 
 mod ask;
+mod bytes;
 mod capture;
 mod flood;
 mod flow;
@@ -15,6 +16,9 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "labtool serve tcp|udp BIND PORT
 labtool ask tcp|udp ADDRESS PORT [BYTES]     the address that the server saw, after an echo of BYTES
+labtool serve bytes BIND PORT                the other end of `exchange`
+labtool exchange ADDRESS PORT SEED TCP_BYTES UDP_BYTES LARGEST SEGMENT   checked content both ways; LARGEST datagram,
+                                             and of those that UDP_SEGMENT cuts
 labtool await ADDRESS PORT LIMIT_MS          tries until a TCP connection stands
 labtool flow ADDRESS PORT                    one long TCP connection, a line for each echo
 labtool probe ADDRESS PORT                   a new TCP connection every millisecond
@@ -31,6 +35,11 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["serve", "tcp", bind, port] => serve::tcp(target(bind, port)?),
         ["serve", "udp", bind, port] => serve::udp(target(bind, port)?),
+        ["serve", "bytes", bind, port] => bytes::serve(target(bind, port)?),
+        ["exchange", address, port, seed, tcp, udp, largest, segment] => {
+            let server = target(address, port)?;
+            bytes::call(server, seed.parse()?, tcp.parse()?, udp.parse()?, [largest, segment])
+        }
         ["ask", "tcp", address, port, size @ ..] => ask::tcp(target(address, port)?, bytes(size)?),
         ["ask", "udp", address, port, size @ ..] => ask::udp(target(address, port)?, bytes(size)?),
         ["await", address, port, limit] => ask::until_connected(target(address, port)?, limit.parse()?),
