@@ -6,8 +6,7 @@ use std::cell::Cell;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -128,7 +127,7 @@ pub struct Host {
     /// The daemon's executable.
     pub meshhold: PathBuf,
     directory: PathBuf,
-    namespace: Rc<Namespace>,
+    namespace: Arc<Namespace>,
 }
 
 impl Host {
@@ -136,7 +135,7 @@ impl Host {
     fn new(name: &str, number: u8, parent: &Path, meshhold: &Path, lifetime: Lifetime) -> Result<Self> {
         let directory = parent.join(name);
         std::fs::create_dir(&directory)?;
-        let namespace = Rc::new(Namespace::new(name, &directory, lifetime)?);
+        let namespace = Arc::new(Namespace::new(name, &directory, lifetime)?);
         let ipv4 = Ipv4Addr::new(10, 90, 0, number);
         let ipv6 = Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, number.into());
         Ok(Self { name: name.to_owned(), ipv4, ipv6, meshhold: meshhold.to_owned(), directory, namespace })

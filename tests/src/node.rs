@@ -116,6 +116,11 @@ impl Node {
         Ok(key)
     }
 
+    /// As [`Self::mint`], for a network with an IPv4 range of its own.
+    pub fn mint_in(&self, range: &str, allow: &[&str]) -> Result<String> {
+        self.meshhold(&add_arguments(&["--ipv4-range", range], allow))
+    }
+
     /// Joins the network of `key`, which goes in by standard input.
     pub fn join(&self, key: &str, allow: &[&str]) -> Result<()> {
         self.meshhold_with_input(&add_arguments(&["--key", "-"], allow), key).map(drop)

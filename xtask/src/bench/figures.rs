@@ -145,7 +145,7 @@ impl Line {
 }
 
 /// Median, least and most; `None` of nothing.
-fn spread(figures: impl Iterator<Item = f64>) -> Option<Spread> {
+pub(super) fn spread(figures: impl Iterator<Item = f64>) -> Option<Spread> {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
     let (least, most, count) = (*figures.first()?, *figures.last()?, figures.len());

@@ -76,13 +76,18 @@ fn parse_own(stat: &str) -> Option<f64> {
 
 /// Resident memory of these processes in MiB.
 pub(super) fn resident(pids: &[u32]) -> Result<f64> {
-    let mut kib = 0.0;
-    for pid in pids {
-        let status = read(&format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-        kib += line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap_or_default();
-    }
-    Ok(kib / 1024.0)
+    pids.iter().map(|pid| memory(*pid, "VmRSS:")).sum()
+}
+
+/// The most that was ever resident of a process, in MiB.
+pub(super) fn peak(pid: u32) -> Result<f64> {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, field: &str) -> Result<f64> {
+    let status = read(&format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<f64>().unwrap_or_default() / 1024.0)
 }
 
 /// Waits until the machine stands idle twice in a row, or `limit` has passed; yields how busy it was last, in percent.

@@ -2,6 +2,7 @@
 //!
 //! Owns arguments and the order of the runs. Must not know how a row is started or a figure is taken.
 
+mod circuits;
 mod ebpf;
 mod figures;
 mod install;
@@ -51,6 +52,9 @@ pub(crate) struct Arguments {
     /// Show instead what a packet costs in the kernel programs, without traffic
     #[arg(long, conflicts_with = "profile")]
     ebpf: bool,
+    /// Show instead what many peers cost: 1, 10, 100 active circuits, 10,000 idle peers (--peers names the cases)
+    #[arg(long, conflicts_with_all = ["profile", "ebpf"])]
+    circuits: bool,
     /// Leave the small datagrams out
     #[arg(long)]
     no_udp: bool,
@@ -70,6 +74,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     if arguments.ebpf {
         return ebpf::run();
+    }
+    if arguments.circuits {
+        return circuits::run(arguments);
     }
     if arguments.install {
         install::install(&named(&arguments.peers)?)?;

@@ -1,5 +1,7 @@
 //! The results as Markdown.
 
+use serde_json::Value;
+
 use super::figures::{Line, Results};
 
 /// A column: heading, the figures in it, decimals, and whether the range is shown.
@@ -62,14 +64,6 @@ pub(super) fn markdown(results: &Results) -> String {
 }
 
 fn introduction(results: &Results) -> String {
-    let fact = |name: &str| match results.facts.get(name) {
-        Some(serde_json::Value::String(text)) => text.clone(),
-        Some(serde_json::Value::Array(list)) => {
-            list.iter().filter_map(|item| item.as_str()).collect::<Vec<_>>().join(" ")
-        }
-        Some(other) => other.to_string(),
-        None => "unknown".to_owned(),
-    };
     let share = |name: &str| {
         let spread = results.overall(name);
         spread.map_or("unknown".to_owned(), |spread| {
@@ -79,20 +73,31 @@ fn introduction(results: &Results) -> String {
     let (rounds, seconds) = (results.rounds(), results.seconds);
     format!(
         "Topology {}, underlay {}; medians (min..max) of {rounds} interleaved rounds, {seconds} s a TCP run. \
-         Machine: {}, {} cores, {}, {} GiB, kernel {}, {}, load at the start {}; busy before a measurement: {}; taken by the hypervisor during one: {}. \
+         Machine: {}; busy before a measurement: {}; taken by the hypervisor during one: {}. \
          Client, server and both ends share the cores. Bound: the row copy-… of the same cipher family \
          (128-bit keys for AES).\n\n",
         results.topology,
         results.underlay,
-        fact("cpu"),
-        fact("cores"),
-        fact("flags"),
-        fact("memory_gib"),
-        fact("kernel"),
-        fact("iperf3"),
-        fact("load"),
+        machine(&results.facts),
         share("busy_pct"),
         share("stolen_pct"),
+    )
+}
+
+/// What [`super::machine::facts`] gave, in one line.
+pub(super) fn machine(facts: &Value) -> String {
+    let fact = |name: &str| match facts.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(list)) => {
+            list.iter().filter_map(|item| item.as_str()).collect::<Vec<_>>().join(" ")
+        }
+        Some(other) => other.to_string(),
+        None => "unknown".to_owned(),
+    };
+    let [cpu, cores, flags] = ["cpu", "cores", "flags"].map(fact);
+    let [memory, kernel, iperf3, load] = ["memory_gib", "kernel", "iperf3", "load"].map(fact);
+    format!(
+        "{cpu}, {cores} cores, {flags}, {memory} GiB, kernel {kernel}, {iperf3}, load at the start {load}"
     )
 }
 
