@@ -25,7 +25,7 @@ pub const MAX_PEERS: usize = 4096;
 const MAX_TRIES: u32 = 4096;
 
 /// What of a membership survives a restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MembershipState {
     /// Attempt that our block comes from.

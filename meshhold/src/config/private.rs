@@ -8,8 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// Larger files are none of ours (bytes).
-const MAX_BYTES: u64 = 8 << 20;
+/// Larger files are none of ours (bytes). A node that knows 10,000 peers remembers less than a tenth of it.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Why a private file couldn't be used.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,11 @@ pub fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, PrivateError> {
 ///
 /// The caller keeps other writers away. The file gets its folder's owner, so that root may write for the daemon.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), PrivateError> {
+    write_with(path, |file| file.write_all(content))
+}
+
+/// As [`write`], with content that is made on the way: it never stands in memory as a whole.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), PrivateError> {
     let fail = |action| move |e| io_error(path, action, e);
     let folder = path.parent().unwrap_or(Path::new("/"));
     let temporary = path.with_extension("tmp");
@@ -94,7 +99,7 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), PrivateError> {
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
     let mut file = created.map_err(fail("can't write beside it"))?;
     adopt(&file, folder).map_err(fail("can't give it to its folder's owner"))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(fail("can't write it"))?;
+    fill(&mut file).and_then(|()| file.sync_all()).map_err(fail("can't write it"))?;
     std::fs::rename(&temporary, path).map_err(fail("can't replace it"))?;
     File::open(folder).and_then(|dir| dir.sync_all()).map_err(fail("can't make it durable"))
 }

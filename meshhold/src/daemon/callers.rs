@@ -19,11 +19,13 @@ const CAPACITY: u32 = (1 << 21) - 1;
 pub(super) type PeerKey = (NetworkId, NodeId);
 
 /// The numbers given out so far.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<Assignment>", into = "Vec<Assignment>")]
 pub(super) struct Callers {
     numbers: BTreeMap<PeerKey, u32>,
     used: BTreeSet<u32>,
+    /// Every number up to this one is taken.
+    full: u32,
 }
 
 /// How one assignment is kept on disk.
@@ -40,7 +42,8 @@ impl Callers {
         if let Some(number) = self.numbers.get(&peer) {
             return Some(*number);
         }
-        let free = (1..CAPACITY).find(|n| !self.used.contains(n))?;
+        let free = (self.full + 1..CAPACITY).find(|n| !self.used.contains(n))?;
+        self.full = free;
         self.numbers.insert(peer, free);
         self.used.insert(free);
         Some(free)
@@ -55,6 +58,7 @@ impl Callers {
     pub(super) fn retain(&mut self, keep: impl Fn(&PeerKey) -> bool) {
         self.numbers.retain(|peer, _| keep(peer));
         self.used = self.numbers.values().copied().collect();
+        self.full = 0;
     }
 }
 

@@ -3,6 +3,8 @@
 //! Owns the file `state.json` in the data folder. Must not know what the parts mean.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -14,7 +16,7 @@ use crate::config::private;
 use crate::link::Snapshot;
 
 /// The file's content.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct State {
     /// By network id (hex): our claim and the records of the others.
@@ -25,11 +27,12 @@ pub(super) struct State {
     pub(super) links: Snapshot,
 }
 
-/// Where the state is kept, and what was written last.
+/// Where the state is kept, and a digest of what the file holds: with thousands of peers the content itself would be
+/// most of the daemon's memory.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
-    written: Vec<u8>,
+    written: Option<u64>,
 }
 
 impl StateFile {
@@ -37,29 +40,75 @@ impl StateFile {
     /// derived again and the peers are found again.
     pub(super) fn open(data_dir: &Path) -> anyhow::Result<(Self, State)> {
         let path = data_dir.join("state.json");
-        let written = private::read(&path)?.map(|bytes| bytes.to_vec()).unwrap_or_default();
-        if written.is_empty() {
-            return Ok((Self { path, written }, State::default()));
+        let content = private::read(&path)?.filter(|content| !content.is_empty());
+        let Some(content) = content else { return Ok((Self { path, written: None }, State::default())) };
+        match serde_json::from_slice::<State>(&content) {
+            Ok(state) => Ok((Self { path, written: Some(digest(&state)) }, state)),
+            Err(error) => {
+                set_aside(&path, &error)?;
+                Ok((Self { path, written: None }, State::default()))
+            }
         }
-        let state = serde_json::from_slice(&written).or_else(|error| set_aside(&path, &error))?;
-        Ok((Self { path, written }, state))
     }
 
     /// Writes `state` if it differs from what the file holds.
     pub(super) fn save(&mut self, state: &State) -> anyhow::Result<()> {
-        let bytes = serde_json::to_vec(state).context("cannot encode the state")?;
-        if bytes == self.written {
+        let digest = Some(digest(state));
+        if digest == self.written {
             return Ok(());
         }
-        private::write(&self.path, &bytes)?;
-        self.written = bytes;
+        private::write_with(&self.path, |file| {
+            let mut file = BufWriter::new(file);
+            serde_json::to_writer(&mut file, state)?;
+            file.flush()
+        })?;
+        self.written = digest;
         Ok(())
     }
 }
 
-fn set_aside(path: &Path, error: &serde_json::Error) -> anyhow::Result<State> {
+fn digest(state: &State) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    state.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn set_aside(path: &Path, error: &serde_json::Error) -> anyhow::Result<()> {
     let aside = path.with_extension("json.damaged");
     tracing::warn!("{} is damaged ({error}); moved to {}, starting afresh", path.display(), aside.display());
-    std::fs::rename(path, &aside).with_context(|| format!("cannot move {} aside", path.display()))?;
-    Ok(State::default())
+    std::fs::rename(path, &aside).with_context(|| format!("cannot move {} aside", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(attempt: u32) -> State {
+        let claim = MembershipState { attempt, ..MembershipState::default() };
+        State { networks: BTreeMap::from([("07".to_owned(), claim)]), ..State::default() }
+    }
+
+    #[test]
+    fn only_what_changed_is_written_and_a_restart_knows_what_the_file_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut file, empty) = StateFile::open(folder.path()).unwrap();
+        assert!(empty.networks.is_empty());
+        file.save(&state(1)).unwrap();
+        let (mut file, found) = StateFile::open(folder.path()).unwrap();
+        assert_eq!(found.networks, state(1).networks);
+        std::fs::remove_file(&file.path).unwrap();
+        file.save(&state(1)).unwrap();
+        assert!(!file.path.exists(), "nothing has changed");
+        file.save(&state(2)).unwrap();
+        assert!(file.path.exists());
+    }
+
+    #[test]
+    fn a_damaged_file_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        private::write(&folder.path().join("state.json"), b"{\"networks\": 1}").unwrap();
+        let (_, state) = StateFile::open(folder.path()).unwrap();
+        assert!(state.networks.is_empty());
+        assert!(folder.path().join("state.json.damaged").exists());
+    }
 }

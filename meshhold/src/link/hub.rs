@@ -73,7 +73,7 @@ pub(super) struct State {
     /// Latest first.
     remembered: Vec<(NodeId, SocketAddr)>,
     /// Envelopes from disk whose topic nobody has subscribed to yet.
-    saved: Vec<Envelope>,
+    saved: Vec<Arc<Envelope>>,
 }
 
 /// [`State`] shared between the task and [`super::Links`].
@@ -135,7 +135,7 @@ impl State {
         let mut outputs = self.gossip.subscribe(topic);
         let (ours, others) = std::mem::take(&mut self.saved).into_iter().partition(|e| e.topic == topic);
         self.saved = others;
-        let ours: Vec<Envelope> = ours;
+        let ours: Vec<Arc<Envelope>> = ours;
         outputs.extend(ours.into_iter().flat_map(|envelope| self.gossip.restore(now_unix(), envelope)));
         outputs
     }

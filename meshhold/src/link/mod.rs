@@ -8,6 +8,7 @@ mod dial;
 mod endpoint;
 mod frame;
 mod hub;
+mod packed;
 mod peer;
 mod reset;
 mod socket;
@@ -57,12 +58,13 @@ pub struct LinksConfig {
 }
 
 /// What links would like to find again after a restart.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Hash, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Nodes that we had links to and their address, latest first.
     pub links: Vec<(NodeId, SocketAddr)>,
     /// Envelopes of the topics subscribed to.
-    pub envelopes: Vec<Envelope>,
+    #[serde(with = "packed")]
+    pub envelopes: Vec<Arc<Envelope>>,
 }
 
 /// What happens on links and on the control socket.

@@ -1,14 +1,16 @@
 //! Members that exist on paper only, so that one daemon can know thousands of peers without thousands of processes.
 //!
 //! Each has an identity of its own, and a record that it signed and sealed: a daemon checks it like any other. Knows
-//! the shape of the daemon's state file, in which such records wait.
+//! where in the daemon's state file such records wait.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use meshhold::link::Snapshot;
 use meshhold_core::address::Block;
 use meshhold_core::identity::Identity;
 use meshhold_core::key::{MeshKey, NetworkKeys};
@@ -27,12 +29,12 @@ pub(crate) fn print(count: usize) -> Result<()> {
         let here = count * (at + 1) / keys.len() - count * at / keys.len();
         envelopes.extend(members(key, here, now)?);
     }
-    let state = json!({"links": {"links": [], "envelopes": envelopes}});
+    let state = json!({"links": Snapshot { links: Vec::new(), envelopes }});
     std::io::stdout().write_all(state.to_string().as_bytes()).context("cannot write the state")
 }
 
 /// The records of `count` members, no two of which claim the same block.
-fn members(key: &MeshKey, count: usize, now: u64) -> Result<Vec<Envelope>> {
+fn members(key: &MeshKey, count: usize, now: u64) -> Result<Vec<Arc<Envelope>>> {
     let keys = NetworkKeys::derive(key);
     let (mut taken4, mut taken6) = (BTreeSet::new(), BTreeSet::new());
     let mut envelopes = Vec::with_capacity(count);
@@ -40,7 +42,8 @@ fn members(key: &MeshKey, count: usize, now: u64) -> Result<Vec<Envelope>> {
         let identity = Identity::generate(&mut OsRng);
         let block = Block::derive(&keys, key.range, identity.node_id(), 0);
         if taken4.insert(block.base4) && taken6.insert(block.base6) {
-            envelopes.push(record(&identity, envelopes.len(), now).seal(&keys, &identity, &mut OsRng)?);
+            let envelope = record(&identity, envelopes.len(), now).seal(&keys, &identity, &mut OsRng)?;
+            envelopes.push(Arc::new(envelope));
         }
     }
     Ok(envelopes)

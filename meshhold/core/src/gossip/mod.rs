@@ -212,11 +212,10 @@ impl Gossip {
     }
 
     /// Takes back an envelope kept on disk. Nothing happens when it is damaged, expired or of no topic of ours.
-    pub fn restore(&mut self, now_unix: u64, envelope: Envelope) -> Vec<Output> {
+    pub fn restore(&mut self, now_unix: u64, envelope: Arc<Envelope>) -> Vec<Output> {
         if !self.store.is_own(&envelope.topic) || !envelope.verify() {
             return Vec::new();
         }
-        let envelope = Arc::new(envelope);
         match self.store.insert(now_unix, &envelope, None, |_| true) {
             Ok(()) => core::iter::once(Output::Deliver(envelope.clone()))
                 .chain(self.spread(None, &envelope))
@@ -226,8 +225,8 @@ impl Gossip {
     }
 
     /// Every envelope of our topics, to be kept on disk.
-    pub fn store(&self) -> impl Iterator<Item = &Envelope> {
-        self.store.own_topics().flat_map(|topic| self.store.all(&topic)).map(AsRef::as_ref)
+    pub fn store(&self) -> impl Iterator<Item = &Arc<Envelope>> {
+        self.store.own_topics().flat_map(|topic| self.store.all(&topic))
     }
 
     /// Forgets what has expired.

@@ -186,7 +186,7 @@ fn an_envelope_that_no_member_signed_is_refused_and_closes_its_link() {
         gossip.introduce(1);
         let outputs = gossip.handle(NOW, 1, Message::Push(Arc::new(bad.clone())));
         assert!(matches!(outputs[..], [Output::Violation { link: 1, .. }]), "{outputs:?}");
-        assert!(gossip.restore(NOW, bad).is_empty());
+        assert!(gossip.restore(NOW, bad.into()).is_empty());
         assert_eq!(gossip.store().count(), 0);
         let good = Message::Push(Arc::new(signed(&key, 0, 1)));
         assert_eq!(delivered(&gossip.handle(NOW, 1, good)), [1], "the same from a member passes");
@@ -240,9 +240,9 @@ fn what_expires_is_forgotten_and_never_taken() {
 fn what_is_restored_is_delivered() {
     let key = network(1);
     let mut gossip = Gossip::new(Limits::default());
-    assert!(gossip.restore(NOW, signed(&key, 0, 3)).is_empty(), "no topic of ours");
+    assert!(gossip.restore(NOW, signed(&key, 0, 3).into()).is_empty(), "no topic of ours");
     gossip.subscribe(key.topic_id());
-    assert_eq!(delivered(&gossip.restore(NOW, signed(&key, 0, 3))), [3]);
+    assert_eq!(delivered(&gossip.restore(NOW, signed(&key, 0, 3).into())), [3]);
     assert_eq!(gossip.store().count(), 1);
 }
 

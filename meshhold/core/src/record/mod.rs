@@ -49,7 +49,7 @@ pub struct RecordBody {
 }
 
 /// A sealed record on its way. Says nothing about who wrote it to a node without the network key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Envelope {
     /// Public key of the topic.
     pub topic: [u8; 32],

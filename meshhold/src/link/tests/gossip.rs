@@ -53,7 +53,7 @@ async fn an_envelope_reaches_members_through_a_relay_without_the_key() {
     after.links.subscribe(topic);
     after.until_news(&second).await;
     assert!(relay.links.snapshot().envelopes.is_empty());
-    assert_eq!(after.links.snapshot().envelopes, [second]);
+    assert_eq!(after.links.snapshot().envelopes, [Arc::new(second)]);
 }
 
 #[tokio::test]
