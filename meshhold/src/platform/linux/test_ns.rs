@@ -46,3 +46,12 @@ pub(super) fn snapshot() -> String {
         ["rule show", "-6 rule show", "route show table all", "-6 route show table all", "-br addr show"];
     parts.iter().map(|part| ip(part)).collect()
 }
+
+/// Waits until `holds`, two seconds at the most.
+pub(super) fn wait_for(holds: impl Fn() -> bool) {
+    let late = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    while !holds() {
+        assert!(std::time::Instant::now() < late, "what was waited for never came");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}

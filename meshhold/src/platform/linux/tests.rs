@@ -12,7 +12,7 @@ use super::{
     error::NetError,
     net::{InterfaceSetup, Net, NetworkAddresses},
     routes::table_of,
-    test_ns::{ip, isolated, snapshot},
+    test_ns::{ip, isolated, snapshot, wait_for},
     watch::{Link, LinkKind, NetEvent, watch},
 };
 
@@ -197,6 +197,8 @@ fn after_a_kill_mesh_packets_are_refused_until_the_next_start() {
         // A live interface of another daemon loses nothing.
         let _device = create_tun("mesh0");
         net.set_up(&setup(vec![network(0)])).await.unwrap();
+        // The kernel adds the local route of an IPv6 address a moment after the address.
+        wait_for(|| snapshot().contains("local fd12:0:0:5::1 dev mesh0"));
         let live = snapshot();
         assert_eq!(cleanup::stale(&net, "mesh1").await.unwrap(), 0);
         assert_eq!(snapshot(), live);
