@@ -20,6 +20,10 @@ pub(crate) struct Tally {
     failed: u64,
     broken: Vec<String>,
     figures: Vec<String>,
+    /// What the failed tests printed, shown again at the end of the log.
+    failures: Vec<String>,
+    /// The lines read are about failed tests.
+    in_failures: bool,
 }
 
 /// A test program.
@@ -124,6 +128,11 @@ impl Tally {
         if let Some((passed, failed)) = result(line) {
             self.passed += passed;
             self.failed += failed;
+            self.in_failures = false;
+        }
+        self.in_failures |= line == "failures:";
+        if self.in_failures {
+            self.failures.push(line.to_owned());
         }
         if let Some(figure) = line.strip_prefix("figure: ") {
             self.figures.push(figure.to_owned());
@@ -155,6 +164,9 @@ impl Tally {
 
     /// Prints the figures, what broke, and the closing line; fails if anything failed.
     pub(crate) fn close(self) -> Result<()> {
+        for line in &self.failures {
+            println!("{line}");
+        }
         for figure in &self.figures {
             println!("figure: {figure}");
         }
@@ -191,6 +203,23 @@ mod tests {
         assert_eq!(result(line), Some((12, 3)));
         assert_eq!(result("test result: ok. 0 passed; 0 failed; 0 ignored"), Some((0, 0)));
         assert_eq!(result("test connect ... ok"), None);
+    }
+
+    #[test]
+    fn failures_are_kept_for_the_end() {
+        let mut tally = Tally::default();
+        let log = [
+            "test a ... FAILED",
+            "failures:",
+            "---- a stdout ----",
+            "test result: FAILED. 0 passed; 1 failed",
+            "x",
+        ];
+        log.into_iter().for_each(|line| tally.read(line));
+        assert_eq!(
+            (tally.failed, tally.failures),
+            (1, vec!["failures:".to_owned(), "---- a stdout ----".to_owned()])
+        );
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), PrivateError> {
     write_with(path, |file| file.write_all(content))
 }
 
-/// As [`write`], with content that is made on the way: it never stands in memory as a whole.
+/// As [`write()`], with content that is made on the way: it never stands in memory as a whole.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), PrivateError> {
     let fail = |action| move |e| io_error(path, action, e);
     let folder = path.parent().unwrap_or(Path::new("/"));

@@ -35,7 +35,7 @@ use crate::datapath::workers::WorkerEvent;
 use crate::datapath::workers::largest_super_packet;
 use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
-use crate::platform::linux::{InterfaceSetup, NetworkAddresses};
+use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
 use circuits::{CircuitTable, Effect};
 use drops::Drops;
@@ -55,6 +55,7 @@ const BURST: usize = 64;
 /// # Errors
 /// When a part that nothing works without can't start: the data folder, the UDP port, the control socket.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    memory::return_what_is_freed();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
