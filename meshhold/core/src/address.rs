@@ -50,6 +50,16 @@ impl Block {
         Ipv6Addr::from(u128::from(self.base6) + 1)
     }
 
+    /// The IPv4 address of the device in `slot`, below [`crate::device::MAX_DEVICES`].
+    pub fn device4(&self, slot: u8) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.base4) + 2 + u32::from(slot))
+    }
+
+    /// The IPv6 address of the device in `slot`.
+    pub fn device6(&self, slot: u8) -> Ipv6Addr {
+        Ipv6Addr::from(u128::from(self.base6) + 2 + u128::from(slot))
+    }
+
     /// Whether the two share an address of either family.
     pub fn collides(&self, other: &Self) -> bool {
         self.base4 == other.base4 || self.base6 == other.base6

@@ -8,6 +8,7 @@ pub mod address;
 pub mod circuit;
 mod claims;
 pub mod cookie;
+pub mod device;
 pub mod gossip;
 pub mod handshake;
 pub mod identity;

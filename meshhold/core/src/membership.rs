@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Block;
 use crate::claims::{Claim, Claims};
+use crate::device::Device;
 use crate::identity::{Identity, NodeId};
 use crate::key::{Ipv4Range, NetworkKeys};
 use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, RecordBody, RecordError};
@@ -51,6 +52,8 @@ pub struct Peer {
     pub block: Block,
     /// UDP addresses to try.
     pub endpoints: Vec<SocketAddr>,
+    /// LAN devices that it fronts.
+    pub devices: Vec<Device>,
     /// Until when its record counts (Unix seconds).
     pub expires: u64,
     claimed_at: u64,
@@ -68,6 +71,15 @@ pub enum Change {
     Peer(NodeId),
     /// An older claim holds our block: we took the next, and our addresses changed.
     OwnAddressMoved,
+}
+
+/// What a node says about itself, besides name and claim.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said<'a> {
+    /// UDP addresses to try, the best first.
+    pub endpoints: &'a [SocketAddr],
+    /// LAN devices that it fronts.
+    pub devices: &'a [Device],
 }
 
 /// The members of one network.
@@ -167,21 +179,22 @@ impl Membership {
         &mut self,
         now: u64,
         identity: &Identity,
-        endpoints: &[SocketAddr],
+        said: Said<'_>,
         rng: &mut impl CryptoRngCore,
     ) -> Result<Option<Envelope>, RecordError> {
-        match self.own_record(now, endpoints) {
+        match self.own_record(now, said) {
             Some(body) => body.seal(&self.keys, identity, rng).map(Some),
             None => Ok(None),
         }
     }
 
     /// Our own record where there is something new to say.
-    pub fn own_record(&mut self, now: u64, endpoints: &[SocketAddr]) -> Option<RecordBody> {
-        let endpoints: Vec<_> = endpoints.iter().take(MAX_ENDPOINTS).copied().collect();
+    pub fn own_record(&mut self, now: u64, said: Said<'_>) -> Option<RecordBody> {
+        let endpoints: Vec<_> = said.endpoints.iter().take(MAX_ENDPOINTS).copied().collect();
         let fresh = self.published.as_ref().is_some_and(|last| {
             last.attempt == self.state.attempt
                 && last.endpoints == endpoints
+                && last.devices == said.devices
                 && last.version >= self.state.version
                 && last.expires > now + LIFETIME / 2
         });
@@ -198,6 +211,7 @@ impl Membership {
             attempt: self.state.attempt,
             claimed_at: self.state.claimed_at,
             endpoints,
+            devices: said.devices.to_vec(),
             version: self.state.version,
             expires: now + LIFETIME,
         };
@@ -214,6 +228,7 @@ impl Membership {
             ipv6: block.node6(),
             block,
             endpoints: body.endpoints,
+            devices: body.devices,
             expires: body.expires,
             claimed_at: body.claimed_at,
             version: body.version,

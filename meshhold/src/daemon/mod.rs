@@ -23,7 +23,7 @@ use anyhow::Context;
 use meshhold_core::circuit::Traffic;
 use meshhold_core::identity::Identity;
 use meshhold_core::key::Ipv4Range;
-use meshhold_core::membership::Change;
+use meshhold_core::membership::{Change, Said};
 use meshhold_core::record::Envelope;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -266,8 +266,9 @@ impl Daemon {
         }
         self.expire(unix);
         let endpoints: Vec<_> = self.endpoints.iter().chain(&self.reflexive).copied().collect();
+        let said = Said { endpoints: &endpoints, devices: &[] };
         for network in self.networks.values_mut() {
-            if let Some(envelope) = network.news(unix, &self.identity, &endpoints) {
+            if let Some(envelope) = network.news(unix, &self.identity, said) {
                 self.links.publish(envelope);
             }
         }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::key::{Ipv4Range, NetworkId, NetworkKeys};
-use meshhold_core::membership::{Membership, MembershipState};
+use meshhold_core::membership::{Membership, MembershipState, Said};
 use meshhold_core::record::Envelope;
 use meshhold_core::scope::Scope;
 use rand_core::OsRng;
@@ -71,13 +71,8 @@ impl Network {
     }
 
     /// Our own record if there is something new to say.
-    pub(super) fn news(
-        &mut self,
-        now: u64,
-        identity: &Identity,
-        endpoints: &[SocketAddr],
-    ) -> Option<Envelope> {
-        match self.members.own_envelope(now, identity, endpoints, &mut OsRng) {
+    pub(super) fn news(&mut self, now: u64, identity: &Identity, said: Said<'_>) -> Option<Envelope> {
+        match self.members.own_envelope(now, identity, said, &mut OsRng) {
             Ok(envelope) => envelope,
             Err(error) => {
                 tracing::error!(network = %self.name, %error, "our own record can't be sealed");

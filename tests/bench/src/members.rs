@@ -62,6 +62,7 @@ fn record(identity: &Identity, number: usize, now: u64) -> RecordBody {
         attempt: 0,
         claimed_at: now,
         endpoints: endpoints.into(),
+        devices: Vec::new(),
         version: now,
         expires: now + LIFETIME,
     }

@@ -29,6 +29,7 @@ fn signed(keys: &NetworkKeys, member: u8, version: u64) -> Envelope {
         attempt: 0,
         claimed_at: NOW,
         endpoints: Vec::new(),
+        devices: Vec::new(),
         version,
         expires: LATER,
     };

@@ -12,6 +12,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
 
+use crate::device::Device;
 use crate::identity::{Identity, NodeId};
 use crate::key::NetworkKeys;
 
@@ -42,6 +43,8 @@ pub struct RecordBody {
     pub claimed_at: u64,
     /// UDP addresses to try.
     pub endpoints: Vec<SocketAddr>,
+    /// LAN devices that it fronts.
+    pub devices: Vec<Device>,
     /// Grows with every statement.
     pub version: u64,
     /// Until when it counts (Unix seconds).
@@ -202,6 +205,7 @@ impl RecordBody {
         if body.endpoints.len() > MAX_ENDPOINTS
             || body.name.len() > MAX_NAME
             || body.name.chars().any(char::is_control)
+            || !Device::are_sound(&body.devices)
         {
             return Err(RecordError::Format);
         }

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::identity::NodeId;
 use crate::key::{Ipv4Range, MeshKey, NetworkKeys};
-use crate::membership::{Change, Membership, MembershipState};
+use crate::membership::{Change, Membership, MembershipState, Said};
 use crate::record::RecordBody;
 
 /// Seconds of virtual time between two rounds.
@@ -153,7 +153,7 @@ impl Node {
         let clock = self.clock(now);
         self.membership.expire(clock);
         self.records.retain(|_, body| body.expires > clock);
-        if let Some(body) = self.membership.own_record(clock, &[]) {
+        if let Some(body) = self.membership.own_record(clock, Said::default()) {
             self.records.insert(self.id, body);
         }
     }

@@ -22,6 +22,7 @@ fn news(member: u8, version: u64) -> Envelope {
         attempt: 0,
         claimed_at: now,
         endpoints: Vec::new(),
+        devices: Vec::new(),
         version,
         expires: now + LIFETIME,
     };
