@@ -63,6 +63,11 @@ pub trait Host {
     fn own(&mut self, address: &Address) -> Option<u32>;
     /// Network whose range holds the address.
     fn range(&mut self, address: &Address) -> Option<u32>;
+    /// Network of a LAN device that this node forwards, by its mesh address.
+    fn device_network(&mut self, address: &Address) -> Option<u32> {
+        let _ = address;
+        None
+    }
     /// Peer with this mesh address.
     fn peer(&mut self, address: &Address) -> Option<Peer>;
     /// Peer with this caller address.
@@ -342,7 +347,7 @@ fn egress_pair<H: Host>(host: &mut H, packet: &Packet) -> Result<Pair, Reason> {
         return Err(Reason::LoopbackAddress);
     }
     let Some(network) = host.range(&packet.destination) else { return Err(Reason::NotMesh) };
-    if host.own(&packet.source) != Some(network) {
+    if host.own(&packet.source) != Some(network) && host.device_network(&packet.source) != Some(network) {
         return Err(Reason::SpoofedSource);
     }
     Ok(Pair { network, ..Pair::NOTHING })
@@ -457,7 +462,7 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
 
 /// The flow of the packet inside an ICMP error, as this node would have sent it.
 #[inline(always)]
-fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), Reason> {
+pub(crate) fn quote<L: Load>(load: &L, packet: &Packet, flow: &mut FlowKey) -> Result<(), Reason> {
     let start = packet.transport + 8;
     let transport = if packet.version == 4 {
         let Some([first, id, ttl, local, remote]) = load.load_far::<5>(start) else {
@@ -514,7 +519,7 @@ fn echo(packet: &Packet) -> Option<Echo> {
 
 /// Destination unreachable, packet too big, time exceeded, parameter problem.
 #[inline(always)]
-fn is_error(packet: &Packet) -> bool {
+pub(crate) fn is_error(packet: &Packet) -> bool {
     packet.piece != Piece::Later
         && !matches!(packet.protocol, TCP | UDP)
         && matches!((packet.version, packet.source_port), (4, 3 | 11 | 12) | (6, 1..=4))

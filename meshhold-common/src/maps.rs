@@ -270,5 +270,9 @@ mod user {
         super::PortBits,
         super::Range,
         super::Tokens,
+        crate::nat::DeviceEntry,
+        crate::nat::Inward,
+        crate::nat::LanEntry,
+        crate::nat::Outward,
     );
 }

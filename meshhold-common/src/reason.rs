@@ -38,6 +38,8 @@ reasons! {
     PassIcmpReply = "pass-icmp-reply",
     /// Ingress, passed: an ICMP error about a flow that this node opened or serves.
     PassIcmpError = "pass-icmp-error",
+    /// Ingress, passed on to a LAN device that this node forwards.
+    PassForward = "pass-forward",
     /// Egress, passed towards the circuit.
     PassEgress = "pass-egress",
     /// Dropped: a header field contradicts the packet (version, header length, total length).
@@ -76,6 +78,12 @@ reasons! {
     NotMesh = "not-mesh",
     /// Dropped: the kernel refused to rewrite the packet (never seen in normal operation).
     RewriteFailed = "rewrite-failed",
+    /// Dropped at a gateway: there is no way to the LAN device now.
+    DeviceUnreachable = "device-unreachable",
+    /// Dropped at a gateway: no port is free to translate another flow to the LAN device.
+    NoTranslation = "no-translation",
+    /// Dropped at a gateway: the hop limit is used up (RFC 1812 section 5.3.1).
+    HopLimit = "hop-limit",
     /// Dropped on another interface: a mesh or caller address that must only appear on the mesh interface.
     LanGuard = "lan-guard",
     /// Worker, dropped: no member owns the destination.

@@ -62,6 +62,12 @@ impl Host for KernelHost<'_> {
     }
 
     #[inline(always)]
+    fn device_network(&mut self, address: &Address) -> Option<u32> {
+        // SAFETY: as in `own`.
+        unsafe { maps::DEVICES.get(address) }.map(|device| device.network)
+    }
+
+    #[inline(always)]
     fn peer(&mut self, address: &Address) -> Option<Peer> {
         // SAFETY: as in `own`.
         let entry = unsafe { maps::PEERS.get(address) }?;
@@ -197,7 +203,7 @@ pub fn seconds() -> u32 {
 
 /// Counts up about every second (2^30 ns), while the machine is awake. A sixth of the cost of [`seconds`].
 #[inline(always)]
-fn tick() -> u32 {
+pub fn tick() -> u32 {
     // SAFETY: the helper takes nothing and can't fail.
     (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
 }

@@ -6,6 +6,8 @@
 #![no_std]
 
 pub mod account;
+pub mod device;
+pub mod gateway;
 pub mod host;
 pub mod lan;
 pub mod maps;
@@ -53,7 +55,7 @@ pub fn lan_guard(ctx: &TcContext) -> i32 {
 
 /// An empty packet, and room for the outcome, in memory whose content the verifier does not follow.
 #[inline(always)]
-fn scratch() -> Option<&'static mut Scratch> {
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     let scratch = maps::SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
     let scratch = unsafe { &mut *scratch };

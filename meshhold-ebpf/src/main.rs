@@ -25,6 +25,24 @@ pub fn lan_guard(ctx: TcContext) -> i32 {
     meshhold_ebpf::lan_guard(&ctx)
 }
 
+/// From the mesh to LAN devices; before `mesh_ingress`.
+#[classifier]
+pub fn device_ingress(ctx: TcContext) -> i32 {
+    meshhold_ebpf::device::ingress(&ctx)
+}
+
+/// From LAN devices into the mesh; before `mesh_egress`, which judges what leaves here.
+#[classifier]
+pub fn device_egress(ctx: TcContext) -> i32 {
+    meshhold_ebpf::device::egress(&ctx)
+}
+
+/// Takes the answers of LAN devices to the mesh interface.
+#[classifier]
+pub fn lan_answer(ctx: TcContext) -> i32 {
+    meshhold_ebpf::device::answer(&ctx)
+}
+
 /// Chooses the queue of the mesh interface that a packet waits in. Not a filter: its result is the queue's number.
 #[socket_filter]
 pub fn mesh_steer(ctx: SkBuffContext) -> i64 {

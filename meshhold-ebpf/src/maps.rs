@@ -8,11 +8,13 @@ use aya_ebpf::{
 use meshhold_common::{
     Address, Change, Packet, Place, Reason,
     event::Event,
+    forward::Plan,
     maps::{
         CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate,
         Fragment, FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS,
         Opened, Own, PeerEntry, PortBits, Range, Tokens,
     },
+    nat::{DeviceEntry, Inward, LanEntry, MAX_DEVICES, MAX_TRANSLATIONS, Outward},
 };
 
 /// Entries are allocated as they come: the limits are generous and the tables usually small.
@@ -62,11 +64,27 @@ pub static CACHE: PerCpuArray<Place, { 1 << CACHE_BITS }> = PerCpuArray::new();
 #[btf_map]
 pub static CACHE_TAGS: PerCpuArray<[u16; 1 << CACHE_BITS], 1> = PerCpuArray::new();
 
+#[btf_map]
+pub static DEVICES: HashMap<Address, DeviceEntry, { MAX_DEVICES as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static LANS: HashMap<u32, LanEntry, { MAX_DEVICES as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static NAT_OUT: HashMap<FlowKey, Outward, { MAX_TRANSLATIONS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static NAT_IN: HashMap<FlowKey, Inward, { MAX_TRANSLATIONS as usize }, SPARSE> = HashMap::new();
+
+#[btf_map]
+pub static NAT_PIECES: LruHashMap<FragmentKey, Inward, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
+
 /// What is under way.
 pub struct Scratch {
     pub packet: Packet,
     pub reason: Reason,
     pub change: Change,
+    pub plan: Plan,
 }
 
 /// The packet under way: programs at this hook don't interrupt each other on a CPU.

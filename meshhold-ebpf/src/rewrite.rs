@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use meshhold_common::{
     Action, Change, Packet,
-    packet::{FRAGMENT_BYTES, IPV4_BYTES, IPV6_BYTES, Load, Piece, TCP, UDP},
+    packet::{FRAGMENT_BYTES, ICMP, ICMP6, IPV4_BYTES, IPV6_BYTES, Load, Piece, TCP, UDP},
 };
 
 use crate::host::Skb;
@@ -33,7 +33,8 @@ const ROOM_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET
 pub fn apply(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Failed> {
     match action.change {
         Change::Keep => Ok(()),
-        Change::Rewrite => rewrite4(ctx, packet, ends4(action)),
+        Change::Rewrite if packet.version == 4 => rewrite4(ctx, packet, ends4(action)),
+        Change::Rewrite => rewrite6(ctx, packet, ends6(action)),
         Change::ToIpv4 => to_ipv4(ctx, packet, ends4(action)),
         Change::ToIpv6 => to_ipv6(ctx, packet, ends6(action)),
     }
@@ -49,6 +50,18 @@ fn rewrite4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Faile
     let [source, destination] = new;
     store(ctx, 8, [u32::from_ne_bytes([a, b, c, d]), source, destination])?;
     transport_checksum(ctx, packet, packet.transport, difference)
+}
+
+#[inline(always)]
+fn rewrite6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Failed> {
+    store(ctx, 8, new)?;
+    let difference = difference(packet, &new);
+    if packet.protocol != ICMP6 || packet.piece == Piece::Later {
+        return transport_checksum(ctx, packet, packet.transport, difference);
+    }
+    // It covers the addresses, which ICMP's doesn't (RFC 4443 section 2.3).
+    let sum = (packet.transport + 2) as usize;
+    ctx.l4_csum_replace(sum, 0, u64::from(difference), u64::from(BPF_F_PSEUDO_HDR)).or(Err(Failed))
 }
 
 #[inline(always)]
@@ -68,7 +81,8 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed
     let [source, destination] = new;
     let first = (0x4500_0000 | (u32::from_be(class) >> 4 & 0x00ff_0000) | u32::from(length)).to_be();
     let second = ((packet.id & 0xffff) << 16 | field).to_be();
-    let third = (u32::from_be(hop_limit) << 24 | u32::from(packet.protocol) << 16).to_be();
+    let protocol = if packet.protocol == ICMP6 { ICMP } else { packet.protocol };
+    let third = (u32::from_be(hop_limit) << 24 | u32::from(protocol) << 16).to_be();
     let sum: u64 = [first, second, third, source, destination].map(u64::from).iter().sum();
     let [a, b, _, _] = third.to_ne_bytes();
     let [c, d] = (!fold(sum)).to_ne_bytes();
@@ -85,12 +99,13 @@ fn to_ipv6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Failed
     change_family(ctx, ETHERTYPE_IPV6)?;
     let extra = if fragment { FRAGMENT_BYTES } else { 0 };
     let length = u16::try_from(packet.end - packet.transport + extra).or(Err(Failed))?;
-    let next = if fragment { FRAGMENT } else { packet.protocol };
+    let protocol = if packet.protocol == ICMP { ICMP6 } else { packet.protocol };
+    let next = if fragment { FRAGMENT } else { protocol };
     if fragment {
         adjust(ctx, FRAGMENT_BYTES as i32)?;
         let four = u32::from_be(second);
         let field = (four & 0x1fff) << 3 | four >> 13 & 1;
-        let header = [(u32::from(packet.protocol) << 24 | field).to_be(), packet.id.to_be()];
+        let header = [(u32::from(protocol) << 24 | field).to_be(), packet.id.to_be()];
         ctx.store(IPV6_BYTES as usize, &header, 0).or(Err(Failed))?;
     }
     let class = u32::from_be(first) << 4 & 0x0ff0_0000;
@@ -129,7 +144,7 @@ fn transport_checksum(ctx: &TcContext, packet: &Packet, start: u32, difference: 
 }
 
 #[inline(always)]
-fn is_super_packet(ctx: &TcContext) -> bool {
+pub fn is_super_packet(ctx: &TcContext) -> bool {
     // SAFETY: the context is the program's own.
     unsafe { (*ctx.skb.skb).gso_size != 0 }
 }
@@ -153,7 +168,13 @@ fn difference<const N: usize>(packet: &Packet, new: &[u32; N]) -> u32 {
     let [a, b, c, d] = packet.source.raw();
     let [e, f, g, h] = packet.destination.raw();
     let old = if packet.version == 4 { [0, 0, 0, d, 0, 0, 0, h] } else { [a, b, c, d, e, f, g, h] };
-    // Subtracted as complements of as many words as there are, so the sum never is negative.
+    change(old, *new)
+}
+
+/// What `new` words in the place of `old` ones add to a ones' complement sum. All in memory order.
+#[inline(always)]
+pub fn change<const N: usize, const M: usize>(old: [u32; N], new: [u32; M]) -> u32 {
+    // Subtracted as complements, so the sum never is negative.
     let old: u64 = old.map(|word| u64::from(!word)).iter().sum();
     let sum = old + new.map(u64::from).iter().sum::<u64>();
     let folded = (sum & 0xffff_ffff) + (sum >> 32);
@@ -161,7 +182,7 @@ fn difference<const N: usize>(packet: &Packet, new: &[u32; N]) -> u32 {
 }
 
 #[inline(always)]
-fn fold(sum: u64) -> u16 {
+pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -170,7 +191,7 @@ fn fold(sum: u64) -> u16 {
 
 /// Writes to the header, directly where that is possible.
 #[inline(always)]
-fn store<const N: usize>(ctx: &TcContext, offset: usize, words: [u32; N]) -> Result<(), Failed> {
+pub fn store<const N: usize>(ctx: &TcContext, offset: usize, words: [u32; N]) -> Result<(), Failed> {
     let start = ctx.data() + offset;
     if start + 4 * N > ctx.data_end() {
         return ctx.store(offset, &words, 0).or(Err(Failed));
@@ -194,12 +215,12 @@ fn adjust(ctx: &TcContext, bytes: i32) -> Result<(), Failed> {
 }
 
 #[inline(always)]
-fn ends4(action: &Action) -> [u32; 2] {
+pub fn ends4(action: &Action) -> [u32; 2] {
     [action.source, action.destination].map(|end| u32::from_ne_bytes(end.octets4()))
 }
 
 #[inline(always)]
-fn ends6(action: &Action) -> [u32; 8] {
+pub fn ends6(action: &Action) -> [u32; 8] {
     let [a, b, c, d] = action.source.raw();
     let [e, f, g, h] = action.destination.raw();
     [a, b, c, d, e, f, g, h]

@@ -97,6 +97,7 @@ async fn answer(mut asked: mpsc::Receiver<Asked>, mut store: KeyStore, replies: 
                 store.reload().map_or_else(|e| Response::Error(e.to_string()), |()| Response::Done)
             }
             Request::Key(request) => keys::execute(&mut store, request).into(),
+            Request::Forward(_) => Response::Forwards(Vec::new()),
         };
         replies.lock().unwrap().push_str(&serde_json::to_string(&response).unwrap());
         let _ = reply.send(response);

@@ -347,6 +347,7 @@ fn policy(open: u16) -> Arc<Policy> {
         own6: own6(2),
         scope: vec![PortRange { protocol: UDP, first: open, last: open }],
         peers: vec![peer],
+        devices: Vec::new(),
     };
     Arc::new(Policy { networks: vec![network] })
 }

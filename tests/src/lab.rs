@@ -91,6 +91,24 @@ impl Lab {
         Ok(host)
     }
 
+    /// A machine without MeshHold on a LAN of its own behind `gateway`: there 192.168.N.1 and fd00:168:N::1 on `lanN`, here
+    /// 192.168.N.2 and fd00:168:N::2 on `eth0`, and no route to anywhere else.
+    pub fn device(&self, gateway: &Host, name: &str) -> Result<Host> {
+        let number = self.hosts.get() + 1;
+        self.hosts.set(number);
+        let mut host = Host::new(name, number, self.directory.path(), &self.meshhold, self.lifetime)?;
+        host.ipv4 = Ipv4Addr::new(192, 168, number, 2);
+        host.ipv6 = Ipv6Addr::new(0xfd00, 0x168, number.into(), 0, 0, 0, 0, 2);
+        let pid = host.namespace.pid();
+        gateway.namespace.ip(&format!("link add lan{number} type veth peer name eth0 netns {pid}"))?;
+        gateway.namespace.ip(&format!("address add 192.168.{number}.1/24 dev lan{number}"))?;
+        gateway.namespace.ip(&format!("address add fd00:168:{number}::1/64 dev lan{number} nodad"))?;
+        gateway.namespace.ip(&format!("link set lan{number} up"))?;
+        host.plug_in()?;
+        println!("{}: {name} = {}, {} behind {}", self.name, host.ipv4, host.ipv6, gateway.name);
+        Ok(host)
+    }
+
     /// The namespace with the bridge, where everything on the wire can be seen.
     pub fn lan(&self) -> &Namespace {
         &self.lan

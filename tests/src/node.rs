@@ -29,6 +29,8 @@ pub struct Settings {
     pub cipher: Option<&'static str>,
     /// Value of `node.offload`, if not the default.
     pub offload: Option<bool>,
+    /// Name and target of each of `meshlan.forwards`.
+    pub forwards: Vec<(String, IpAddr)>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -283,6 +285,12 @@ impl Node {
             writeln!(text, "  - {address}")?;
         }
         text.push_str("meshlan:\n  enabled: true\n");
+        if !self.settings.forwards.is_empty() {
+            text.push_str("  forwards:\n");
+        }
+        for (name, target) in &self.settings.forwards {
+            writeln!(text, "    - name: {name}\n      target: {target}")?;
+        }
         Ok(text)
     }
 }

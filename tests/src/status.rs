@@ -1,7 +1,7 @@
 //! The documented shape of `meshhold meshlan status --json`, as much of it as the tests use.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Deserialize;
 
@@ -55,6 +55,26 @@ pub struct Network {
     pub scope: Vec<String>,
     /// The other members.
     pub peers: Vec<Peer>,
+    /// LAN devices that the node fronts.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+}
+
+/// A LAN device that the node fronts.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Device {
+    /// Its display name.
+    pub name: String,
+    /// Its address in the LAN.
+    pub target: IpAddr,
+    /// Its mesh IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its mesh IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// `config` or `runtime`.
+    pub origin: String,
+    /// `ready`, `no-route`, …
+    pub state: String,
 }
 
 /// Another member.

@@ -39,6 +39,6 @@ pub(crate) fn measure(runner: &mut Runner, report: &mut Report) {
 const fn name(program: Program) -> &'static str {
     match program {
         Program::Egress => "egress",
-        Program::Ingress | Program::Guard => "ingress",
+        _ => "ingress",
     }
 }

@@ -115,6 +115,11 @@ impl Membership {
         self.state.clone()
     }
 
+    /// Our block.
+    pub fn block(&self) -> Block {
+        self.own
+    }
+
     /// Own IPv4 address.
     pub fn own4(&self) -> Ipv4Addr {
         self.own.node4()

@@ -5,6 +5,7 @@ use crate::config::secret::SecretText;
 use clap::{ArgGroup, Parser, Subcommand};
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::scope::PortRule;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +47,29 @@ pub(super) enum Command {
 pub(super) enum MeshlanCommand {
     /// Show addresses, peers and what is degraded
     Status,
+    /// Front LAN devices that don't run MeshHold
+    Forwards {
+        #[command(subcommand)]
+        command: ForwardsCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ForwardsCommand {
+    /// Give a LAN device a mesh address and a name in every network of this node
+    Add {
+        /// Display name, e.g. 'Office printer'
+        name: String,
+        /// Its address in the LAN, e.g. 192.168.1.40
+        target: IpAddr,
+    },
+    /// Show all devices
+    List,
+    /// Front a device no longer
+    Rm {
+        /// Display name
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

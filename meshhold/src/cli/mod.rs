@@ -4,6 +4,7 @@
 //! daemon owns: where one answers, it does the work.
 
 mod args;
+mod forwards;
 mod keys;
 mod output;
 mod status;
@@ -49,6 +50,9 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Daemon => crate::daemon::run(config).map(|()| Outcome::default()),
         Command::MgmtKeys { command } => keys::run(&config, command, args.json),
         Command::Meshlan { command: MeshlanCommand::Status } => status::run(&config, args.json),
+        Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
+            forwards::run(&config, command, args.json)
+        }
         Command::Id => id(&config, args.json),
         Command::Keygen => Ok(keygen(args.json)),
     }

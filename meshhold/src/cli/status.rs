@@ -7,7 +7,7 @@ use crate::control::client::{self, ClientError};
 use std::fmt::Write;
 
 /// Exit code for "no daemon".
-const NOT_RUNNING: u8 = 3;
+pub(super) const NOT_RUNNING: u8 = 3;
 
 /// Asks the daemon and prints its answer.
 pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
@@ -80,6 +80,9 @@ fn section(text: &mut String, network: &NetworkStatus) {
     }
     let rows: Vec<Vec<String>> = network.peers.iter().flat_map(peer_rows).collect();
     text.push_str(&table(&rows));
+    if !network.devices.is_empty() {
+        let _ = write!(text, "devices:\n{}", super::forwards::list(&network.devices));
+    }
 }
 
 /// One row an address.
@@ -129,6 +132,7 @@ mod tests {
             ipv4: Some([198, 18, 0, 33].into()),
             ipv6: "fd12:3:4::1".parse().unwrap(),
             scope: vec!["tcp:22".into()],
+            devices: Vec::new(),
             peers: vec![peer()],
             warnings: vec!["address moved".into()],
         }

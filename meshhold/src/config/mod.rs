@@ -16,6 +16,7 @@ mod value;
 pub use file::ConfigError;
 pub use value::SwarmKey;
 
+use crate::forward::Forward;
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::multiaddr::Multiaddr;
 use meshhold_core::session::Cipher;
@@ -103,8 +104,9 @@ pub struct MeshlanConfig {
     source: (),
     #[serde(deserialize_with = "value::unsupported")]
     dns_upstream: (),
-    #[serde(deserialize_with = "value::unsupported")]
-    forwards: (),
+    /// LAN devices that this node fronts.
+    #[serde(deserialize_with = "value::forwards")]
+    pub forwards: Vec<Forward>,
 }
 
 impl Config {
@@ -141,7 +143,7 @@ impl Default for MeshlanConfig {
             dns_suffix: "mesh".to_owned(),
             source: (),
             dns_upstream: (),
-            forwards: (),
+            forwards: Vec::new(),
         }
     }
 }

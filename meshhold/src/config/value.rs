@@ -2,7 +2,9 @@
 //!
 //! Each message says what is wrong; what to do. Must not know files' places or sections.
 
+use crate::forward::{self, Forward};
 use bech32::{Bech32m, Hrp};
+use meshhold_core::device::MAX_DEVICES;
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::multiaddr::Multiaddr;
 use meshhold_core::session::{Cipher, Secret};
@@ -10,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use zeroize::Zeroizing;
@@ -236,6 +238,42 @@ pub(super) fn swarm_key_file<'de, D: Deserializer<'de>>(input: D) -> Result<Opti
 /// 198.18.0.0/15, the benchmarking range (RFC 2544), which nobody routes.
 pub(super) fn default_space() -> Ipv4Range {
     Ipv4Range { base: Ipv4Addr::new(198, 18, 0, 0), prefix: 15 }
+}
+
+/// LAN devices; each name once, and no more than a block holds.
+pub(super) fn forwards<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Forward>, D::Error> {
+    let entries: Vec<Entry> = Option::deserialize(input)?.unwrap_or_default();
+    let forwards: Vec<Forward> = entries.into_iter().map(|Entry { name, target }| Forward { name, target }).collect();
+    if forwards.len() > usize::from(MAX_DEVICES) {
+        let count = forwards.len();
+        return Err(D::Error::custom(format!(
+            "{count} devices are too many, a block holds {MAX_DEVICES}; move some to another gateway"
+        )));
+    }
+    for (at, forward) in forwards.iter().enumerate() {
+        forward::check(forward).map_err(D::Error::custom)?;
+        if forwards.iter().take(at).any(|other| other.name.to_lowercase() == forward.name.to_lowercase()) {
+            return Err(D::Error::custom(format!("'{}' is there twice; give each device an own name", forward.name)));
+        }
+    }
+    return Ok(forwards);
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Entry {
+        #[serde(deserialize_with = "scalar")]
+        name: String,
+        #[serde(deserialize_with = "target")]
+        target: IpAddr,
+    }
+}
+
+fn target<'de, D: Deserializer<'de>>(input: D) -> Result<IpAddr, D::Error> {
+    check(input, |text| {
+        text.parse().map_err(|_| {
+            format!("'{}' is no IP address; give the device's address in the LAN, e.g. 192.168.1.40", text.escape_debug())
+        })
+    })
 }
 
 pub(super) fn bootstrap_peers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Multiaddr>, D::Error> {

@@ -3,9 +3,10 @@
 //! Owns the stable shapes. No reply carries a secret. Must not know how the daemon computes them.
 
 use crate::config::keys::{KeyError, KeyReply, KeyRequest};
+use crate::forward::{Forward, Origin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// What a client asks for. One JSON line each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -17,6 +18,23 @@ pub enum Request {
     Reload,
     /// Look at the management keys or change them; a change applies live.
     Key(KeyRequest),
+    /// Look at the forwarded LAN devices or change them; a change applies live.
+    Forward(ForwardRequest),
+}
+
+/// What a client wants of the forwarded LAN devices.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardRequest {
+    /// All of them.
+    List,
+    /// One more.
+    Add(Forward),
+    /// One less.
+    Remove {
+        /// Its display name.
+        name: String,
+    },
 }
 
 /// What the daemon answers. One JSON line each.
@@ -27,6 +45,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To [`Request::Key`].
     Key(KeyReply),
+    /// To [`Request::Forward`]: the devices as they are then, an entry a network and device.
+    Forwards(Vec<DeviceStatus>),
     /// To [`Request::Reload`]: done, nothing to tell.
     Done,
     /// It failed; a sentence for the user.
@@ -101,8 +121,44 @@ pub struct NetworkStatus {
     pub scope: Vec<String>,
     /// Known members, in order of their node ids.
     pub peers: Vec<PeerStatus>,
+    /// LAN devices that this node fronts in it.
+    #[serde(default)]
+    pub devices: Vec<DeviceStatus>,
     /// What the user should know of this network: moved addresses, collisions, conflicts.
     pub warnings: Vec<String>,
+}
+
+/// A LAN device that this node fronts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its display name.
+    pub name: String,
+    /// Its address in the LAN.
+    pub target: IpAddr,
+    /// Its mesh IPv4 address; none while the range is unusable here.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its mesh IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// Where it was added.
+    pub origin: Origin,
+    /// Whether it can be reached through this node.
+    pub state: DeviceState,
+}
+
+/// Whether a device can be reached through this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceState {
+    /// There is a way. Whether the device is on shows a ping.
+    Ready,
+    /// This host has no route to the target now.
+    NoRoute,
+    /// The target is this host itself: refused.
+    OwnAddress,
+    /// The target is a mesh address: refused.
+    MeshAddress,
+    /// The kernel programs are missing, without which there is no translation.
+    NoKernelPrograms,
 }
 
 /// One peer in one network.

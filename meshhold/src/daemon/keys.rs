@@ -17,11 +17,17 @@ use crate::control::server::Asked;
 
 impl Daemon {
     /// Answers one request of the control API.
-    pub(super) fn on_call(&mut self, call: Asked) {
+    pub(super) async fn on_call(&mut self, call: Asked) {
         let (request, reply) = call;
         let response = match request {
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Key(request) => self.on_key_request(request),
+            Request::Forward(request) => {
+                let (response, changed) =
+                    self.gateway.on_request(request, &self.lan, &self.networks).await;
+                self.stale.policy |= changed;
+                response
+            }
             Request::Reload => self.reload_keys(),
         };
         // A client that went away doesn't need the answer.

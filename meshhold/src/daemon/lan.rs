@@ -19,7 +19,8 @@ use crate::datapath::policy::Policy;
 use crate::datapath::table::Table;
 use crate::datapath::workers::{TunQueues, Workers};
 use crate::platform::linux::watch::{Link, NetEvent};
-use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup};
+use crate::platform::linux::ways::{NoWay, Way};
+use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup, reserved, sys};
 
 /// One entry an interface of this namespace.
 const INTERFACES: &str = "/sys/class/net";
@@ -142,6 +143,11 @@ impl Lan {
         {
             tracing::error!("the kernel refused the new policy, the old one stays: {error:#}");
         }
+        if self.kernel.is_some()
+            && let Err(error) = reserved::set(policy.networks.iter().any(|network| !network.devices.is_empty()))
+        {
+            tracing::warn!("cannot reserve the ports of flows to LAN devices (ip_local_reserved_ports): {error}");
+        }
         self.policy = Some(policy);
     }
 
@@ -186,6 +192,29 @@ impl Lan {
                 tracing::warn!("cannot list the addresses of this host: {error:#}");
                 None
             }
+        }
+    }
+
+    /// How this host reaches `target`.
+    pub(super) async fn way(&self, target: IpAddr) -> Result<Way, NoWay> {
+        let Some(net) = &self.net else { return Err(NoWay::NoRoute) };
+        net.way(target).await.unwrap_or_else(|error| {
+            tracing::warn!("cannot look up the way to {target}: {error:#}");
+            Err(NoWay::NoRoute)
+        })
+    }
+
+    /// Whether the kernel programs are there.
+    pub(super) fn has_kernel(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    /// Takes out flows to LAN devices that are over.
+    pub(super) fn sweep(&mut self) {
+        if let Some(kernel) = &mut self.kernel
+            && let Err(error) = kernel.sweep_translations(sys::monotonic())
+        {
+            tracing::warn!("flows to LAN devices that are over stay in the kernel's table: {error:#}");
         }
     }
 
@@ -269,6 +298,9 @@ impl Lan {
             workers.stop();
         }
         if let Some(kernel) = self.kernel.take() {
+            if let Err(error) = reserved::set(false) {
+                tracing::debug!("cannot give back the reserved ports: {error}");
+            }
             if let Err(error) = kernel.detach_all() {
                 tracing::warn!("the kernel programs stay pinned: {error:#}");
             }

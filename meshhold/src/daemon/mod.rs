@@ -6,6 +6,7 @@
 mod callers;
 mod circuits;
 mod drops;
+mod gateway;
 mod keys;
 mod lan;
 mod network;
@@ -39,6 +40,7 @@ use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
 use circuits::{CircuitTable, Effect};
 use drops::Drops;
+use gateway::Gateway;
 use lan::Lan;
 use network::Network;
 use state::StateFile;
@@ -97,6 +99,7 @@ struct Daemon {
     circuits: CircuitTable,
     links: Links,
     lan: Lan,
+    gateway: Gateway,
     endpoints: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
     warnings: Vec<String>,
@@ -119,10 +122,10 @@ impl Daemon {
             tokio::select! {
                 Some(event) = inputs.workers.recv() => self.on_worker(event),
                 1.. = inputs.links.recv_many(&mut news, BURST) => news.drain(..).for_each(|event| self.on_link(event)),
-                Some(call) = inputs.calls.recv() => self.on_call(call),
+                Some(call) = inputs.calls.recv() => self.on_call(call).await,
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
                 () = tokio::time::sleep_until(timer.into()) => self.circuits.tick(Instant::now()),
-                _ = tick.tick() => self.on_tick(),
+                _ = tick.tick() => self.on_tick().await,
                 () = inputs.drops.log() => {}
                 _ = hup.recv() => drop(self.reload_keys()),
                 _ = term.recv() => return,
@@ -210,6 +213,7 @@ impl Daemon {
 
     async fn on_net(&mut self, event: &NetEvent) {
         self.lan.on_net(event);
+        self.gateway.look_soon();
         if *event == NetEvent::AddressesChanged {
             self.find_endpoints().await;
         }
@@ -253,7 +257,7 @@ impl Daemon {
         }
     }
 
-    fn on_tick(&mut self) {
+    async fn on_tick(&mut self) {
         let (now, unix) = (Instant::now(), unix_now());
         for of in self.lan.activity() {
             let total = Traffic {
@@ -266,7 +270,9 @@ impl Daemon {
         }
         self.expire(unix);
         let endpoints: Vec<_> = self.endpoints.iter().chain(&self.reflexive).copied().collect();
-        let said = Said { endpoints: &endpoints, devices: &[] };
+        self.stale.policy |= self.gateway.look(&self.lan).await;
+        self.lan.sweep();
+        let said = Said { endpoints: &endpoints, devices: &self.gateway.devices() };
         for network in self.networks.values_mut() {
             if let Some(envelope) = network.news(unix, &self.identity, said) {
                 self.links.publish(envelope);
@@ -302,11 +308,14 @@ impl Daemon {
         let stale = std::mem::take(&mut self.stale);
         if stale.policy {
             let listen = self.config.node.listen.port();
-            self.lan.apply(Arc::new(view::policy(&self.networks, &mut self.callers, listen)));
+            let policy = view::policy(&self.networks, &mut self.callers, &self.gateway, listen);
+            self.lan.apply(Arc::new(policy));
         }
         if stale.policy || stale.table || changed {
             let enforce = self.lan.enforced_here();
-            self.lan.publish(view::table(&self.networks, &mut self.callers, &self.circuits.peers, enforce));
+            let devices = self.gateway.devices();
+            let peers = &self.circuits.peers;
+            self.lan.publish(view::table(&self.networks, &mut self.callers, peers, &devices, enforce));
         }
         if stale.addresses {
             self.set_addresses().await;

@@ -2,7 +2,7 @@
 //!
 //! Owns the translation of a management key into a running membership. Must not know circuits or packets.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::key::{Ipv4Range, NetworkId, NetworkKeys};
@@ -68,6 +68,14 @@ impl Network {
     /// Our own IPv4 address, unless the range can't be used on this host.
     pub(super) fn own4(&self) -> Option<Ipv4Addr> {
         self.conflict.is_none().then(|| self.members.own4())
+    }
+
+    /// Whether `address` is one of this network's.
+    pub(super) fn holds(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(ip) => self.range.contains(ip),
+            IpAddr::V6(ip) => ip.segments().first_chunk::<2>() == self.keys.prefix6.segments().first_chunk::<2>(),
+        }
     }
 
     /// Our own record if there is something new to say.

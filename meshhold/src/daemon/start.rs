@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::circuits::CircuitTable;
 use super::drops::Drops;
+use super::gateway::Gateway;
 use super::lan::Prepared;
 use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
@@ -20,6 +21,7 @@ use crate::config::{Config, identity};
 use crate::control::server::Server;
 use crate::datapath::crypto;
 use crate::datapath::workers::{Workers, WorkersConfig};
+use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
 use crate::platform::linux::watch;
 
@@ -32,6 +34,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let identity = identity::load_or_create(data_dir)?;
     let store = KeyStore::open(data_dir)?;
     let (state_file, state) = StateFile::open(data_dir)?;
+    let forwards = Forwards::open(data_dir, &config.meshlan.forwards)?;
     let server = Server::bind(&config.socket())?;
 
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
@@ -77,6 +80,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         circuits: CircuitTable::new(machine),
         links,
         lan,
+        gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
         reflexive: Vec::new(),
         warnings: Vec::new(),

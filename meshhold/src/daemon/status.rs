@@ -38,7 +38,8 @@ impl Daemon {
                     tx_bytes,
                 }
             });
-            network_status(network, peers.collect())
+            let devices = self.gateway.status(&self.lan, &self.networks, network);
+            NetworkStatus { devices, ..network_status(network, peers.collect()) }
         });
         Status {
             running: true,
@@ -77,6 +78,7 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
         ipv6: network.members.own6(),
         scope: network.scope.rules().iter().map(ToString::to_string).collect(),
         peers,
+        devices: Vec::new(),
         warnings: network.conflict.iter().cloned().collect(),
     }
 }

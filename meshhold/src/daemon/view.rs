@@ -4,13 +4,16 @@
 //! either is applied.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use meshhold_core::device::Device;
+use meshhold_core::membership::Peer;
 use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
 use super::callers::{Callers, PeerKey, caller4, caller6};
+use super::gateway::Gateway;
 use super::network::Network;
 use crate::datapath::policy::{NetworkPolicy, PeerPolicy, Policy, PortRange};
 use crate::datapath::table::{OwnNetwork, PeerRoute, Table, TransmitPath};
@@ -35,30 +38,44 @@ impl Sessions {
 }
 
 /// The policy of all networks. `listen` is this node's own UDP port: no scope opens it.
-pub(super) fn policy(networks: &BTreeMap<u16, Network>, callers: &mut Callers, listen: u16) -> Policy {
-    Policy { networks: networks.values().map(|network| network_policy(network, callers, listen)).collect() }
+pub(super) fn policy(
+    networks: &BTreeMap<u16, Network>,
+    callers: &mut Callers,
+    gateway: &Gateway,
+    listen: u16,
+) -> Policy {
+    let of = |network: &Network| NetworkPolicy {
+        devices: gateway.policy(networks, network),
+        ..network_policy(network, callers, listen)
+    };
+    Policy { networks: networks.values().map(of).collect() }
 }
 
 fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> NetworkPolicy {
-    let peers = network.members.peers().filter_map(|peer| {
-        let index = callers.number((network.id, peer.node))?;
-        Some(PeerPolicy {
-            index,
-            ipv4: peer.ipv4,
-            ipv6: peer.ipv6,
-            caller4: caller4(index),
-            caller6: caller6(index),
-        })
-    });
+    let mut peers = Vec::new();
+    for peer in network.members.peers() {
+        let Some(index) = callers.number((network.id, peer.node)) else { continue };
+        let (ipv4, ipv6) = (peer.ipv4, peer.ipv6);
+        peers.push(PeerPolicy { index, ipv4, ipv6, caller4: caller4(index), caller6: caller6(index) });
+        peers.extend(peer.devices.iter().map(|device| behind(index, peer, device)));
+    }
     NetworkPolicy {
         index: network.index,
         range: (network.range.base, network.range.prefix),
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
-        peers: peers.collect(),
+        peers,
         scope: network.scope.rules().iter().flat_map(|rule| open_ports(rule, listen)).collect(),
+        devices: Vec::new(),
     }
+}
+
+/// A device that a peer fronts: it answers, and never calls.
+fn behind(index: u32, peer: &Peer, device: &Device) -> PeerPolicy {
+    let none = Ipv4Addr::UNSPECIFIED;
+    let (ipv4, ipv6) = (peer.block.device4(device.slot), peer.block.device6(device.slot));
+    PeerPolicy { index, ipv4, ipv6, caller4: none, caller6: none }
 }
 
 /// The ports of a rule, less the UDP port that carries the mesh itself: a mesh inside the mesh would go in circles,
@@ -79,6 +96,7 @@ pub(super) fn table(
     networks: &BTreeMap<u16, Network>,
     callers: &mut Callers,
     circuits: &BTreeMap<PeerKey, Sessions>,
+    devices: &[Device],
     enforce: Option<Arc<Policy>>,
 ) -> Table {
     let mut peers = Vec::new();
@@ -98,16 +116,23 @@ pub(super) fn table(
             });
         }
     }
-    Table::new(networks.values().map(own_network).collect(), peers, sessions, enforce)
+    let own = networks.values().map(|network| own_network(network, devices)).collect();
+    Table::new(own, peers, sessions, enforce)
 }
 
-fn own_network(network: &Network) -> OwnNetwork {
+fn own_network(network: &Network, devices: &[Device]) -> OwnNetwork {
+    let block = network.members.block();
+    let addresses = |device: &Device| {
+        let four = network.own4().map(|_| IpAddr::V4(block.device4(device.slot)));
+        four.into_iter().chain([IpAddr::V6(block.device6(device.slot))])
+    };
     OwnNetwork {
         index: network.index,
         range: (network.range.base, network.range.prefix),
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
+        devices: devices.iter().flat_map(addresses).collect(),
     }
 }
 

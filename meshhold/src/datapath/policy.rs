@@ -3,7 +3,7 @@
 //! Owns the vocabulary between the control plane and both enforcers (kernel maps and user space).
 //! Must not know how either of them stores it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Everything that the enforcers need: one entry a network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,34 @@ pub struct NetworkPolicy {
     pub scope: Vec<PortRange>,
     /// The other members whose addresses are known.
     pub peers: Vec<PeerPolicy>,
+    /// LAN devices that this node forwards.
+    pub devices: Vec<DevicePolicy>,
+}
+
+/// A LAN device that this node forwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePolicy {
+    /// Its mesh IPv4 address; `None` while the range is unusable here.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its mesh IPv6 address.
+    pub ipv6: Ipv6Addr,
+    /// Its address in the LAN.
+    pub target: IpAddr,
+    /// How to get there; `None` where there is no way now.
+    pub way: Option<DeviceWay>,
+}
+
+/// The way to a LAN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceWay {
+    /// Index of the interface.
+    pub interface: u32,
+    /// Its name.
+    pub name: String,
+    /// Own address towards the device; of the target's family.
+    pub source: IpAddr,
+    /// Largest TCP segments to announce, in bytes, for flows to [`DevicePolicy::ipv4`] and [`DevicePolicy::ipv6`].
+    pub segments: [u32; 2],
 }
 
 /// Inclusive range of open ports of one protocol.
@@ -51,7 +79,8 @@ pub struct PeerPolicy {
     pub ipv4: Ipv4Addr,
     /// The peer's mesh IPv6 address.
     pub ipv6: Ipv6Addr,
-    /// Caller address (127.64.0.0/10) that local services see for the peer's IPv4 flows.
+    /// Caller address (127.64.0.0/10) that local services see for the peer's IPv4 flows; unspecified for a device that it
+    /// fronts, which never calls.
     pub caller4: Ipv4Addr,
     /// Caller address that IPv4-only local services see for the peer's IPv6 flows.
     pub caller6: Ipv4Addr,

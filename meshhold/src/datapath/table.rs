@@ -27,6 +27,8 @@ pub struct OwnNetwork {
     pub own4: Option<Ipv4Addr>,
     /// Own IPv6 address.
     pub own6: Ipv6Addr,
+    /// Addresses of LAN devices that this node forwards.
+    pub devices: Vec<IpAddr>,
 }
 
 /// How packets to one peer are sealed and where they go.
@@ -133,10 +135,11 @@ impl Table {
 
 impl OwnNetwork {
     fn is_own(&self, address: IpAddr) -> bool {
-        match address {
+        let own = match address {
             IpAddr::V4(ip) => self.own4 == Some(ip),
             IpAddr::V6(ip) => self.own6 == ip,
-        }
+        };
+        own || self.devices.contains(&address)
     }
 
     fn holds(&self, address: IpAddr) -> bool {
@@ -201,6 +204,7 @@ mod tests {
             prefix6: ("fd12:1234::".parse().unwrap(), 32),
             own4: Some("198.18.0.17".parse().unwrap()),
             own6: "fd12:1234:0:1::1".parse().unwrap(),
+            devices: vec!["198.18.0.18".parse().unwrap()],
         };
         let peers = vec![
             peer(9, "198.18.4.0", 26, "fd12:1234:0:9::"),
@@ -245,6 +249,8 @@ mod tests {
         assert!(table.peer(3).is_some() && table.peer(4).is_none());
         assert!(table.is_own(0, "198.18.0.17".parse().unwrap()));
         assert!(table.is_own(0, "fd12:1234:0:1::1".parse().unwrap()));
+        assert!(table.is_own(0, "198.18.0.18".parse().unwrap()), "a device of ours");
+        assert!(!table.is_own(0, "198.18.0.19".parse().unwrap()));
         assert!(!table.is_own(1, "198.18.0.17".parse().unwrap()));
     }
 }

@@ -57,6 +57,7 @@ pub(crate) fn policy(scope: Vec<PortRange>) -> Policy {
         own6: own6.into(),
         scope,
         peers: vec![peer],
+        devices: Vec::new(),
     };
     let peer = |index, ipv4: Ip4, ipv6: Ip6, caller4: Ip4, caller6: Ip4| PeerPolicy {
         index,

@@ -58,7 +58,7 @@ impl Memory {
     pub(crate) fn run(&mut self, program: Program, packet: &[u8]) -> (Reason, Action) {
         match program {
             Program::Egress => self.egress(packet),
-            Program::Ingress | Program::Guard => self.ingress(packet),
+            _ => self.ingress(packet),
         }
     }
 

@@ -142,6 +142,7 @@ pub fn table(
         prefix6: (Ipv6Addr::new(0xfd12, 1, 0, 0, 0, 0, 0, 0), 32),
         own4: Some(own4(node)),
         own6: own6(node),
+        devices: Vec::new(),
     };
     let newest = sessions.last().copied();
     let peer = PeerRoute {

@@ -38,11 +38,17 @@ impl Maps {
     }
 
     fn change(&mut self, now: &mut Wanted, next: Wanted) -> Result<(), EbpfError> {
-        let Wanted { own, ranges, peers, callers, scopes } = next;
+        let Wanted { own, ranges, peers, callers, devices, lans, scopes } = next;
         // Closing: without an own address nothing passes; a moved index can't inherit anything.
         for key in changed(&now.own, &own) {
             self.own.remove(&key).map_err(of("OWN"))?;
             now.own.remove(&key);
+        }
+        // The flows of a device that moved lead to its old place.
+        for key in changed(&now.devices, &devices) {
+            self.devices.remove(&key).map_err(of("DEVICES"))?;
+            now.devices.remove(&key);
+            self.translations.forget(|device| *device == key)?;
         }
         for key in gone(&now.callers, &callers) {
             self.callers.remove(&key).map_err(of("CALLERS"))?;
@@ -71,6 +77,11 @@ impl Maps {
             self.callers.insert(key, entry, 0).map_err(of("CALLERS"))?;
             now.callers.insert(key, entry);
         }
+        for (key, entry) in new(&now.devices, devices) {
+            self.devices.insert(key, entry, 0).map_err(of("DEVICES"))?;
+            now.devices.insert(key, entry);
+        }
+        now.lans = lans;
         for (key, entry) in new(&now.own, own) {
             self.own.insert(key, entry, 0).map_err(of("OWN"))?;
             now.own.insert(key, entry);

@@ -10,9 +10,10 @@ use meshhold_common::{
         CallerEntry, CallerKey, Counter, Epoch, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry,
         PortBits, Range, SEEN,
     },
+    nat::{DeviceEntry, LanEntry},
 };
 
-use super::{EbpfError, wanted::Wanted};
+use super::{EbpfError, translations::Translations, wanted::Wanted};
 
 /// The maps that user space reads or writes.
 pub(super) struct Maps {
@@ -20,6 +21,9 @@ pub(super) struct Maps {
     pub(super) ranges: LpmTrie<MapData, Address, Range>,
     pub(super) peers: HashMap<MapData, Address, PeerEntry>,
     pub(super) callers: HashMap<MapData, CallerKey, CallerEntry>,
+    pub(super) devices: HashMap<MapData, Address, DeviceEntry>,
+    pub(super) lans: HashMap<MapData, u32, LanEntry>,
+    pub(super) translations: Translations,
     pub(super) ports: Array<MapData, PortBits>,
     pub(super) generations: Array<MapData, Generation>,
     pub(super) workers: Array<MapData, u32>,
@@ -37,6 +41,9 @@ impl Maps {
             ranges: typed(ebpf, "RANGES")?,
             peers: typed(ebpf, "PEERS")?,
             callers: typed(ebpf, "CALLERS")?,
+            devices: typed(ebpf, "DEVICES")?,
+            lans: typed(ebpf, "LANS")?,
+            translations: Translations::new(typed(ebpf, "NAT_OUT")?, typed(ebpf, "NAT_IN")?),
             ports: typed(ebpf, "PORTS")?,
             generations: typed(ebpf, "GENERATIONS")?,
             workers: typed(ebpf, "WORKERS")?,
@@ -55,6 +62,12 @@ impl Maps {
         }
         for key in keys("PEERS", self.peers.keys())? {
             self.peers.remove(&key).map_err(of("PEERS"))?;
+        }
+        for key in keys("DEVICES", self.devices.keys())? {
+            self.devices.remove(&key).map_err(of("DEVICES"))?;
+        }
+        for key in keys("LANS", self.lans.keys())? {
+            self.lans.remove(&key).map_err(of("LANS"))?;
         }
         for key in keys("CALLERS", self.callers.keys())? {
             self.callers.remove(&key).map_err(of("CALLERS"))?;
@@ -105,7 +118,7 @@ pub(super) fn of(map: &'static str) -> impl Fn(MapError) -> EbpfError {
     move |source| EbpfError::Map { map, source }
 }
 
-fn keys<K>(map: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> Result<Vec<K>, EbpfError> {
+pub(super) fn keys<K>(map: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> Result<Vec<K>, EbpfError> {
     keys.collect::<Result<_, _>>().map_err(of(map))
 }
 

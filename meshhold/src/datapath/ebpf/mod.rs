@@ -7,9 +7,12 @@ mod apply;
 mod error;
 mod events;
 mod maps;
+mod gateway;
 mod pins;
+mod translations;
 mod wanted;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -43,11 +46,18 @@ pub enum Program {
     Egress,
     /// On every other interface.
     Guard,
+    /// From the mesh to LAN devices.
+    DeviceIngress,
+    /// From LAN devices into the mesh.
+    DeviceEgress,
+    /// On interfaces behind which there are devices.
+    Answer,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Guard];
+    pub const ALL: [Self; 6] =
+        [Self::Ingress, Self::Egress, Self::Guard, Self::DeviceIngress, Self::DeviceEgress, Self::Answer];
 
     /// Name in the object and in `bpftool prog show`.
     pub const fn name(self) -> &'static str {
@@ -55,13 +65,16 @@ impl Program {
             Self::Ingress => "mesh_ingress",
             Self::Egress => "mesh_egress",
             Self::Guard => "lan_guard",
+            Self::DeviceIngress => "device_ingress",
+            Self::DeviceEgress => "device_egress",
+            Self::Answer => "lan_answer",
         }
     }
 
     const fn direction(self) -> TcAttachType {
         match self {
-            Self::Ingress | Self::Guard => TcAttachType::Ingress,
-            Self::Egress => TcAttachType::Egress,
+            Self::Ingress | Self::Guard | Self::DeviceIngress | Self::Answer => TcAttachType::Ingress,
+            Self::Egress | Self::DeviceEgress => TcAttachType::Egress,
         }
     }
 }
@@ -73,6 +86,9 @@ pub struct EbpfDatapath {
     wanted: Wanted,
     pins: Option<PinRoot>,
     links: Vec<(String, FdLink)>,
+    interface: String,
+    /// Interfaces with an answer program, by index.
+    lans: BTreeMap<u32, String>,
 }
 
 /// True where this executable holds the programs.
@@ -88,6 +104,8 @@ impl EbpfDatapath {
     /// [`EbpfError`]; nothing stays attached that was not attached before.
     pub fn load(interface: &str, pin_root: &Path) -> Result<Self, EbpfError> {
         let mut datapath = Self::open(Some(pin_root))?;
+        interface.clone_into(&mut datapath.interface);
+        datapath.forget_gateway()?;
         for program in [Program::Egress, Program::Ingress] {
             datapath.attach(program, interface)?;
         }
@@ -110,7 +128,8 @@ impl EbpfDatapath {
         }
         let mut maps = Maps::take(&mut ebpf)?;
         let wanted = maps.close()?;
-        Ok(Self { ebpf, maps, wanted, pins, links: Vec::new() })
+        let (interface, lans) = (String::new(), BTreeMap::new());
+        Ok(Self { ebpf, maps, wanted, pins, links: Vec::new(), interface, lans })
     }
 
     /// Makes the kernel's tables equal to `policy`, live: what did not change is not touched, and each network's
@@ -120,7 +139,8 @@ impl EbpfDatapath {
     /// [`EbpfError::TooMany`] before anything changed; a map error may leave the change half done, on the closed side.
     pub fn apply(&mut self, policy: &Policy) -> Result<(), EbpfError> {
         let wanted = Wanted::from_policy(policy)?;
-        self.maps.apply(&mut self.wanted, wanted)
+        self.maps.apply(&mut self.wanted, wanted)?;
+        self.follow_devices()
     }
 
     /// Keeps mesh addresses off another interface of the node.
@@ -136,7 +156,11 @@ impl EbpfDatapath {
     /// # Errors
     /// [`EbpfError::PinRoot`] where the pin can't be removed.
     pub fn unguard(&mut self, interface: &str) -> Result<(), EbpfError> {
-        let name = link_name(Program::Guard, interface);
+        self.detach(Program::Guard, interface)
+    }
+
+    fn detach(&mut self, program: Program, interface: &str) -> Result<(), EbpfError> {
+        let name = link_name(program, interface);
         self.links.retain(|(link, _)| *link != name);
         self.pins.as_ref().map_or(Ok(()), |pins| pins.remove(&name))
     }
@@ -206,7 +230,8 @@ impl EbpfDatapath {
             |source| EbpfError::Attach { program: program.name(), interface: interface.to_owned(), source };
         let classifier = classifier(&mut self.ebpf, program)?;
         // A guard is attached anew beside an old one: a pin may be about an interface that was renamed since.
-        if program != Program::Guard && pin.as_deref().is_some_and(|pin| replace(classifier, pin)) {
+        let per_interface = matches!(program, Program::Guard | Program::Answer);
+        if !per_interface && pin.as_deref().is_some_and(|pin| replace(classifier, pin)) {
             return Ok(());
         }
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
@@ -237,7 +262,8 @@ fn replace(classifier: &mut SchedClassifier, pin: &Path) -> bool {
 fn link_name(program: Program, interface: &str) -> String {
     match program {
         Program::Guard => format!("link_guard_{interface}"),
-        Program::Ingress | Program::Egress => format!("link_{}", program.name()),
+        Program::Answer => format!("link_answer_{interface}"),
+        _ => format!("link_{}", program.name()),
     }
 }
 

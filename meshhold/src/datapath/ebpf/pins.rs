@@ -14,6 +14,7 @@ use meshhold_common::{
         FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS, Opened,
         Own, PeerEntry, PortBits, Range, Tokens,
     },
+    nat::{DeviceEntry, Inward, LanEntry, MAX_DEVICES, MAX_TRANSLATIONS, Outward},
 };
 
 use super::EbpfError;
@@ -24,10 +25,11 @@ type Layout = (&'static str, usize, usize, u32);
 const REASONS: u32 = Reason::COUNT as u32;
 const INDEX: usize = size_of::<u32>();
 
-/// A flow without the mark of its port would not be found: neither is kept without the other.
-const TOGETHER: [&str; 2] = ["FLOWS", "OPENED"];
+/// A flow without the mark of its port would not be found, a translation works in both directions or not at all: none is
+/// kept without the other.
+const TOGETHER: [[&str; 2]; 2] = [["FLOWS", "OPENED"], ["NAT_OUT", "NAT_IN"]];
 
-const LAYOUTS: [Layout; 15] = [
+const LAYOUTS: [Layout; 20] = [
     ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
     ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
     ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
@@ -43,6 +45,11 @@ const LAYOUTS: [Layout; 15] = [
     ("RATES", INDEX, size_of::<FlowRate>(), FLOW_RATES),
     ("WORKERS", INDEX, INDEX, 1),
     ("EVENTS", 0, 0, EVENT_BYTES),
+    ("DEVICES", size_of::<Address>(), size_of::<DeviceEntry>(), MAX_DEVICES),
+    ("LANS", INDEX, size_of::<LanEntry>(), MAX_DEVICES),
+    ("NAT_OUT", size_of::<FlowKey>(), size_of::<Outward>(), MAX_TRANSLATIONS),
+    ("NAT_IN", size_of::<FlowKey>(), size_of::<Inward>(), MAX_TRANSLATIONS),
+    ("NAT_PIECES", size_of::<FragmentKey>(), size_of::<Inward>(), MAX_FRAGMENTS),
 ];
 
 /// The folder.
@@ -71,8 +78,10 @@ impl PinRoot {
             }
             paths.push((layout.0, path));
         }
-        if TOGETHER.iter().any(|name| !self.path(name).exists()) {
-            TOGETHER.iter().try_for_each(|name| self.remove(name))?;
+        for pair in TOGETHER {
+            if pair.iter().any(|name| !self.path(name).exists()) {
+                pair.iter().try_for_each(|name| self.remove(name))?;
+            }
         }
         Ok(paths)
     }
@@ -94,6 +103,13 @@ impl PinRoot {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes the pins whose names start so.
+    pub(super) fn remove_all_of(&self, start: &str) -> Result<(), EbpfError> {
+        let entries = fs::read_dir(&self.0).map_err(|source| EbpfError::PinRoot { path: self.0.clone(), source })?;
+        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.iter().filter(|name| name.starts_with(start)).try_for_each(|name| self.remove(name))
     }
 
     /// Links go before maps: a program must not run on while its tables change hands.

@@ -1,15 +1,16 @@
 //! What the kernel tables should hold for a policy: a pure translation.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use meshhold_common::{
     Address,
     maps::{CallerEntry, CallerKey, MAX_NETWORKS, MAX_PEERS, Own, PORT_WORDS, PeerEntry, Range, port_bit},
+    nat::DeviceEntry,
     packet::{TCP, UDP},
 };
 
 use super::EbpfError;
-use crate::datapath::policy::{NetworkPolicy, PeerPolicy, Policy};
+use crate::datapath::policy::{DevicePolicy, NetworkPolicy, PeerPolicy, Policy};
 
 /// Bits added to an IPv4 prefix length in the common address form.
 const MAPPED_BITS: u32 = 96;
@@ -26,6 +27,9 @@ pub(super) struct Wanted {
     pub(super) ranges: BTreeMap<(u32, Address), Range>,
     pub(super) peers: BTreeMap<Address, PeerEntry>,
     pub(super) callers: BTreeMap<CallerKey, CallerEntry>,
+    pub(super) devices: BTreeMap<Address, DeviceEntry>,
+    /// Interfaces behind which there are devices, by index.
+    pub(super) lans: BTreeMap<u32, String>,
     /// By network index; TCP, then UDP.
     pub(super) scopes: BTreeMap<u32, [Bits; 2]>,
 }
@@ -62,7 +66,27 @@ impl Wanted {
         for peer in &network.peers {
             self.add_peer(index, network, peer);
         }
+        network.devices.iter().for_each(|device| self.add_device(index, device));
         self.scopes.insert(index, [port_bits(network, TCP), port_bits(network, UDP)]);
+    }
+
+    fn add_device(&mut self, network: u32, device: &DevicePolicy) {
+        if let Some(way) = &device.way {
+            self.lans.insert(way.interface, way.name.clone());
+        }
+        let faces = [device.ipv4.map(IpAddr::V4), Some(IpAddr::V6(device.ipv6))];
+        for (at, address) in faces.into_iter().enumerate() {
+            let Some(address) = address else { continue };
+            let way = device.way.as_ref();
+            let entry = DeviceEntry {
+                target: common(device.target),
+                source: way.map(|way| common(way.source)).unwrap_or_default(),
+                network,
+                interface: way.map_or(0, |way| way.interface),
+                segment: way.and_then(|way| way.segments.get(at)).copied().unwrap_or_default(),
+            };
+            self.devices.insert(common(address), entry);
+        }
     }
 
     fn add_peer(&mut self, index: u32, network: &NetworkPolicy, peer: &PeerPolicy) {
@@ -79,6 +103,14 @@ impl Wanted {
                 self.callers.insert(CallerKey { octets: caller }, entry);
             }
         }
+    }
+}
+
+/// Either family in the common form.
+fn common(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(ip) => Address::v4(ip.octets()),
+        IpAddr::V6(ip) => Address::v6(ip.octets()),
     }
 }
 
@@ -120,6 +152,7 @@ mod tests {
                 caller4: Ipv4Addr::new(127, 64, 0, 1),
                 caller6: Ipv4Addr::new(127, 96, 0, 1),
             }],
+            devices: Vec::new(),
         }
     }
 

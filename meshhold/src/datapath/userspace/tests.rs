@@ -23,6 +23,7 @@ fn policy(open: &[u16]) -> Arc<Policy> {
         own6: "fd12:1:0:1::1".parse().unwrap(),
         scope,
         peers: vec![peer],
+        devices: Vec::new(),
     };
     Arc::new(Policy { networks: vec![network] })
 }

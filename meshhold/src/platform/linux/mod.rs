@@ -18,12 +18,14 @@ pub mod error;
 mod list;
 pub mod memory;
 pub mod net;
+pub mod reserved;
 mod routes;
 pub mod sched;
 pub mod sys;
 pub mod sys_net;
 mod sysctl;
 pub mod watch;
+pub mod ways;
 
 #[cfg(test)]
 mod test_ns;

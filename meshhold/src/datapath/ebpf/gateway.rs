@@ -1,0 +1,75 @@
+//! The programs for LAN devices: on the mesh interface while there are devices, and on the interfaces that lead to them.
+//!
+//! Owns where they hang. A node without devices has none of them, and none of their cost.
+
+use std::{collections::BTreeMap, fs};
+
+use meshhold_common::nat::LanEntry;
+
+use super::{EbpfDatapath, EbpfError, Program, maps::of};
+
+const MESH: [Program; 2] = [Program::DeviceEgress, Program::DeviceIngress];
+
+impl EbpfDatapath {
+    /// Attaches and detaches what the devices of the policy in force need.
+    pub(super) fn follow_devices(&mut self) -> Result<(), EbpfError> {
+        // Without an interface there is nothing to hang anything on: tests run the programs by themselves.
+        if self.interface.is_empty() || self.lans == self.wanted.lans {
+            return Ok(());
+        }
+        let interface = self.interface.clone();
+        let (before, after) = (std::mem::take(&mut self.lans), self.wanted.lans.clone());
+        if before.is_empty() {
+            MESH.iter().try_for_each(|program| self.attach(*program, &interface))?;
+        }
+        for (index, name) in before.iter().filter(|lan| !contains(&after, *lan)) {
+            self.maps.lans.remove(index).map_err(of("LANS"))?;
+            self.detach(Program::Answer, name)?;
+        }
+        let mesh = LanEntry { mesh: index_of(&interface) };
+        for (index, name) in after.iter().filter(|lan| !contains(&before, *lan)) {
+            self.maps.lans.insert(index, mesh, 0).map_err(of("LANS"))?;
+            self.attach(Program::Answer, name)?;
+            self.lans.insert(*index, name.clone());
+        }
+        if after.is_empty() {
+            MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
+        }
+        self.lans = after;
+        Ok(())
+    }
+
+    /// Removes what a former daemon left attached for its devices.
+    pub(super) fn forget_gateway(&mut self) -> Result<(), EbpfError> {
+        let interface = self.interface.clone();
+        MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
+        self.pins.as_ref().map_or(Ok(()), |pins| pins.remove_all_of("link_answer_"))
+    }
+
+    /// Takes out flows to devices that are over at `now`, the kernel's monotonic clock in nanoseconds; a share of them
+    /// each time.
+    ///
+    /// # Errors
+    /// [`EbpfError::Map`]
+    pub fn sweep_translations(&mut self, now: u64) -> Result<(), EbpfError> {
+        self.maps.translations.sweep((now >> 30) as u32)
+    }
+
+    /// How many flows to devices there are.
+    ///
+    /// # Errors
+    /// [`EbpfError::Map`]
+    pub fn translations(&self) -> Result<usize, EbpfError> {
+        self.maps.translations.count()
+    }
+}
+
+fn contains(lans: &BTreeMap<u32, String>, (index, name): (&u32, &String)) -> bool {
+    lans.get(index) == Some(name)
+}
+
+/// 0 where the interface is gone.
+fn index_of(interface: &str) -> u32 {
+    let text = fs::read_to_string(format!("/sys/class/net/{interface}/ifindex")).unwrap_or_default();
+    text.trim().parse().unwrap_or_default()
+}
