@@ -45,7 +45,14 @@ pub struct Plan {
 
 impl Plan {
     /// Nothing to do.
-    pub const NOTHING: Self = Self { action: Action::KEEP, port: 0, interface: 0, segment: 0, is_error: false, quoted: Action::KEEP };
+    pub const NOTHING: Self = Self {
+        action: Action::KEEP,
+        port: 0,
+        interface: 0,
+        segment: 0,
+        is_error: false,
+        quoted: Action::KEEP,
+    };
 
     #[inline(always)]
     fn quote(&mut self, source: Address, destination: Address) {
@@ -188,13 +195,9 @@ fn found<L: Load, G: Gateway>(
             packet.source_port,
             packet.protocol,
         ),
-        _ if is_echo_reply(packet) => FlowKey::new(
-            packet.destination,
-            packet.source,
-            packet.destination_port,
-            0,
-            packet.protocol,
-        ),
+        _ if is_echo_reply(packet) => {
+            FlowKey::new(packet.destination, packet.source, packet.destination_port, 0, packet.protocol)
+        }
         _ => return None,
     };
     gateway.answered(&key, packet.flags)

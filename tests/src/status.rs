@@ -36,6 +36,9 @@ pub struct Datapath {
     pub hook: Option<String>,
     /// Worker threads.
     pub workers: u32,
+    /// Flows to LAN devices that are translated.
+    #[serde(default)]
+    pub translations: u32,
 }
 
 /// A network this node is a member of.

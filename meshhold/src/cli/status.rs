@@ -139,7 +139,12 @@ mod tests {
     }
 
     fn status(networks: Vec<NetworkStatus>) -> Status {
-        let datapath = DatapathStatus { mode: DatapathMode::Ebpf, hook: Some("tcx".into()), workers: 2 };
+        let datapath = DatapathStatus {
+            mode: DatapathMode::Ebpf,
+            hook: Some("tcx".into()),
+            workers: 2,
+            translations: 0,
+        };
         Status {
             running: true,
             interface: "mesh0".into(),

@@ -243,7 +243,8 @@ pub(super) fn default_space() -> Ipv4Range {
 /// LAN devices; each name once, and no more than a block holds.
 pub(super) fn forwards<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Forward>, D::Error> {
     let entries: Vec<Entry> = Option::deserialize(input)?.unwrap_or_default();
-    let forwards: Vec<Forward> = entries.into_iter().map(|Entry { name, target }| Forward { name, target }).collect();
+    let forwards: Vec<Forward> =
+        entries.into_iter().map(|Entry { name, target }| Forward { name, target }).collect();
     if forwards.len() > usize::from(MAX_DEVICES) {
         let count = forwards.len();
         return Err(D::Error::custom(format!(
@@ -253,7 +254,10 @@ pub(super) fn forwards<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Forwar
     for (at, forward) in forwards.iter().enumerate() {
         forward::check(forward).map_err(D::Error::custom)?;
         if forwards.iter().take(at).any(|other| other.name.to_lowercase() == forward.name.to_lowercase()) {
-            return Err(D::Error::custom(format!("'{}' is there twice; give each device an own name", forward.name)));
+            return Err(D::Error::custom(format!(
+                "'{}' is there twice; give each device an own name",
+                forward.name
+            )));
         }
     }
     return Ok(forwards);
@@ -271,7 +275,10 @@ pub(super) fn forwards<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Forwar
 fn target<'de, D: Deserializer<'de>>(input: D) -> Result<IpAddr, D::Error> {
     check(input, |text| {
         text.parse().map_err(|_| {
-            format!("'{}' is no IP address; give the device's address in the LAN, e.g. 192.168.1.40", text.escape_debug())
+            format!(
+                "'{}' is no IP address; give the device's address in the LAN, e.g. 192.168.1.40",
+                text.escape_debug()
+            )
         })
     })
 }

@@ -89,6 +89,9 @@ pub struct DatapathStatus {
     pub hook: Option<String>,
     /// Number of worker threads.
     pub workers: u32,
+    /// Flows to LAN devices that this node translates now.
+    #[serde(default)]
+    pub translations: u32,
 }
 
 /// Who enforces the policy.

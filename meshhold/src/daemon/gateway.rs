@@ -37,6 +37,11 @@ impl Gateway {
         Self { forwards, ways: BTreeMap::new(), looked_at: None, mtu: mtu.into() }
     }
 
+    /// Whether there is no device.
+    pub(super) fn is_empty(&self) -> bool {
+        self.forwards.list().is_empty()
+    }
+
     /// What other members are told.
     pub(super) fn devices(&self) -> Vec<Device> {
         self.forwards.devices()
@@ -85,7 +90,12 @@ impl Gateway {
         }
     }
 
-    async fn add(&mut self, forward: Forward, lan: &Lan, networks: &BTreeMap<u16, Network>) -> anyhow::Result<()> {
+    async fn add(
+        &mut self,
+        forward: Forward,
+        lan: &Lan,
+        networks: &BTreeMap<u16, Network>,
+    ) -> anyhow::Result<()> {
         let target = forward.target;
         ensure!(
             lan.way(target).await != Err(NoWay::Own),
@@ -116,13 +126,26 @@ impl Gateway {
     fn way(&self, target: IpAddr) -> Option<DeviceWay> {
         let way = self.ways.get(&target)?.as_ref().ok()?;
         let [four, six] = HEADERS;
+        // Where the families differ, the headers' sizes do.
         let behind = way.mtu.saturating_sub(if target.is_ipv4() { four } else { six });
+        let mtus = HEADERS.map(|headers| u16::try_from(behind + headers).unwrap_or(u16::MAX));
         let segments = HEADERS.map(|headers| self.mtu.saturating_sub(headers).min(behind));
-        Some(DeviceWay { interface: way.interface, name: way.name.clone(), source: way.source, segments })
+        Some(DeviceWay {
+            interface: way.interface,
+            name: way.name.clone(),
+            source: way.source,
+            mtus,
+            segments,
+        })
     }
 
     /// What `meshlan status` shows of the devices in one network.
-    pub(super) fn status(&self, lan: &Lan, networks: &BTreeMap<u16, Network>, network: &Network) -> Vec<DeviceStatus> {
+    pub(super) fn status(
+        &self,
+        lan: &Lan,
+        networks: &BTreeMap<u16, Network>,
+        network: &Network,
+    ) -> Vec<DeviceStatus> {
         let block = network.members.block();
         let list = self.forwards.list();
         list.into_iter().map(|placed| self.device_status(placed, lan, networks, (network, block))).collect()

@@ -23,9 +23,9 @@ impl Daemon {
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Key(request) => self.on_key_request(request),
             Request::Forward(request) => {
-                let (response, changed) =
-                    self.gateway.on_request(request, &self.lan, &self.networks).await;
+                let (response, changed) = self.gateway.on_request(request, &self.lan, &self.networks).await;
                 self.stale.policy |= changed;
+                self.stale.addresses |= changed;
                 response
             }
             Request::Reload => self.reload_keys(),

@@ -144,9 +144,12 @@ impl Lan {
             tracing::error!("the kernel refused the new policy, the old one stays: {error:#}");
         }
         if self.kernel.is_some()
-            && let Err(error) = reserved::set(policy.networks.iter().any(|network| !network.devices.is_empty()))
+            && let Err(error) =
+                reserved::set(policy.networks.iter().any(|network| !network.devices.is_empty()))
         {
-            tracing::warn!("cannot reserve the ports of flows to LAN devices (ip_local_reserved_ports): {error}");
+            tracing::warn!(
+                "cannot reserve the ports of flows to LAN devices (ip_local_reserved_ports): {error}"
+            );
         }
         self.policy = Some(policy);
     }
@@ -280,7 +283,13 @@ impl Lan {
             mode,
             hook: self.kernel.is_some().then(|| "tcx".to_owned()),
             workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.count()).unwrap_or(u32::MAX)),
+            translations: self.translations(),
         }
+    }
+
+    fn translations(&self) -> u32 {
+        let count = self.kernel.as_ref().and_then(|kernel| kernel.translations().ok()).unwrap_or_default();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     pub(super) fn warnings(&self) -> &[String] {

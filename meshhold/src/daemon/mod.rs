@@ -49,6 +49,9 @@ use state::StateFile;
 const TICK: Duration = Duration::from_millis(500);
 /// How often what is remembered is compared with the state file.
 const SAVE: Duration = Duration::from_secs(5);
+/// Super-packets of LAN devices come in whatever size these send them, and the kernel would cut up those that are larger
+/// than the mesh interface takes.
+const WHOLE: u32 = 65_536;
 /// Most link events that are taken before the packet path follows.
 const BURST: usize = 64;
 
@@ -239,7 +242,11 @@ impl Daemon {
         InterfaceSetup {
             interface: self.config.meshlan.interface.clone(),
             mtu: self.config.meshlan.mtu.into(),
-            gso_max: largest_super_packet(self.config.meshlan.mtu),
+            gso_max: if self.gateway.is_empty() {
+                largest_super_packet(self.config.meshlan.mtu)
+            } else {
+                WHOLE
+            },
             networks: networks.collect(),
         }
     }
@@ -313,9 +320,8 @@ impl Daemon {
         }
         if stale.policy || stale.table || changed {
             let enforce = self.lan.enforced_here();
-            let devices = self.gateway.devices();
             let peers = &self.circuits.peers;
-            self.lan.publish(view::table(&self.networks, &mut self.callers, peers, &devices, enforce));
+            self.lan.publish(view::table(&self.networks, &mut self.callers, peers, &self.gateway, enforce));
         }
         if stale.addresses {
             self.set_addresses().await;

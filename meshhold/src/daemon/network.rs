@@ -74,7 +74,9 @@ impl Network {
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(ip) => self.range.contains(ip),
-            IpAddr::V6(ip) => ip.segments().first_chunk::<2>() == self.keys.prefix6.segments().first_chunk::<2>(),
+            IpAddr::V6(ip) => {
+                ip.segments().first_chunk::<2>() == self.keys.prefix6.segments().first_chunk::<2>()
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use meshhold_core::session::Session;
 use super::callers::{Callers, PeerKey, caller4, caller6};
 use super::gateway::Gateway;
 use super::network::Network;
-use crate::datapath::policy::{NetworkPolicy, PeerPolicy, Policy, PortRange};
+use crate::datapath::policy::{DevicePolicy, NetworkPolicy, PeerPolicy, Policy, PortRange};
 use crate::datapath::table::{OwnNetwork, PeerRoute, Table, TransmitPath};
 
 /// The sessions of one peer's circuit.
@@ -96,7 +96,7 @@ pub(super) fn table(
     networks: &BTreeMap<u16, Network>,
     callers: &mut Callers,
     circuits: &BTreeMap<PeerKey, Sessions>,
-    devices: &[Device],
+    gateway: &Gateway,
     enforce: Option<Arc<Policy>>,
 ) -> Table {
     let mut peers = Vec::new();
@@ -116,15 +116,16 @@ pub(super) fn table(
             });
         }
     }
-    let own = networks.values().map(|network| own_network(network, devices)).collect();
+    let own = |network| own_network(network, gateway.policy(networks, network));
+    let own = networks.values().map(own).collect();
     Table::new(own, peers, sessions, enforce)
 }
 
-fn own_network(network: &Network, devices: &[Device]) -> OwnNetwork {
-    let block = network.members.block();
-    let addresses = |device: &Device| {
-        let four = network.own4().map(|_| IpAddr::V4(block.device4(device.slot)));
-        four.into_iter().chain([IpAddr::V6(block.device6(device.slot))])
+fn own_network(network: &Network, devices: Vec<DevicePolicy>) -> OwnNetwork {
+    let faces = |device: DevicePolicy| {
+        let [four, six] = device.way.map_or([u16::MAX; 2], |way| way.mtus);
+        let ipv4 = device.ipv4.map(|ip| (IpAddr::V4(ip), four));
+        ipv4.into_iter().chain([(IpAddr::V6(device.ipv6), six)])
     };
     OwnNetwork {
         index: network.index,
@@ -132,7 +133,7 @@ fn own_network(network: &Network, devices: &[Device]) -> OwnNetwork {
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
-        devices: devices.iter().flat_map(addresses).collect(),
+        devices: devices.into_iter().flat_map(faces).collect(),
     }
 }
 

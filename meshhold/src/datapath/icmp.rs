@@ -1,6 +1,6 @@
-//! ICMP errors that a worker writes back to the TUN: host unreachable, at once instead of after a time-out.
+//! ICMP errors that a worker makes: host unreachable, at once instead of after a time-out, and packet too big.
 //!
-//! Owns their layout (RFC 792, RFC 4443 section 3.1) and the rules when none is sent (RFC 1122 section 3.2.2).
+//! Owns their layout (RFC 792, RFC 4443 sections 3.1 and 3.2) and the rules when none is sent (RFC 1122 section 3.2.2).
 //! Must not know why a packet was undeliverable.
 
 use std::time::{Duration, Instant};
@@ -15,9 +15,18 @@ pub const MAX_ERROR: usize = 576;
 /// Errors a second that one worker writes.
 const PER_SECOND: u32 = 100;
 
-/// Writes "host unreachable" about `packet` into `out` and returns its length. Its source is the unreachable address
-/// itself: one of our own would be dropped as martian. `None` where the rules forbid an error.
-pub fn host_unreachable(packet: &[u8], out: &mut [u8; MAX_ERROR]) -> Option<usize> {
+/// What an error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// Nobody is at the destination.
+    HostUnreachable,
+    /// The way to the destination carries this many bytes at most.
+    TooBig(u16),
+}
+
+/// Writes an error about `packet` into `out` and returns its length. Its source is the packet's destination: an address of
+/// our own would be dropped as martian. `None` where the rules forbid an error.
+pub fn error(kind: Error, packet: &[u8], out: &mut [u8; MAX_ERROR]) -> Option<usize> {
     let layout = Layout::of(packet)?;
     let header = if layout.v6 { 40 } else { 20 };
     let quoted = packet.get(..layout.total.min(MAX_ERROR - header - 8))?;
@@ -29,9 +38,9 @@ pub fn host_unreachable(packet: &[u8], out: &mut [u8; MAX_ERROR]) -> Option<usiz
     error.fill(0);
     error.get_mut(header + 8..)?.copy_from_slice(quoted);
     if layout.v6 {
-        return finish6(packet, error).map(|()| total);
+        return finish6(kind, packet, error).map(|()| total);
     }
-    finish4(packet, error).map(|()| total)
+    finish4(kind, packet, error).map(|()| total)
 }
 
 fn is_error(packet: &[u8], layout: &Layout) -> bool {
@@ -43,7 +52,7 @@ fn is_error(packet: &[u8], layout: &Layout) -> bool {
     }
 }
 
-fn finish4(packet: &[u8], error: &mut [u8]) -> Option<()> {
+fn finish4(kind: Error, packet: &[u8], error: &mut [u8]) -> Option<()> {
     let total = error.len() as u16;
     let (header, message) = error.split_at_mut_checked(20)?;
     header.get_mut(..2)?.copy_from_slice(&[0x45, 0xc0]);
@@ -52,22 +61,32 @@ fn finish4(packet: &[u8], error: &mut [u8]) -> Option<()> {
     header.get_mut(12..16)?.copy_from_slice(packet.get(16..20)?);
     header.get_mut(16..20)?.copy_from_slice(packet.get(12..16)?);
     write_ipv4(header);
-    // Type 3, code 1.
-    message.get_mut(..2)?.copy_from_slice(&[3, 1]);
+    // Destination unreachable: host unreachable; fragmentation needed, with the MTU of the next hop (RFC 1191).
+    let (code, mtu) = match kind {
+        Error::HostUnreachable => (1, 0),
+        Error::TooBig(mtu) => (4, mtu),
+    };
+    message.get_mut(..2)?.copy_from_slice(&[3, code]);
+    put_u16(message, 6, mtu);
     let check = !fold(sum(message));
     put_u16(message, 2, check);
     Some(())
 }
 
-fn finish6(packet: &[u8], error: &mut [u8]) -> Option<()> {
+fn finish6(kind: Error, packet: &[u8], error: &mut [u8]) -> Option<()> {
     let length = (error.len() - 40) as u16;
     *error.first_mut()? = 0x60;
     put_u16(error, 4, length);
     error.get_mut(6..8)?.copy_from_slice(&[ICMP6, 64]);
     error.get_mut(8..24)?.copy_from_slice(packet.get(24..40)?);
     error.get_mut(24..40)?.copy_from_slice(packet.get(8..24)?);
-    // Type 1, code 3: address unreachable.
-    error.get_mut(40..42)?.copy_from_slice(&[1, 3]);
+    // Destination unreachable: address unreachable; packet too big.
+    let (head, mtu) = match kind {
+        Error::HostUnreachable => ([1, 3], 0),
+        Error::TooBig(mtu) => ([2, 0], mtu),
+    };
+    error.get_mut(40..42)?.copy_from_slice(&head);
+    put_u16(error, 46, mtu);
     let layout = Layout::of(error)?;
     let check = !fold(pseudo(error, &layout) + u32::from(length) + sum(error.get(40..)?));
     put_u16(error, 42, check);
@@ -117,7 +136,7 @@ mod tests {
         for len in [28, 100, 1400] {
             let packet = udp4(len);
             let mut out = [0; MAX_ERROR];
-            let total = host_unreachable(&packet, &mut out).unwrap();
+            let total = error(Error::HostUnreachable, &packet, &mut out).unwrap();
             let error = &out[..total];
             assert_eq!(Layout::of(error).unwrap().total, total);
             assert_eq!(fold(sum(&error[..20])), 0xffff);
@@ -137,7 +156,7 @@ mod tests {
         packet[8] = 0xfd;
         packet[24..26].copy_from_slice(&[0xfd, 0x12]);
         let mut out = [0; MAX_ERROR];
-        let total = host_unreachable(&packet, &mut out).unwrap();
+        let total = error(Error::HostUnreachable, &packet, &mut out).unwrap();
         let layout = Layout::of(&out[..total]).unwrap();
         let length = (total - 40) as u32;
         assert_eq!(fold(pseudo(&out, &layout) + length + sum(&out[40..total])), 0xffff);
@@ -146,17 +165,25 @@ mod tests {
     }
 
     #[test]
+    fn too_big_tells_the_mtu() {
+        let mut out = [0; MAX_ERROR];
+        let total = error(Error::TooBig(1280), &udp4(1400), &mut out).unwrap();
+        assert_eq!((&out[20..22], &out[26..28]), (&[3, 4][..], &1280u16.to_be_bytes()[..]));
+        assert_eq!(fold(sum(&out[20..total])), 0xffff);
+    }
+
+    #[test]
     fn no_error_about_errors_fragments_or_rubbish() {
         let mut out = [0; MAX_ERROR];
         let mut error = udp4(60);
         (error[9], error[20]) = (1, 3);
-        assert_eq!(host_unreachable(&error, &mut out), None);
+        assert_eq!(super::error(Error::HostUnreachable, &error, &mut out), None);
         error[20] = 8;
-        assert!(host_unreachable(&error, &mut out).is_some(), "an echo request gets one");
+        assert!(super::error(Error::HostUnreachable, &error, &mut out).is_some(), "an echo request gets one");
         let mut fragment = udp4(60);
         fragment[6] = 0x20;
-        assert_eq!(host_unreachable(&fragment, &mut out), None);
-        assert_eq!(host_unreachable(&[0; 3], &mut out), None);
+        assert_eq!(super::error(Error::HostUnreachable, &fragment, &mut out), None);
+        assert_eq!(super::error(Error::HostUnreachable, &[0; 3], &mut out), None);
     }
 
     #[test]

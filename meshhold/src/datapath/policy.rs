@@ -55,7 +55,9 @@ pub struct DeviceWay {
     pub name: String,
     /// Own address towards the device; of the target's family.
     pub source: IpAddr,
-    /// Largest TCP segments to announce, in bytes, for flows to [`DevicePolicy::ipv4`] and [`DevicePolicy::ipv6`].
+    /// Largest packets to [`DevicePolicy::ipv4`] and [`DevicePolicy::ipv6`] that reach the device, in bytes.
+    pub mtus: [u16; 2],
+    /// Largest TCP segments to announce for flows to these, in bytes.
     pub segments: [u32; 2],
 }
 

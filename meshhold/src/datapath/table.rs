@@ -27,8 +27,8 @@ pub struct OwnNetwork {
     pub own4: Option<Ipv4Addr>,
     /// Own IPv6 address.
     pub own6: Ipv6Addr,
-    /// Addresses of LAN devices that this node forwards.
-    pub devices: Vec<IpAddr>,
+    /// Addresses of LAN devices that this node forwards, with the largest packets that reach them, in bytes.
+    pub devices: Vec<(IpAddr, u16)>,
 }
 
 /// How packets to one peer are sealed and where they go.
@@ -127,7 +127,17 @@ impl Table {
         self.networks.iter().find(|network| network.index == index)
     }
 
-    /// Whether `address` is this node's own in network `index`.
+    /// Whether this node forwards LAN devices.
+    pub fn has_devices(&self) -> bool {
+        self.networks.iter().any(|network| !network.devices.is_empty())
+    }
+
+    /// The largest packet that reaches the LAN device of ours at `address`, in bytes; `None` where it is none.
+    pub fn device_mtu(&self, index: u16, address: IpAddr) -> Option<u16> {
+        self.network(index)?.device_mtu(address)
+    }
+
+    /// Whether `address` is this node's own, or that of a LAN device of ours, in network `index`.
     pub fn is_own(&self, index: u16, address: IpAddr) -> bool {
         self.network(index).is_some_and(|network| network.is_own(address))
     }
@@ -139,7 +149,11 @@ impl OwnNetwork {
             IpAddr::V4(ip) => self.own4 == Some(ip),
             IpAddr::V6(ip) => self.own6 == ip,
         };
-        own || self.devices.contains(&address)
+        own || self.device_mtu(address).is_some()
+    }
+
+    fn device_mtu(&self, address: IpAddr) -> Option<u16> {
+        self.devices.iter().find(|(device, _)| *device == address).map(|(_, mtu)| *mtu)
     }
 
     fn holds(&self, address: IpAddr) -> bool {
@@ -204,7 +218,7 @@ mod tests {
             prefix6: ("fd12:1234::".parse().unwrap(), 32),
             own4: Some("198.18.0.17".parse().unwrap()),
             own6: "fd12:1234:0:1::1".parse().unwrap(),
-            devices: vec!["198.18.0.18".parse().unwrap()],
+            devices: vec![("198.18.0.18".parse().unwrap(), 1280)],
         };
         let peers = vec![
             peer(9, "198.18.4.0", 26, "fd12:1234:0:9::"),

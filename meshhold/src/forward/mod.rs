@@ -73,7 +73,10 @@ impl Forwards {
         let content = private::read(&path)?.filter(|content| !content.is_empty());
         let stored = content.map(|content| serde_json::from_slice(&content)).transpose();
         let stored = stored.with_context(|| {
-            format!("{} is damaged; move it away to start without the devices added by commands", path.display())
+            format!(
+                "{} is damaged; move it away to start without the devices added by commands",
+                path.display()
+            )
         })?;
         let mut forwards = Self { path, config: config.to_vec(), stored: stored.unwrap_or_default() };
         // Of one name in both, the configuration's counts.
@@ -97,7 +100,10 @@ impl Forwards {
 
     /// What other members are told.
     pub fn devices(&self) -> Vec<Device> {
-        self.list().into_iter().map(|placed| Device { slot: placed.slot, name: placed.forward.name }).collect()
+        self.list()
+            .into_iter()
+            .map(|placed| Device { slot: placed.slot, name: placed.forward.name })
+            .collect()
     }
 
     /// Adds a device, durable when it returns.
@@ -143,8 +149,12 @@ impl Forwards {
 
     /// Gives a place to each that has none: a free one, else the one of a device that is gone.
     fn place(&mut self) {
-        let names: Vec<String> =
-            self.config.iter().chain(&self.stored.runtime).map(|forward| forward.name.to_lowercase()).collect();
+        let names: Vec<String> = self
+            .config
+            .iter()
+            .chain(&self.stored.runtime)
+            .map(|forward| forward.name.to_lowercase())
+            .collect();
         for name in &names {
             if self.stored.slots.contains_key(name) {
                 continue;
@@ -172,7 +182,8 @@ impl Forwards {
 /// A sentence: what is wrong; what to do.
 pub fn check(forward: &Forward) -> Result<(), String> {
     let name = forward.name.trim();
-    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) || name != forward.name {
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) || name != forward.name
+    {
         return Err(format!(
             "'{}' is no device name; use 1 to {MAX_NAME} bytes of visible characters, without spaces around them",
             forward.name.escape_debug()
@@ -181,7 +192,9 @@ pub fn check(forward: &Forward) -> Result<(), String> {
     let target = forward.target;
     let link_local = matches!(target, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
     if target.is_unspecified() || target.is_loopback() || target.is_multicast() || link_local {
-        return Err(format!("{target} can't be the target of a device; give the device's own unicast address in the LAN"));
+        return Err(format!(
+            "{target} can't be the target of a device; give the device's own unicast address in the LAN"
+        ));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod attach;
 mod cache;
 mod deny;
+mod device;
 mod fuzz;
 mod live;
 mod load;

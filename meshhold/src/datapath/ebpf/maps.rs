@@ -118,7 +118,10 @@ pub(super) fn of(map: &'static str) -> impl Fn(MapError) -> EbpfError {
     move |source| EbpfError::Map { map, source }
 }
 
-pub(super) fn keys<K>(map: &'static str, keys: impl Iterator<Item = Result<K, MapError>>) -> Result<Vec<K>, EbpfError> {
+pub(super) fn keys<K>(
+    map: &'static str,
+    keys: impl Iterator<Item = Result<K, MapError>>,
+) -> Result<Vec<K>, EbpfError> {
     keys.collect::<Result<_, _>>().map_err(of(map))
 }
 

@@ -6,8 +6,8 @@
 mod apply;
 mod error;
 mod events;
-mod maps;
 mod gateway;
+mod maps;
 mod pins;
 mod translations;
 mod wanted;

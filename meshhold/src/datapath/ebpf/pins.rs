@@ -107,8 +107,10 @@ impl PinRoot {
 
     /// Removes the pins whose names start so.
     pub(super) fn remove_all_of(&self, start: &str) -> Result<(), EbpfError> {
-        let entries = fs::read_dir(&self.0).map_err(|source| EbpfError::PinRoot { path: self.0.clone(), source })?;
-        let names: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let entries =
+            fs::read_dir(&self.0).map_err(|source| EbpfError::PinRoot { path: self.0.clone(), source })?;
+        let names: Vec<String> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.iter().filter(|name| name.starts_with(start)).try_for_each(|name| self.remove(name))
     }
 

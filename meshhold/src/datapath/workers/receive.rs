@@ -17,11 +17,13 @@ use super::event::{Command, WorkerEvent};
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
+use super::offload::virtio;
 use super::run::{Ready, SOCKET, Wake, Worker};
 use super::session::{Class, DataHeader, LocalSession};
 use super::shared::Snapshot;
 use super::tun::{Offload, TunPair, TunQueue};
 use crate::datapath::counters::ReasonCounters;
+use crate::datapath::icmp::{self, MAX_ERROR};
 use crate::datapath::table::{PeerRoute, Table};
 use crate::platform::linux::sys_net::{self, Received};
 
@@ -151,9 +153,29 @@ impl Worker {
             return Err(Reason::Malformed);
         }
         let layout = check(packet, peer, &wake.snapshot.table)?;
+        if is_too_big(packet, &layout, peer, &wake.snapshot.table) {
+            return self.refuse_too_big(packet, peer.network, wake).map(|()| None);
+        }
         self.admit_incoming(packet.get(..layout.total).unwrap_or_default(), wake)?;
         let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
         Ok(Some(Opened { at: start, layout, partial }))
+    }
+
+    /// Tells a peer that the LAN device it sends to takes no packets of this size.
+    fn refuse_too_big(&mut self, packet: &[u8], network: u16, wake: &Wake<'_>) -> Result<(), Reason> {
+        let destination = Layout::of(packet).and_then(|layout| Some(layout.addresses(packet)?.1));
+        let mtu = destination.and_then(|device| wake.snapshot.table.device_mtu(network, device));
+        let mut error = [0; MAX_ERROR];
+        let len = icmp::error(icmp::Error::TooBig(mtu.unwrap_or(u16::MAX)), packet, &mut error);
+        if let (Some(len), true) = (len, self.errors.take(wake.now)) {
+            let header = self.header_len();
+            let mut read = [0; virtio::LEN + MAX_ERROR];
+            let whole = read.get_mut(..header + len).ok_or(Reason::TooBig)?;
+            let (_, body) = whole.split_at_mut_checked(header).ok_or(Reason::TooBig)?;
+            body.copy_from_slice(error.get(..len).ok_or(Reason::TooBig)?);
+            self.forward(whole, Class::Sparse, wake)?;
+        }
+        Err(Reason::TooBig)
     }
 
     /// Handshakes and QUIC belong to the control socket; they get here only when the steering program doesn't work.
@@ -207,6 +229,13 @@ fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<Layout, Reaso
         return Err(Reason::NotForUs);
     }
     Ok(layout)
+}
+
+/// Whether the packet is for a LAN device of ours that takes none of this size.
+fn is_too_big(packet: &[u8], layout: &Layout, peer: &PeerRoute, table: &Table) -> bool {
+    let destination = || layout.addresses(packet).map(|(_, destination)| destination);
+    let mtu = || table.device_mtu(peer.network, destination()?);
+    table.has_devices() && mtu().is_some_and(|mtu| layout.total > usize::from(mtu))
 }
 
 /// Completes a partial transport checksum for an interface that can't take one.

@@ -10,9 +10,11 @@ use meshhold_common::Reason;
 use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TAG};
 
 use super::event::WorkerEvent;
+use super::offload::checksum::finish;
+use super::offload::fragment::Fragments;
 use super::offload::header::Layout;
 use super::offload::segment::Segments;
-use super::offload::virtio::{self, VirtioHeader};
+use super::offload::virtio::{self, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader};
 use super::run::{Wake, Worker};
 use super::session::{Class, LocalSession};
 use crate::datapath::icmp::{self, MAX_ERROR};
@@ -42,7 +44,7 @@ impl Worker {
     }
 
     /// Routes a read that has been admitted.
-    fn forward(&mut self, read: &mut [u8], class: Class, wake: &Wake<'_>) -> Result<(), Reason> {
+    pub(super) fn forward(&mut self, read: &mut [u8], class: Class, wake: &Wake<'_>) -> Result<(), Reason> {
         let table = &wake.snapshot.table;
         let packet = read.get(self.header_len()..).ok_or(Reason::Truncated)?;
         let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
@@ -50,7 +52,7 @@ impl Worker {
         let peer = match table.owner(destination) {
             Owner::Peer(peer) => peer,
             Owner::Nobody => {
-                self.reject(packet, wake);
+                self.reject(icmp::Error::HostUnreachable, packet, wake);
                 return Err(Reason::NoOwner);
             }
             Owner::Outside if is_multicast(destination) => return Err(Reason::Multicast),
@@ -60,19 +62,25 @@ impl Worker {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
-            Some(path) => self.send_on(path, class, read),
+            Some(path) => self.send_on(path, class, read, wake),
             None => self.hold_back(peer, read, wake),
         }
     }
 
-    fn send_on(&mut self, path: &TransmitPath, class: Class, read: &mut [u8]) -> Result<(), Reason> {
+    fn send_on(
+        &mut self,
+        path: &TransmitPath,
+        class: Class,
+        read: &mut [u8],
+        wake: &Wake<'_>,
+    ) -> Result<(), Reason> {
         let (virtio, packet) = match self.header_len() {
-            0 => (VirtioHeader::default(), read),
+            0 => (VirtioHeader::default(), &mut *read),
             _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
         };
         let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
         if segments.longest() > self.mtu {
-            return Err(Reason::TooBig);
+            return self.send_cut(path, class, read, wake);
         }
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let exit = self.outlet.exit();
@@ -97,6 +105,37 @@ impl Worker {
         if let Some(traffic) = local.shared.traffic(self.id) {
             traffic.tx_packets.add(packets);
             traffic.tx_bytes.add(bytes);
+        }
+        Ok(())
+    }
+
+    /// The kernel heeds the interface's MTU; LAN devices that this node fronts don't know it. What may be fragmented is, of
+    /// the rest the sender is told.
+    fn send_cut(
+        &mut self,
+        path: &TransmitPath,
+        class: Class,
+        read: &mut [u8],
+        wake: &Wake<'_>,
+    ) -> Result<(), Reason> {
+        let header = self.header_len();
+        let (virtio, packet) = match header {
+            0 => (VirtioHeader::default(), read),
+            _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
+        };
+        if virtio.gso_type == GSO_NONE && virtio.flags & NEEDS_CHECKSUM != 0 {
+            finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())
+                .ok_or(Reason::Malformed)?;
+        }
+        let fragments = Fragments::plan(packet, self.mtu).filter(|_| virtio.gso_type == GSO_NONE);
+        let Some(mut fragments) = fragments else {
+            self.reject(icmp::Error::TooBig(self.mtu as u16), packet, wake);
+            return Err(Reason::TooBig);
+        };
+        while let Some(len) = fragments.next_len() {
+            let mut piece = vec![0; header + len];
+            fragments.write_next(piece.get_mut(header..).unwrap_or_default()).ok_or(Reason::Malformed)?;
+            self.send_on(path, class, &mut piece, wake)?;
         }
         Ok(())
     }
@@ -130,7 +169,11 @@ impl Worker {
         }
         for read in self.hold.expire(wake.now) {
             self.drop_packet(Reason::NoSession);
-            self.reject(read.get(self.header_len()..).unwrap_or_default(), wake);
+            self.reject(
+                icmp::Error::HostUnreachable,
+                read.get(self.header_len()..).unwrap_or_default(),
+                wake,
+            );
         }
     }
 
@@ -158,10 +201,10 @@ impl Worker {
         Some(())
     }
 
-    /// Tells the local sender at once that nobody is there.
-    fn reject(&mut self, packet: &[u8], wake: &Wake<'_>) {
+    /// Tells the sender on this side at once what is wrong.
+    fn reject(&mut self, kind: icmp::Error, packet: &[u8], wake: &Wake<'_>) {
         let mut error = [0; MAX_ERROR];
-        let Some(len) = icmp::host_unreachable(packet, &mut error) else {
+        let Some(len) = icmp::error(kind, packet, &mut error) else {
             return;
         };
         if self.errors.take(wake.now) {

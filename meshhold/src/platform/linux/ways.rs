@@ -48,11 +48,12 @@ impl Net {
         if route.header.kind == RouteType::Local {
             return Ok(Err(NoWay::Own));
         }
-        let found = route.attributes.iter().fold((None, None), |(index, source), attribute| match attribute {
-            RouteAttribute::Oif(found) => (Some(*found), source),
-            RouteAttribute::PrefSource(found) => (index, address(found)),
-            _ => (index, source),
-        });
+        let found =
+            route.attributes.iter().fold((None, None), |(index, source), attribute| match attribute {
+                RouteAttribute::Oif(found) => (Some(*found), source),
+                RouteAttribute::PrefSource(found) => (index, address(found)),
+                _ => (index, source),
+            });
         let (RouteType::Unicast, (Some(index), Some(source))) = (route.header.kind, found) else {
             return Ok(Err(NoWay::NoRoute));
         };

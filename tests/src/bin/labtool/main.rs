@@ -5,6 +5,7 @@
 mod ask;
 mod bytes;
 mod capture;
+mod crowd;
 mod flood;
 mod flow;
 mod scan;
@@ -22,6 +23,8 @@ labtool exchange ADDRESS PORT SEED TCP_BYTES UDP_BYTES LARGEST SEGMENT   checked
 labtool await ADDRESS PORT LIMIT_MS          tries until a TCP connection stands
 labtool flow ADDRESS PORT                    one long TCP connection, a line for each echo
 labtool probe ADDRESS PORT                   a new TCP connection every millisecond
+labtool crowd ADDRESS PORT COUNT              so many TCP connections at once
+labtool visits ADDRESS PORT COUNT             so many short TCP connections
 labtool scan tcp|udp ADDRESS STEP            every STEPth port: open, refused, silent
 labtool spoof SOURCE SOURCE_PORT ADDRESS PORT   a TCP connection attempt from that source
 labtool flood ADDRESS PORT                   junk datagrams of 0 to 65,507 bytes
@@ -45,6 +48,8 @@ fn main() -> Result<()> {
         ["await", address, port, limit] => ask::until_connected(target(address, port)?, limit.parse()?),
         ["flow", address, port] => flow::run(target(address, port)?),
         ["probe", address, port] => scan::probe(target(address, port)?),
+        ["crowd", address, port, count] => crowd::at_once(target(address, port)?, count.parse()?),
+        ["visits", address, port, count] => crowd::in_turn(target(address, port)?, count.parse()?),
         ["scan", "tcp", address, step] => scan::tcp(address.parse()?, step.parse()?),
         ["scan", "udp", address, step] => scan::udp(address.parse()?, step.parse()?),
         ["spoof", source, source_port, address, port] => {

@@ -5,6 +5,7 @@
 
 pub mod checksum;
 pub mod coalesce;
+pub mod fragment;
 pub mod header;
 pub mod segment;
 pub mod virtio;
