@@ -86,7 +86,7 @@ fn admit<L: Load, G: Gateway>(
 ) -> Result<Reason, Reason> {
     let transport = packet.parse_transport(load);
     let packet = core::hint::black_box(packet);
-    if !gateway.peer(&packet.source).is_some_and(|peer| peer.network == device.network) {
+    if gateway.peer(&packet.source).is_none_or(|peer| peer.network != device.network) {
         return Err(Reason::UnknownSource);
     }
     transport?;

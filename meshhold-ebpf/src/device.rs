@@ -7,7 +7,9 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::BPF_F_MARK_MANGLED_0,
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_load_bytes_relative},
+    helpers::generated::{
+        bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_load_bytes_relative,
+    },
     programs::TcContext,
 };
 use meshhold_common::{
@@ -112,7 +114,8 @@ impl Load for Network<'_> {
         // SAFETY: the helper writes exactly N words, or fails and clears them.
         unsafe {
             let target = words.as_mut_ptr().cast();
-            (bpf_skb_load_bytes_relative(self.0.skb.skb.cast(), offset, target, 4 * N as u32, NETWORK_HEADER) == 0)
+            (bpf_skb_load_bytes_relative(self.0.skb.skb.cast(), offset, target, 4 * N as u32, NETWORK_HEADER)
+                == 0)
                 .then(|| words.assume_init())
         }
     }
@@ -216,7 +219,9 @@ fn clamp(ctx: &TcContext, start: u32, segment: u32) -> Result<(), Failed> {
             // End of the list; padding; the maximum segment size.
             0 => break,
             1 => 1,
-            2 if length == 4 && word & 0xffff > segment => return announce(ctx, start, at + 2, (word, segment)),
+            2 if length == 4 && word & 0xffff > segment => {
+                return announce(ctx, start, at + 2, (word, segment));
+            }
             _ if length < 2 => break,
             _ => length,
         };
@@ -296,7 +301,9 @@ fn requote(ctx: &TcContext, packet: &Packet, plan: &Plan, side: Side) -> Result<
 /// IPv4 header with a right checksum always sums up to the same.
 #[inline(always)]
 fn requote4(ctx: &TcContext, start: u32, plan: &Plan) -> Result<(u32, u8, u32), Failed> {
-    let Some([first, _, time, source, destination]) = Skb(ctx).load_far::<5>(start) else { return Err(Failed) };
+    let Some([first, _, time, source, destination]) = Skb(ctx).load_far::<5>(start) else {
+        return Err(Failed);
+    };
     let new = rewrite::ends4(&plan.quoted);
     let [a, b, sum @ ..] = time.to_ne_bytes();
     let change = rewrite::change([source, destination], new);

@@ -6,8 +6,8 @@ use meshhold_common::{
     forward::Gateway,
     maps::FlowKey,
     nat::{
-        ANSWERED, DEVICE_DONE, DeviceEntry, FIRST_PORT, Inward, Outward, PEER_DONE, PORT_BITS, RESET, inward_key,
-        is_over, later,
+        ANSWERED, DEVICE_DONE, DeviceEntry, FIRST_PORT, Inward, Outward, PEER_DONE, PORT_BITS, RESET,
+        inward_key, is_over, later,
     },
 };
 
