@@ -179,8 +179,8 @@ mod tests {
             value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
         assert_eq!(keys(&value), "counters datapath interface name networks node_id running warnings");
-        assert_eq!(keys(&value["datapath"]), "hook mode workers");
-        assert_eq!(keys(&value["networks"][0]), "id ipv4 ipv6 name peers range scope warnings");
+        assert_eq!(keys(&value["datapath"]), "hook mode translations workers");
+        assert_eq!(keys(&value["networks"][0]), "devices id ipv4 ipv6 name peers range scope warnings");
         let peer = &value["networks"][0]["peers"][0];
         assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");
         assert_eq!(peer["path"], serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777" }));

@@ -252,7 +252,6 @@ pub(super) fn forwards<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Forwar
         )));
     }
     for (at, forward) in forwards.iter().enumerate() {
-        forward::check(forward).map_err(D::Error::custom)?;
         if forwards.iter().take(at).any(|other| other.name.to_lowercase() == forward.name.to_lowercase()) {
             return Err(D::Error::custom(format!(
                 "'{}' is there twice; give each device an own name",
@@ -265,21 +264,26 @@ pub(super) fn forwards<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Forwar
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Entry {
-        #[serde(deserialize_with = "scalar")]
+        #[serde(deserialize_with = "device_name")]
         name: String,
         #[serde(deserialize_with = "target")]
         target: IpAddr,
     }
 }
 
+fn device_name<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    check(input, |text| forward::check_name(text).map(|()| text.to_owned()))
+}
+
 fn target<'de, D: Deserializer<'de>>(input: D) -> Result<IpAddr, D::Error> {
     check(input, |text| {
-        text.parse().map_err(|_| {
+        let target = text.parse().map_err(|_| {
             format!(
                 "'{}' is no IP address; give the device's address in the LAN, e.g. 192.168.1.40",
                 text.escape_debug()
             )
-        })
+        });
+        target.and_then(|target| forward::check_target(target).map(|()| target))
     })
 }
 

@@ -111,7 +111,7 @@ impl Forwards {
     /// # Errors
     /// The name or target is taken or none, the block is full, or the file can't be written.
     pub fn add(&mut self, forward: Forward) -> anyhow::Result<()> {
-        check(&forward).map_err(anyhow::Error::msg)?;
+        check_name(&forward.name).and_then(|()| check_target(forward.target)).map_err(anyhow::Error::msg)?;
         let list = self.list();
         ensure!(
             !list.iter().any(|placed| same(&placed.forward.name, &forward.name)),
@@ -176,21 +176,27 @@ impl Forwards {
     }
 }
 
-/// Whether a device can be one at all; whether its target can be reached shows later.
+/// Whether this can be the name of a device.
 ///
 /// # Errors
 /// A sentence: what is wrong; what to do.
-pub fn check(forward: &Forward) -> Result<(), String> {
-    let name = forward.name.trim();
-    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) || name != forward.name
-    {
-        return Err(format!(
-            "'{}' is no device name; use 1 to {MAX_NAME} bytes of visible characters, without spaces around them",
-            forward.name.escape_debug()
-        ));
+pub fn check_name(name: &str) -> Result<(), String> {
+    let fits = !name.is_empty() && name.len() <= MAX_NAME && name.trim() == name;
+    if fits && !name.chars().any(char::is_control) {
+        return Ok(());
     }
-    let target = forward.target;
-    let link_local = matches!(target, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
+    Err(format!(
+        "'{}' is no device name; use 1 to {MAX_NAME} bytes of visible characters, without spaces around them",
+        name.escape_debug()
+    ))
+}
+
+/// Whether a device can have this address at all; whether it can be reached shows later.
+///
+/// # Errors
+/// A sentence: what is wrong; what to do.
+pub fn check_target(target: IpAddr) -> Result<(), String> {
+    let link_local = matches!(target, IpAddr::V6(ip) if ip.is_unicast_link_local());
     if target.is_unspecified() || target.is_loopback() || target.is_multicast() || link_local {
         return Err(format!(
             "{target} can't be the target of a device; give the device's own unicast address in the LAN"
@@ -246,12 +252,12 @@ mod tests {
     #[test]
     fn what_no_device_can_be_is_refused() {
         for target in ["0.0.0.0", "127.0.0.1", "::1", "224.0.0.1", "ff02::1", "fe80::1", "::"] {
-            let forward = Forward { name: "x".to_owned(), target: target.parse().unwrap() };
-            assert!(check(&forward).is_err(), "{target}");
+            assert!(check_target(target.parse().unwrap()).is_err(), "{target}");
         }
+        assert_eq!(check_target("192.168.7.2".parse().unwrap()), Ok(()));
         for name in ["", " x", "a\nb", &"n".repeat(64)] {
-            assert!(check(&forward(name, 1)).is_err(), "{name:?}");
+            assert!(check_name(name).is_err(), "{name:?}");
         }
-        assert_eq!(check(&forward("Büro printer", 1)), Ok(()));
+        assert_eq!(check_name("Büro printer"), Ok(()));
     }
 }
