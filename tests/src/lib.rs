@@ -8,6 +8,7 @@ pub mod exchange;
 pub mod lab;
 pub mod node;
 pub mod process;
+pub mod resolver;
 pub mod scenario;
 pub mod service;
 pub mod snapshot;

@@ -1,7 +1,7 @@
 //! The documented shape of `meshhold meshlan status --json`, as much of it as the tests use.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Deserialize;
 
@@ -16,6 +16,9 @@ pub struct Status {
     pub interface: Option<String>,
     /// How packets are judged and carried.
     pub datapath: Datapath,
+    /// The name service.
+    #[serde(default)]
+    pub dns: Dns,
     /// One entry a mesh-route key.
     #[serde(default)]
     pub networks: Vec<Network>,
@@ -25,6 +28,17 @@ pub struct Status {
     /// Packets by reason.
     #[serde(default)]
     pub counters: BTreeMap<String, u64>,
+}
+
+/// The name service.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Dns {
+    /// Where it listens.
+    pub server: Option<SocketAddr>,
+    /// What it answers for.
+    pub suffix: String,
+    /// The host's resolver asks it.
+    pub handed_over: bool,
 }
 
 /// The packet path.
@@ -61,6 +75,9 @@ pub struct Network {
     /// LAN devices that the node fronts.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// Who doesn't answer to its own name.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
 }
 
 /// A LAN device that the node fronts.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::build_ebpf;
+use crate::{build_ebpf, cargo};
 
 /// bpf-linker's version, and the LLVM that it is linked with: at least as new as the one inside rustc.
 const LINKER_VERSION: &str = "0.13.0";
@@ -21,11 +21,13 @@ const LINKER_PACKAGES: [&str; 7] =
 /// Needed to compile for BPF where the active toolchain has no rust-src.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Needed to build the daemon, and for the demo and the tests.
-const PACKAGES: [&str; 16] = [
+const PACKAGES: [&str; 18] = [
+    "bind9-dnsutils",
     "bpftool",
     "ca-certificates",
     "cmake",
     "curl",
+    "dbus-daemon",
     "ethtool",
     "gcc",
     "iperf3",
@@ -54,8 +56,35 @@ pub(crate) fn run() -> Result<()> {
     if linker {
         install_linker()?;
     }
+    unpack_resolved()?;
     let compiler = build_ebpf::detect().map_err(anyhow::Error::msg)?;
     println!("setup: all there; eBPF compiler: {compiler}");
+    Ok(())
+}
+
+/// systemd-resolved for the lab, unpacked and not installed: its scripts would replace the machine's own resolver.
+fn unpack_resolved() -> Result<()> {
+    const PACKAGES: [&str; 3] = ["systemd-resolved", "libnss-resolve", "libsystemd-shared"];
+    let root = cargo::target_dir().join("debian/resolved");
+    if root.join("lib/systemd/systemd-resolved").exists() {
+        return Ok(());
+    }
+    println!("setup: unpacking {} into {}", PACKAGES.join(", "), root.display());
+    std::fs::create_dir_all(&root)?;
+    let download =
+        || succeed(Command::new("apt-get").args(["--quiet", "download"]).args(PACKAGES).current_dir(&root));
+    // The first may fail for want of package lists.
+    if download().is_err() {
+        apt(&["update"])?;
+        download()?;
+    }
+    for entry in std::fs::read_dir(&root)?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            succeed(Command::new("dpkg").arg("-x").arg(&path).arg(&root))?;
+            std::fs::remove_file(path)?;
+        }
+    }
     Ok(())
 }
 

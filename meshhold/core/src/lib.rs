@@ -16,6 +16,7 @@ pub mod key;
 pub mod limiter;
 pub mod membership;
 pub mod multiaddr;
+pub mod name;
 pub mod record;
 pub mod replay;
 pub mod scope;

@@ -54,10 +54,23 @@ fn render(status: &Status) -> String {
         status.node_id,
         datapath(status)
     );
+    text.push_str(&dns(status));
     for warning in &status.warnings {
         let _ = writeln!(text, "warning: {}", printable(warning));
     }
     text
+}
+
+fn dns(status: &Status) -> String {
+    match (status.dns.server, status.dns.handed_over) {
+        (None, _) => String::new(),
+        (Some(server), true) => {
+            format!("names: .{}, by {server}, which this host's resolver asks\n", status.dns.suffix)
+        }
+        (Some(server), false) => {
+            format!("names: .{}, by {server}, which nobody asks by itself\n", status.dns.suffix)
+        }
+    }
 }
 
 fn datapath(status: &Status) -> String {
@@ -75,6 +88,9 @@ fn section(text: &mut String, network: &NetworkStatus) {
     let ipv4 = network.ipv4.map(|address| format!("{address}, ")).unwrap_or_default();
     let scope = if network.scope.is_empty() { "none".to_owned() } else { network.scope.join(" ") };
     let _ = write!(text, "my IPs: {ipv4}{}\nopen ports: {scope}\n", network.ipv6);
+    for conflict in &network.conflicts {
+        let _ = writeln!(text, "name conflict: {}", printable(conflict));
+    }
     for warning in &network.warnings {
         let _ = writeln!(text, "warning: {}", printable(warning));
     }
@@ -133,6 +149,7 @@ mod tests {
             ipv6: "fd12:3:4::1".parse().unwrap(),
             scope: vec!["tcp:22".into()],
             devices: Vec::new(),
+            conflicts: Vec::new(),
             peers: vec![peer()],
             warnings: vec!["address moved".into()],
         }
@@ -178,9 +195,12 @@ mod tests {
         let keys = |value: &serde_json::Value| {
             value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(keys(&value), "counters datapath interface name networks node_id running warnings");
+        assert_eq!(keys(&value), "counters datapath dns interface name networks node_id running warnings");
         assert_eq!(keys(&value["datapath"]), "hook mode translations workers");
-        assert_eq!(keys(&value["networks"][0]), "devices id ipv4 ipv6 name peers range scope warnings");
+        assert_eq!(
+            keys(&value["networks"][0]),
+            "conflicts devices id ipv4 ipv6 name peers range scope warnings"
+        );
         let peer = &value["networks"][0]["peers"][0];
         assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");
         assert_eq!(peer["path"], serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777" }));

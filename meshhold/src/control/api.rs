@@ -72,12 +72,26 @@ pub struct Status {
     pub interface: String,
     /// How packets are handled.
     pub datapath: DatapathStatus,
+    /// The name service.
+    #[serde(default)]
+    pub dns: DnsStatus,
     /// One entry a network.
     pub networks: Vec<NetworkStatus>,
     /// What is degraded, a sentence each, with what to do about it.
     pub warnings: Vec<String>,
     /// Packets by Reason since the start; reasons that never occurred are left out.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// The name service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// Where it listens, for this host only; none where it couldn't start.
+    pub server: Option<SocketAddr>,
+    /// What it answers for.
+    pub suffix: String,
+    /// The host's resolver asks it.
+    pub handed_over: bool,
 }
 
 /// How packets are handled on this node.
@@ -127,6 +141,9 @@ pub struct NetworkStatus {
     /// LAN devices that this node fronts in it.
     #[serde(default)]
     pub devices: Vec<DeviceStatus>,
+    /// Nodes and devices that don't answer to their own name, a sentence each.
+    #[serde(default)]
+    pub conflicts: Vec<String>,
     /// What the user should know of this network: moved addresses, collisions, conflicts.
     pub warnings: Vec<String>,
 }

@@ -207,6 +207,11 @@ impl Lan {
         })
     }
 
+    /// Whether there is a mesh interface.
+    pub(super) fn is_there(&self) -> bool {
+        self.net.is_some()
+    }
+
     /// Whether the kernel programs are there.
     pub(super) fn has_kernel(&self) -> bool {
         self.kernel.is_some()

@@ -9,6 +9,7 @@ mod drops;
 mod gateway;
 mod keys;
 mod lan;
+mod names;
 mod network;
 mod start;
 mod state;
@@ -42,6 +43,7 @@ use circuits::{CircuitTable, Effect};
 use drops::Drops;
 use gateway::Gateway;
 use lan::Lan;
+use names::Names;
 use network::Network;
 use state::StateFile;
 
@@ -103,6 +105,7 @@ struct Daemon {
     links: Links,
     lan: Lan,
     gateway: Gateway,
+    names: Names,
     endpoints: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
     warnings: Vec<String>,
@@ -142,6 +145,7 @@ impl Daemon {
     async fn stop(mut self) -> anyhow::Result<()> {
         self.save();
         self.links.close().await;
+        self.names.close().await;
         self.lan.close().await;
         tracing::info!("stopped");
         Ok(())
@@ -279,6 +283,7 @@ impl Daemon {
         let endpoints: Vec<_> = self.endpoints.iter().chain(&self.reflexive).copied().collect();
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.lan.sweep();
+        self.refresh_names().await;
         let said = Said { endpoints: &endpoints, devices: &self.gateway.devices() };
         for network in self.networks.values_mut() {
             if let Some(envelope) = network.news(unix, &self.identity, said) {
@@ -291,6 +296,16 @@ impl Daemon {
         if self.saved_at.elapsed() >= SAVE {
             self.save();
         }
+    }
+
+    async fn refresh_names(&mut self) {
+        // The store has them in the order in which they were added.
+        let by_age = self.store.keys().iter().map(|key| key.network);
+        let networks: Vec<&Network> =
+            by_age.filter_map(|id| self.networks.values().find(|network| network.id == id)).collect();
+        let own = (self.identity.node_id(), self.config.node.name.as_str());
+        let connected = self.lan.is_there();
+        self.names.refresh(&networks, own, &self.gateway.devices(), connected).await;
     }
 
     fn expire(&mut self, unix: u64) {
@@ -313,6 +328,9 @@ impl Daemon {
             }
         }
         let stale = std::mem::take(&mut self.stale);
+        if stale.policy || stale.addresses {
+            self.names.changed();
+        }
         if stale.policy {
             let listen = self.config.node.listen.port();
             let policy = view::policy(&self.networks, &mut self.callers, &self.gateway, listen);

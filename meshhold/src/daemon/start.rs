@@ -14,6 +14,7 @@ use super::circuits::CircuitTable;
 use super::drops::Drops;
 use super::gateway::Gateway;
 use super::lan::Prepared;
+use super::names::Names;
 use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
 use crate::config::store::KeyStore;
@@ -71,6 +72,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
     machine.set_swarm_key(swarm_key);
+    let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
     let mut daemon = Daemon {
         identity,
         store,
@@ -80,6 +82,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         circuits: CircuitTable::new(machine),
         links,
         lan,
+        names,
         gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
         reflexive: Vec::new(),

@@ -39,7 +39,8 @@ impl Daemon {
                 }
             });
             let devices = self.gateway.status(&self.lan, &self.networks, network);
-            NetworkStatus { devices, ..network_status(network, peers.collect()) }
+            let conflicts = self.names.conflicts(network.id);
+            NetworkStatus { devices, conflicts, ..network_status(network, peers.collect()) }
         });
         Status {
             running: true,
@@ -47,6 +48,7 @@ impl Daemon {
             name: self.config.node.name.clone(),
             interface: self.config.meshlan.interface.clone(),
             datapath: self.lan.status(),
+            dns: self.names.status(),
             networks: networks.collect(),
             warnings: self.warnings.iter().chain(self.lan.warnings()).cloned().collect(),
             counters: self.lan.counters(),
@@ -79,6 +81,7 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
         scope: network.scope.rules().iter().map(ToString::to_string).collect(),
         peers,
         devices: Vec::new(),
+        conflicts: Vec::new(),
         warnings: network.conflict.iter().cloned().collect(),
     }
 }

@@ -19,6 +19,7 @@ mod list;
 pub mod memory;
 pub mod net;
 pub mod reserved;
+pub mod resolved;
 mod routes;
 pub mod sched;
 pub mod sys;
