@@ -2,6 +2,7 @@
 
 use crate::config::keys::Capability;
 use crate::config::secret::SecretText;
+use crate::control::api::Traffic;
 use clap::{ArgGroup, Parser, Subcommand};
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::scope::PortRule;
@@ -47,11 +48,25 @@ pub(super) enum Command {
 pub(super) enum MeshlanCommand {
     /// Show addresses, peers and what is degraded
     Status,
+    /// Say why a packet would pass or be dropped; exit code 1 where it would be dropped
+    Explain(ExplainArgs),
     /// Front LAN devices that don't run MeshHold
     Forwards {
         #[command(subcommand)]
         command: ForwardsCommand,
     },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// Its protocol
+    pub(super) traffic: Traffic,
+    /// Where to: 198.18.3.17:22, [fd12::1]:22 or nas.mesh:22; without a port for icmp
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub(super) to: String,
+    /// From which member, where it comes in: its name, node id or address [default: any]
+    #[arg(long, value_name = "PEER")]
+    pub(super) from: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@
 //! daemon owns: where one answers, it does the work.
 
 mod args;
+mod explain;
 mod forwards;
 mod keys;
 mod output;
@@ -50,6 +51,9 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Daemon => crate::daemon::run(config).map(|()| Outcome::default()),
         Command::MgmtKeys { command } => keys::run(&config, command, args.json),
         Command::Meshlan { command: MeshlanCommand::Status } => status::run(&config, args.json),
+        Command::Meshlan { command: MeshlanCommand::Explain(question) } => {
+            explain::run(&config, question, args.json)
+        }
         Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
             forwards::run(&config, command, args.json)
         }

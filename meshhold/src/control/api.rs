@@ -20,6 +20,77 @@ pub enum Request {
     Key(KeyRequest),
     /// Look at the forwarded LAN devices or change them; a change applies live.
     Forward(ForwardRequest),
+    /// Why would a packet pass or be dropped?
+    Explain(ExplainRequest),
+}
+
+/// A packet to be asked about.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainRequest {
+    /// Its protocol.
+    pub traffic: Traffic,
+    /// Where to: an IP address, or a name.
+    pub to: String,
+    /// To which port; none for ICMP.
+    pub port: Option<u16>,
+    /// From which member, where it comes in: a name, node id or address. Any where none is named.
+    pub from: Option<String>,
+}
+
+/// Protocol of a packet to be asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Traffic {
+    /// The first packet of a TCP connection.
+    Tcp,
+    /// A UDP datagram.
+    Udp,
+    /// An echo request.
+    Icmp,
+}
+
+/// What `meshlan explain --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// The Reason, as in status and counters.
+    pub reason: String,
+    /// The entry of the port scope that opens the port.
+    pub scope_entry: Option<String>,
+    /// The local socket that waits on the port.
+    pub listener: Option<String>,
+    /// The other end.
+    pub peer: Option<PeerName>,
+    /// How datagrams travel to or from it now; none while there is no circuit.
+    pub path: Option<PathStatus>,
+}
+
+impl Explanation {
+    /// A packet that gets nowhere.
+    pub fn dropped(reason: &str) -> Self {
+        let reason = reason.to_owned();
+        Self { verdict: Verdict::Drop, reason, scope_entry: None, listener: None, peer: None, path: None }
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It goes on.
+    Pass,
+    /// It ends here.
+    Drop,
+}
+
+/// Who a peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerName {
+    /// Its node id.
+    pub node_id: String,
+    /// Its display name.
+    pub name: String,
 }
 
 /// What a client wants of the forwarded LAN devices.
@@ -47,6 +118,8 @@ pub enum Response {
     Key(KeyReply),
     /// To [`Request::Forward`]: the devices as they are then, an entry a network and device.
     Forwards(Vec<DeviceStatus>),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
     /// To [`Request::Reload`]: done, nothing to tell.
     Done,
     /// It failed; a sentence for the user.

@@ -28,6 +28,10 @@ impl Daemon {
                 self.stale.addresses |= changed;
                 response
             }
+            Request::Explain(request) => match self.explain(&request) {
+                Ok(explanation) => Response::Explanation(Box::new(explanation)),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
             Request::Reload => self.reload_keys(),
         };
         // A client that went away doesn't need the answer.

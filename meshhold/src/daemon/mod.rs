@@ -6,6 +6,7 @@
 mod callers;
 mod circuits;
 mod drops;
+mod explain;
 mod gateway;
 mod keys;
 mod lan;

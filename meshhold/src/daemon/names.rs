@@ -26,6 +26,8 @@ pub(super) struct Names {
     zones: Vec<String>,
     telling: Option<JoinHandle<Result<(), ResolvedError>>>,
     handed_over: bool,
+    /// Addresses by their names below the suffix.
+    hosts: BTreeMap<String, Vec<IpAddr>>,
     /// Who doesn't answer to its own name, a sentence each, by network.
     conflicts: BTreeMap<NetworkId, Vec<String>>,
 }
@@ -47,8 +49,17 @@ impl Names {
             }
         };
         let (suffix, interface) = (suffix.to_owned(), interface.to_owned());
-        let (zones, conflicts) = (Vec::new(), BTreeMap::new());
-        Self { server, suffix, interface, stale: true, zones, telling: None, handed_over: false, conflicts }
+        Self {
+            server,
+            suffix,
+            interface,
+            stale: true,
+            zones: Vec::new(),
+            telling: None,
+            handed_over: false,
+            hosts: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+        }
     }
 
     /// Members, devices or addresses changed.
@@ -72,6 +83,7 @@ impl Names {
         let mut zone = Zone::new(apexes.iter().cloned());
         let (mut bare, mut labels) = (BTreeSet::new(), BTreeSet::new());
         self.conflicts.clear();
+        self.hosts.clear();
         for network in networks {
             let named = members(network, own, devices);
             let claims: Vec<Claim> = named.iter().map(|named| named.claim.clone()).collect();
@@ -80,7 +92,11 @@ impl Names {
             let scope = network_label(network, &mut labels);
             for (named, host) in named.iter().zip(&names) {
                 let full = self.name(&[host, &scope]);
+                self.hosts.insert(format!("{host}.{scope}"), named.addresses.clone());
                 let short = bare.insert(host.clone()).then(|| self.name(&[host])).flatten();
+                if short.is_some() {
+                    self.hosts.insert(host.clone(), named.addresses.clone());
+                }
                 say(&mut zone, named, full, short);
             }
         }
@@ -135,6 +151,17 @@ impl Names {
         } else if !before {
             tracing::info!("names in .{} are resolved on this host", self.suffix);
         }
+    }
+
+    /// An IP address, or that of a name with or without the suffix, or of a display name; IPv4 where there are both.
+    pub(super) fn resolve(&self, text: &str) -> Option<IpAddr> {
+        if let Ok(address) = text.parse() {
+            return Some(address);
+        }
+        let lower = text.trim_end_matches('.').to_lowercase();
+        let host = lower.strip_suffix(&format!(".{}", self.suffix)).unwrap_or(&lower);
+        let found = self.hosts.get(host).or_else(|| self.hosts.get(&label(host)?));
+        found?.first().copied()
     }
 
     pub(super) fn status(&self) -> DnsStatus {

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use meshhold_core::address::{BLOCK_PREFIX, Block};
 use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::key::{Ipv4Range, NetworkId, NetworkKeys};
 use meshhold_core::membership::{Membership, MembershipState, Said};
@@ -14,6 +15,7 @@ use rand_core::OsRng;
 use crate::config::keys::ManagementKey;
 use crate::link::choose_members;
 
+const BLOCK_MASK: u32 = !0 << (32 - BLOCK_PREFIX);
 /// Members of each network that we keep links to.
 const LINKS: usize = 3;
 
@@ -77,6 +79,14 @@ impl Network {
             IpAddr::V6(ip) => {
                 ip.segments().first_chunk::<2>() == self.keys.prefix6.segments().first_chunk::<2>()
             }
+        }
+    }
+
+    /// Whether `address` is one of `block`, the node's own or a device's.
+    pub(super) fn is_of(&self, block: &Block, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(ip) => ip.to_bits() & BLOCK_MASK == block.base4.to_bits(),
+            IpAddr::V6(ip) => ip.segments().first_chunk::<4>() == block.base6.segments().first_chunk::<4>(),
         }
     }
 

@@ -93,7 +93,7 @@ fn state(state: CircuitState) -> PeerState {
     }
 }
 
-fn path(circuit: &CircuitStatus) -> Option<PathStatus> {
+pub(super) fn path(circuit: &CircuitStatus) -> Option<PathStatus> {
     let remote = circuit.remote?;
     (circuit.state == CircuitState::Connected).then_some(PathStatus { kind: PathKind::Direct, remote })
 }

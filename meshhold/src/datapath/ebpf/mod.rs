@@ -7,6 +7,7 @@ mod apply;
 mod error;
 mod events;
 mod gateway;
+mod judge;
 mod maps;
 mod pins;
 mod translations;
@@ -26,7 +27,11 @@ use aya::{
 };
 use meshhold_common::{Reason, maps::Counter};
 
-pub use self::{error::EbpfError, events::Events};
+pub use self::{
+    error::EbpfError,
+    events::Events,
+    judge::{ETHERTYPE, ETHERTYPE_AT},
+};
 use self::{
     maps::{Maps, of},
     pins::PinRoot,

@@ -16,6 +16,7 @@ pub mod cleanup;
 pub mod conflicts;
 pub mod error;
 mod list;
+pub mod listeners;
 pub mod memory;
 pub mod net;
 pub mod reserved;

@@ -1,0 +1,112 @@
+//! `meshlan explain`: it says what the real packet meets, and leaves no trace.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use meshhold_tests::lab::labtool;
+use meshhold_tests::scenario::Site;
+use meshhold_tests::{Node, run, service};
+use serde_json::Value;
+
+fn explain(node: &Node, words: &[&str]) -> Result<(Value, Option<i32>)> {
+    let words = [&["meshlan", "explain", "--json"], words].concat();
+    let finished = node.try_meshhold(&words, "")?;
+    let value = serde_json::from_str(&finished.stdout).with_context(|| format!("{words:?}: {finished:?}"))?;
+    Ok((value, finished.status.code()))
+}
+
+fn with_port(address: IpAddr, port: u16) -> String {
+    if address.is_ipv6() { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+/// How often `reason` was counted on `node` while `action` ran.
+fn counted(node: &Node, reason: &str, action: impl FnOnce() -> Result<()>) -> Result<u64> {
+    let count = || Ok::<_, anyhow::Error>(node.status()?.counters.get(reason).copied().unwrap_or_default());
+    let before = count()?;
+    action()?;
+    Ok(count()? - before)
+}
+
+#[test]
+fn explain_agrees_with_the_live_packet() -> Result<()> {
+    run("explain", |lab| {
+        let site = Site::new(lab, &["tcp:80-90", "udp:5353"])?;
+        let _web = service::nginx(&site.gateway.host, "127.0.0.1:80")?;
+        let own = site.gateway.both_addresses()?;
+        let device = site.addresses("Lobby camera")?;
+        // Address, port, verdict, reason, scope entry, whether something listens.
+        let cases = own.into_iter().flat_map(|own| {
+            [
+                (own, 80, "pass", "pass-scope", Some("tcp:80-90"), true),
+                (own, 81, "pass", "pass-scope", Some("tcp:80-90"), false),
+                (own, 22, "drop", "port-denied", None, false),
+            ]
+        });
+        let cases = cases.chain(device.into_iter().flat_map(|device| {
+            [
+                (device, 80, "pass", "pass-forward", Some("tcp:80-90"), false),
+                (device, 9100, "drop", "port-denied", None, false),
+            ]
+        }));
+        for (address, port, verdict, reason, entry, listens) in cases {
+            let to = with_port(address, port);
+            for from in [&[][..], &["--from", "laptop"]] {
+                let (answer, code) = explain(&site.gateway, &[&["tcp", &to], from].concat())?;
+                ensure!(answer["verdict"] == verdict && answer["reason"] == reason, "{to}: {answer}");
+                ensure!(
+                    answer["scope_entry"].as_str() == entry && answer["listener"].is_string() == listens,
+                    "{to}: {answer}"
+                );
+                ensure!(
+                    answer["peer"]["name"] == "laptop" && answer["path"]["kind"] == "direct",
+                    "{to}: {answer}"
+                );
+                ensure!(code == Some(i32::from(verdict == "drop")), "{to}: {code:?}");
+            }
+            let live = counted(&site.gateway, reason, || {
+                let words = ["await", &address.to_string(), &port.to_string(), "300"];
+                site.laptop.host.succeeds(&labtool()?, &words).map(drop)
+            })?;
+            ensure!(live > 0, "{to}: the live packet was not counted as {reason}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn explain_says_who_owns_what_and_leaves_no_trace() -> Result<()> {
+    run("explain-egress", |lab| {
+        let site = Site::new(lab, &["tcp:80"])?;
+        let [ipv4, ipv6] = site.gateway.both_addresses()?;
+        let nobody = site.laptop.network()?.range.replace(".0/18", ".255").replace(".0/16", ".255");
+        let before = site.laptop.status()?.counters;
+        for (words, verdict, reason, peer) in [
+            (["tcp", &with_port(ipv4, 80)], "pass", "pass-egress", Some("gateway")),
+            (["udp", &with_port(ipv6, 53)], "pass", "pass-egress", Some("gateway")),
+            (["tcp", "gateway.mesh:443"], "pass", "pass-egress", Some("gateway")),
+            (["icmp", "lobby-camera.mesh"], "pass", "pass-egress", Some("gateway")),
+            (["icmp", &nobody], "drop", "no-owner", None),
+            (["tcp", "192.0.2.1:80"], "drop", "not-mesh", None),
+        ] {
+            let (answer, code) = explain(&site.laptop, &words)?;
+            ensure!(answer["verdict"] == verdict && answer["reason"] == reason, "{words:?}: {answer}");
+            ensure!(answer["peer"]["name"].as_str() == peer, "{words:?}: {answer}");
+            ensure!(code == Some(i32::from(verdict == "drop")), "{words:?}: {code:?}");
+        }
+        let (answer, _) = explain(&site.gateway, &["icmp", &ipv4.to_string()])?;
+        ensure!(answer["reason"] == "pass-icmp-echo", "{answer}");
+        ensure!(site.laptop.status()?.counters == before, "explaining must count nothing");
+        for (words, code, text) in [
+            (["tcp", "gateway.mesh"], 2, "no destination"),
+            (["tcp", "nowhere.mesh:80"], 1, "neither an IP address nor a name"),
+            (["sctp", "gateway.mesh:80"], 2, "invalid value"),
+        ] {
+            let finished = site.laptop.try_meshhold(&[&["meshlan", "explain"], &words[..]].concat(), "")?;
+            ensure!(
+                finished.status.code() == Some(code) && finished.stderr.contains(text),
+                "{words:?}: {finished:?}"
+            );
+        }
+        Ok(())
+    })
+}
