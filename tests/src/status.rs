@@ -47,6 +47,11 @@ pub struct Network {
     pub name: String,
     /// The IPv4 range as `a.b.c.d/n`.
     pub range: String,
+    /// Where this host sees the range, if not where members do.
+    pub local_view: Option<LocalView>,
+    /// What the user should know of this network.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Own address.
     pub ipv4: Option<Ipv4Addr>,
     /// Own address.
@@ -55,6 +60,17 @@ pub struct Network {
     pub scope: Vec<String>,
     /// The other members.
     pub peers: Vec<Peer>,
+}
+
+/// A range that is shown elsewhere.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LocalView {
+    /// Here.
+    pub range: String,
+    /// To the members.
+    pub real_range: String,
+    /// What uses that on this host.
+    pub reason: String,
 }
 
 /// Another member.

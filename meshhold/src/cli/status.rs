@@ -75,6 +75,15 @@ fn section(text: &mut String, network: &NetworkStatus) {
     let ipv4 = network.ipv4.map(|address| format!("{address}, ")).unwrap_or_default();
     let scope = if network.scope.is_empty() { "none".to_owned() } else { network.scope.join(" ") };
     let _ = write!(text, "my IPs: {ipv4}{}\nopen ports: {scope}\n", network.ipv6);
+    if let Some(view) = &network.local_view {
+        let _ = writeln!(
+            text,
+            "local view: {} stands for {} here, which is in use by {}",
+            view.range,
+            view.real_range,
+            printable(&view.reason)
+        );
+    }
     for warning in &network.warnings {
         let _ = writeln!(text, "warning: {}", printable(warning));
     }
@@ -126,6 +135,7 @@ mod tests {
             id: "aa".into(),
             name: name.into(),
             range: "198.18.0.0/18".into(),
+            local_view: None,
             ipv4: Some([198, 18, 0, 33].into()),
             ipv6: "fd12:3:4::1".parse().unwrap(),
             scope: vec!["tcp:22".into()],
@@ -171,7 +181,7 @@ mod tests {
         };
         assert_eq!(keys(&value), "counters datapath interface name networks node_id running warnings");
         assert_eq!(keys(&value["datapath"]), "hook mode workers");
-        assert_eq!(keys(&value["networks"][0]), "id ipv4 ipv6 name peers range scope warnings");
+        assert_eq!(keys(&value["networks"][0]), "id ipv4 ipv6 local_view name peers range scope warnings");
         let peer = &value["networks"][0]["peers"][0];
         assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");
         assert_eq!(peer["path"], serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777" }));

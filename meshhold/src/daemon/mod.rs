@@ -9,6 +9,7 @@ mod drops;
 mod keys;
 mod lan;
 mod network;
+mod place;
 mod start;
 mod state;
 mod status;
@@ -22,7 +23,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use meshhold_core::circuit::Traffic;
 use meshhold_core::identity::Identity;
-use meshhold_core::key::Ipv4Range;
 use meshhold_core::membership::{Change, Said};
 use meshhold_core::record::Envelope;
 use tokio::signal::unix::{SignalKind, signal};
@@ -102,6 +102,8 @@ struct Daemon {
     warnings: Vec<String>,
     stale: Stale,
     saved_at: Instant,
+    /// When the host's routes are to be compared with the networks' ranges.
+    look_at: Option<Instant>,
 }
 
 impl Daemon {
@@ -122,7 +124,10 @@ impl Daemon {
                 Some(call) = inputs.calls.recv() => self.on_call(call),
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
                 () = tokio::time::sleep_until(timer.into()) => self.circuits.tick(Instant::now()),
-                _ = tick.tick() => self.on_tick(),
+                _ = tick.tick() => {
+                    self.on_tick();
+                    self.look_at_routes().await;
+                }
                 () = inputs.drops.log() => {}
                 _ = hup.recv() => drop(self.reload_keys()),
                 _ = term.recv() => return,
@@ -210,6 +215,7 @@ impl Daemon {
 
     async fn on_net(&mut self, event: &NetEvent) {
         self.lan.on_net(event);
+        self.routes_changed();
         if *event == NetEvent::AddressesChanged {
             self.find_endpoints().await;
         }
@@ -228,7 +234,7 @@ impl Daemon {
     fn interface_setup(&self) -> InterfaceSetup {
         let networks = self.networks.values().map(|network| NetworkAddresses {
             own4: network.own4(),
-            range: (network.range.base, network.range.prefix),
+            range: (network.shown_range().base, network.range.prefix),
             own6: network.members.own6(),
             prefix6: (network.keys.prefix6, 32),
         });
@@ -299,7 +305,10 @@ impl Daemon {
                 Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
             }
         }
-        let stale = std::mem::take(&mut self.stale);
+        let mut stale = std::mem::take(&mut self.stale);
+        if stale.addresses {
+            stale.policy |= self.place().await;
+        }
         if stale.policy {
             let listen = self.config.node.listen.port();
             self.lan.apply(Arc::new(view::policy(&self.networks, &mut self.callers, listen)));
@@ -313,21 +322,7 @@ impl Daemon {
         }
     }
 
-    /// Networks whose range is taken on this host go without IPv4.
     async fn set_addresses(&mut self) {
-        let mut taken: Vec<(Ipv4Range, String)> = Vec::new();
-        for network in self.networks.values_mut() {
-            let with = match taken.iter().find(|(range, _)| range.overlaps(&network.range)) {
-                Some((_, name)) => Some(format!("network '{name}'")),
-                None => self.lan.conflict((network.range.base, network.range.prefix)).await,
-            };
-            network.conflict = with.map(|with| {
-                format!("IPv4 of this network is off: its range {} is in use here by {with}", network.range)
-            });
-            if network.conflict.is_none() {
-                taken.push((network.range, network.name.clone()));
-            }
-        }
         // What others are about to learn must survive a crash.
         self.save();
         self.lan.set_addresses(&self.interface_setup()).await;
@@ -337,6 +332,7 @@ impl Daemon {
         self.saved_at = Instant::now();
         let state = state::State {
             networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
+            views: self.views(),
             callers: self.callers.clone(),
             links: self.links.snapshot(),
         };

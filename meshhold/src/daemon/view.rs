@@ -1,7 +1,7 @@
 //! What the packet path must hold, computed whole from what the daemon knows.
 //!
-//! Owns the translation of memberships and circuits into [`Policy`] and [`Table`]. Must not know how
-//! either is applied.
+//! Owns the translation of memberships and circuits into [`Policy`] and [`Table`], both in the addresses that this host
+//! sees. Must not know how either is applied.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> Netw
         let index = callers.number((network.id, peer.node))?;
         Some(PeerPolicy {
             index,
-            ipv4: peer.ipv4,
+            ipv4: network.shown(peer.ipv4),
             ipv6: peer.ipv6,
             caller4: caller4(index),
             caller6: caller6(index),
@@ -52,7 +52,7 @@ fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> Netw
     });
     NetworkPolicy {
         index: network.index,
-        range: (network.range.base, network.range.prefix),
+        range: (network.shown_range().base, network.range.prefix),
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
@@ -92,8 +92,9 @@ pub(super) fn table(
             peers.push(PeerRoute {
                 index,
                 network: network.index,
-                block4: (peer.block.base4, 28),
+                block4: (network.shown(peer.block.base4), 28),
                 net6: (peer.block.base6, 64),
+                view: network.local_view(),
                 transmit: circuit.and_then(Sessions::transmit),
             });
         }
@@ -104,7 +105,7 @@ pub(super) fn table(
 fn own_network(network: &Network) -> OwnNetwork {
     OwnNetwork {
         index: network.index,
-        range: (network.range.base, network.range.prefix),
+        range: (network.shown_range().base, network.range.prefix),
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),

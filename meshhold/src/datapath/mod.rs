@@ -6,6 +6,7 @@ pub mod crypto;
 pub mod ebpf;
 pub mod icmp;
 pub mod policy;
+pub mod renumber;
 pub mod table;
 pub mod userspace;
 pub mod workers;

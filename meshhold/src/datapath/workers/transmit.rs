@@ -11,11 +11,12 @@ use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TAG};
 
 use super::event::WorkerEvent;
 use super::offload::header::Layout;
-use super::offload::segment::Segments;
+use super::offload::segment::{Segments, leaves_partial};
 use super::offload::virtio::{self, VirtioHeader};
 use super::run::{Wake, Worker};
 use super::session::{Class, LocalSession};
 use crate::datapath::icmp::{self, MAX_ERROR};
+use crate::datapath::renumber::LocalView;
 use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
 
 impl Worker {
@@ -60,16 +61,25 @@ impl Worker {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
-            Some(path) => self.send_on(path, class, read),
+            Some(path) => self.send_on(path, peer.view, class, read),
             None => self.hold_back(peer, read, wake),
         }
     }
 
-    fn send_on(&mut self, path: &TransmitPath, class: Class, read: &mut [u8]) -> Result<(), Reason> {
+    fn send_on(
+        &mut self,
+        path: &TransmitPath,
+        view: Option<LocalView>,
+        class: Class,
+        read: &mut [u8],
+    ) -> Result<(), Reason> {
         let (virtio, packet) = match self.header_len() {
             0 => (VirtioHeader::default(), read),
             _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
         };
+        if let Some(view) = view {
+            view.to_real().packet(packet, leaves_partial(virtio, packet));
+        }
         let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
         if segments.longest() > self.mtu {
             return Err(Reason::TooBig);
