@@ -1,11 +1,11 @@
 //! Networks whose IPv4 ranges collide on a host are shown elsewhere there, and all of them work at once.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::status::Network;
-use meshhold_tests::{Lab, Node, Settings, run, service, wait};
+use meshhold_tests::{Lab, Node, Settings, run, scenario, service, wait};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const RANGE: &str = "10.77.0.0/16";
@@ -162,4 +162,38 @@ fn unowned(from: &Node, network: &Network) -> Result<()> {
         from.host.run("sh", &["-c", &format!("ping -n -c1 -W3 {} || true", Ipv4Addr::from_bits(free))])?;
     ensure!(printed.contains("Destination Host Unreachable"), "{printed}");
     Ok(())
+}
+
+#[test]
+fn a_view_comes_with_a_route_and_stays_over_a_restart() -> Result<()> {
+    run("views-live", |lab| {
+        let (mut a, b) = scenario::pair(lab, &["tcp:80"])?;
+        let range = a.network()?.range;
+        ensure!(a.network()?.local_view.is_none());
+        a.host.run("ip", &["route", "add", &range, "via", &b.host.ipv4.to_string()])?;
+        let start = Instant::now();
+        let view = wait::until(PATIENCE, "a view is chosen", || Ok(a.network()?.local_view))?;
+        println!("figure: a view {:?} after the route", start.elapsed());
+        ensure!(view.real_range == range && view.reason.contains("route"), "{view:?}");
+        seen_and_reached(&a, &b)?;
+        let own = a.network()?.ipv4;
+        a.host.run("ip", &["route", "del", &range])?;
+        a.stop()?;
+        a.start_and_wait()?;
+        ensure!(a.network()?.ipv4 == own, "{:?} and {:?}", own, a.network()?);
+        seen_and_reached(&a, &b)
+    })
+}
+
+/// Pings `b` where `a` sees it now.
+fn seen_and_reached(a: &Node, b: &Node) -> Result<()> {
+    let (network, peer) = (a.network()?, a.wait_known(b)?);
+    let (shown, real) = (peer.ipv4.context("no IPv4 address")?, b.addresses()?.0);
+    ensure!(
+        shown != real && shown.to_bits() & 0x3fff == real.to_bits() & 0x3fff,
+        "{shown} for {real}: {network:?}"
+    );
+    wait::until_true(PATIENCE, &format!("a pings {shown}"), || {
+        a.host.succeeds("ping", &["-n", "-c1", "-W1", &shown.to_string()])
+    })
 }

@@ -6,6 +6,7 @@
 mod callers;
 mod circuits;
 mod drops;
+mod expiry;
 mod keys;
 mod lan;
 mod network;
@@ -291,6 +292,7 @@ impl Daemon {
         if lapsed {
             self.apply_keys(BTreeMap::new());
         }
+        expiry::remind(self.networks.values_mut(), unix);
         for network in self.networks.values_mut() {
             self.stale.policy |= network.members.expire(unix);
         }

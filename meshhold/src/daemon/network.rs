@@ -42,6 +42,8 @@ pub(super) struct Network {
     pub(super) conflict: Option<String>,
     /// Unix second at which the key expires.
     pub(super) expires: Option<u64>,
+    /// Unix second at which the log last told of that.
+    pub(super) reminded: u64,
     /// Keys derived from the network secret.
     pub(super) keys: NetworkKeys,
     /// Who is here.
@@ -71,6 +73,7 @@ impl Network {
             rank: 0,
             conflict: None,
             expires: key.expires,
+            reminded: 0,
             keys,
             members,
         }

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use meshhold_core::circuit::{CircuitState, CircuitStatus};
 use meshhold_core::session::Cipher;
 
-use super::Daemon;
 use super::callers::PeerKey;
 use super::network::Network;
+use super::{Daemon, expiry, unix_now};
 use crate::control::api::{
     LocalViewStatus, NetworkStatus, PathKind, PathStatus, PeerState, PeerStatus, Status,
 };
@@ -84,7 +84,12 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
         ipv6: network.members.own6(),
         scope: network.scope.rules().iter().map(ToString::to_string).collect(),
         peers,
-        warnings: network.conflict.iter().cloned().collect(),
+        warnings: network
+            .conflict
+            .iter()
+            .cloned()
+            .chain(expiry::warning(network.expires, unix_now()))
+            .collect(),
     }
 }
 
