@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod exchange;
+pub mod flow;
 pub mod lab;
 pub mod node;
 pub mod process;

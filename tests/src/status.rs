@@ -64,6 +64,11 @@ pub struct Network {
     pub name: String,
     /// The IPv4 range as `a.b.c.d/n`.
     pub range: String,
+    /// Where this host sees the range, if not where members do.
+    pub local_view: Option<LocalView>,
+    /// What the user should know of this network.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Own address.
     pub ipv4: Option<Ipv4Addr>,
     /// Own address.
@@ -95,6 +100,17 @@ pub struct Device {
     pub origin: String,
     /// `ready`, `no-route`, …
     pub state: String,
+}
+
+/// A range that is shown elsewhere.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LocalView {
+    /// Here.
+    pub range: String,
+    /// To the members.
+    pub real_range: String,
+    /// What uses that on this host.
+    pub reason: String,
 }
 
 /// Another member.

@@ -91,6 +91,15 @@ fn section(text: &mut String, network: &NetworkStatus) {
     for conflict in &network.conflicts {
         let _ = writeln!(text, "name conflict: {}", printable(conflict));
     }
+    if let Some(view) = &network.local_view {
+        let _ = writeln!(
+            text,
+            "local view: {} stands for {} here, which is in use by {}",
+            view.range,
+            view.real_range,
+            printable(&view.reason)
+        );
+    }
     for warning in &network.warnings {
         let _ = writeln!(text, "warning: {}", printable(warning));
     }
@@ -145,6 +154,7 @@ mod tests {
             id: "aa".into(),
             name: name.into(),
             range: "198.18.0.0/18".into(),
+            local_view: None,
             ipv4: Some([198, 18, 0, 33].into()),
             ipv6: "fd12:3:4::1".parse().unwrap(),
             scope: vec!["tcp:22".into()],
@@ -199,7 +209,7 @@ mod tests {
         assert_eq!(keys(&value["datapath"]), "hook mode translations workers");
         assert_eq!(
             keys(&value["networks"][0]),
-            "conflicts devices id ipv4 ipv6 name peers range scope warnings"
+            "conflicts devices id ipv4 ipv6 local_view name peers range scope warnings"
         );
         let peer = &value["networks"][0]["peers"][0];
         assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");

@@ -201,8 +201,10 @@ pub struct NetworkStatus {
     pub id: String,
     /// Name of the management key that opened it.
     pub name: String,
-    /// IPv4 range, `base/prefix`.
+    /// IPv4 range as this host sees it, `base/prefix`.
     pub range: String,
+    /// Set where this host sees the range elsewhere than members do.
+    pub local_view: Option<LocalViewStatus>,
     /// This node's IPv4 address; none while the range is unusable here.
     pub ipv4: Option<Ipv4Addr>,
     /// This node's IPv6 address.
@@ -252,6 +254,17 @@ pub enum DeviceState {
     MeshAddress,
     /// The kernel programs are missing, without which there is no translation.
     NoKernelPrograms,
+}
+
+/// A network whose IPv4 range is in use on this host, and is shown at another one here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalViewStatus {
+    /// Where this host sees it.
+    pub range: String,
+    /// The range that all members know.
+    pub real_range: String,
+    /// What used it when the view was chosen.
+    pub reason: String,
 }
 
 /// One peer in one network.

@@ -61,18 +61,23 @@ impl Daemon {
         let Some(network) = self.networks.values().find(|network| network.holds(destination)) else {
             return Ok(None);
         };
-        let block = network.members.block();
+        let block = network.own_block();
         let own = if destination.is_ipv4() { IpAddr::V4(block.node4()) } else { IpAddr::V6(block.node6()) };
         if network.is_of(&block, destination) {
             let peer = caller(network, from)?;
-            let source = if destination.is_ipv4() { IpAddr::V4(peer.ipv4) } else { IpAddr::V6(peer.ipv6) };
+            let source = if destination.is_ipv4() {
+                IpAddr::V4(network.shown(peer.ipv4))
+            } else {
+                IpAddr::V6(peer.ipv6)
+            };
             return Ok(Some(Case { kind, network, peer: Some(peer), source, destination, incoming: true }));
         }
         ensure!(
             from.is_none(),
             "{destination} is not this node's; ask about it on the node that owns it, or without --from"
         );
-        let peer = network.members.peers().find(|peer| network.is_of(&peer.block, destination));
+        let peer =
+            network.members.peers().find(|peer| network.is_of(&network.shown_block(peer.block), destination));
         Ok(Some(Case { kind, network, peer, source: own, destination, incoming: false }))
     }
 
@@ -104,7 +109,7 @@ fn caller<'a>(network: &'a Network, from: Option<&str>) -> anyhow::Result<&'a Pe
     let is = |peer: &&Peer| {
         peer.name.eq_ignore_ascii_case(from)
             || peer.node.to_string() == from
-            || address.is_some_and(|address| network.is_of(&peer.block, address))
+            || address.is_some_and(|address| network.is_of(&network.shown_block(peer.block), address))
     };
     network.members.peers().find(is).with_context(|| {
         format!("no member '{from}' in network '{}'; name it as `meshhold meshlan status` does", network.name)
@@ -161,7 +166,7 @@ fn listener(case: &Case<'_>) -> Option<String> {
         Kind::Udp(port) => (false, port),
         Kind::Icmp => return None,
     };
-    let block = case.network.members.block();
+    let block = case.network.own_block();
     let own: [IpAddr; 2] = [block.node4().into(), block.node6().into()];
     if !own.contains(&case.destination) {
         return None;

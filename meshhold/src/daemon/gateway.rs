@@ -110,7 +110,7 @@ impl Gateway {
 
     /// What the enforcers hold of the devices in one network.
     pub(super) fn policy(&self, networks: &BTreeMap<u16, Network>, network: &Network) -> Vec<DevicePolicy> {
-        let block = network.members.block();
+        let block = network.own_block();
         let list = self.forwards.list();
         let usable = list.iter().filter(|placed| !networks.values().any(|n| n.holds(placed.forward.target)));
         usable
@@ -146,7 +146,7 @@ impl Gateway {
         networks: &BTreeMap<u16, Network>,
         network: &Network,
     ) -> Vec<DeviceStatus> {
-        let block = network.members.block();
+        let block = network.own_block();
         let list = self.forwards.list();
         list.into_iter().map(|placed| self.device_status(placed, lan, networks, (network, block))).collect()
     }

@@ -66,16 +66,19 @@ impl Daemon {
             self.store.keys().iter().filter(|k| k.is_active(now)).map(|k| k.network).collect();
         self.leave_all_but(&active);
         let keys: Vec<&ManagementKey> = self.store.keys().iter().filter(|k| k.is_active(now)).collect();
-        for key in keys {
+        for (rank, key) in keys.into_iter().enumerate() {
             if let Some(network) = self.networks.values_mut().find(|n| n.id == key.network) {
                 network.scope.clone_from(&key.allow);
                 network.name.clone_from(&key.name);
                 network.expires = key.expires;
+                network.rank = rank;
                 continue;
             }
             let index = (0..).find(|index| !self.networks.contains_key(index)).unwrap_or(u16::MAX);
             let state = remembered.remove(&key.network.to_string()).unwrap_or_default();
-            let network = Network::open(index, key, self.identity.node_id(), &self.config.node.name, state);
+            let mut network =
+                Network::open(index, key, self.identity.node_id(), &self.config.node.name, state);
+            network.rank = rank;
             self.circuits.machine.add_network(network.id, network.keys.psk.clone());
             self.links.subscribe(network.keys.topic_id());
             self.networks.insert(index, network);

@@ -239,7 +239,7 @@ impl Lan {
                 self.guarded.remove(name);
                 kernel.unguard(name)
             }
-            NetEvent::AddressesChanged => Ok(()),
+            NetEvent::AddressesChanged | NetEvent::RoutesChanged => Ok(()),
         };
         if let Err(error) = result {
             tracing::warn!("the LAN guard is missing on an interface: {error:#}");

@@ -6,12 +6,14 @@
 mod callers;
 mod circuits;
 mod drops;
+mod expiry;
 mod explain;
 mod gateway;
 mod keys;
 mod lan;
 mod names;
 mod network;
+mod place;
 mod start;
 mod state;
 mod status;
@@ -25,7 +27,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use meshhold_core::circuit::Traffic;
 use meshhold_core::identity::Identity;
-use meshhold_core::key::Ipv4Range;
 use meshhold_core::membership::{Change, Said};
 use meshhold_core::record::Envelope;
 use tokio::signal::unix::{SignalKind, signal};
@@ -112,6 +113,8 @@ struct Daemon {
     warnings: Vec<String>,
     stale: Stale,
     saved_at: Instant,
+    /// When the host's routes are to be compared with the networks' ranges.
+    look_at: Option<Instant>,
 }
 
 impl Daemon {
@@ -132,7 +135,10 @@ impl Daemon {
                 Some(call) = inputs.calls.recv() => self.on_call(call).await,
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
                 () = tokio::time::sleep_until(timer.into()) => self.circuits.tick(Instant::now()),
-                _ = tick.tick() => self.on_tick().await,
+                _ = tick.tick() => {
+                    self.on_tick().await;
+                    self.look_at_routes().await;
+                }
                 () = inputs.drops.log() => {}
                 _ = hup.recv() => drop(self.reload_keys()),
                 _ = term.recv() => return,
@@ -222,6 +228,7 @@ impl Daemon {
     async fn on_net(&mut self, event: &NetEvent) {
         self.lan.on_net(event);
         self.gateway.look_soon();
+        self.routes_changed();
         if *event == NetEvent::AddressesChanged {
             self.find_endpoints().await;
         }
@@ -240,7 +247,7 @@ impl Daemon {
     fn interface_setup(&self) -> InterfaceSetup {
         let networks = self.networks.values().map(|network| NetworkAddresses {
             own4: network.own4(),
-            range: (network.range.base, network.range.prefix),
+            range: (network.shown_range().base, network.range.prefix),
             own6: network.members.own6(),
             prefix6: (network.keys.prefix6, 32),
         });
@@ -314,6 +321,7 @@ impl Daemon {
         if lapsed {
             self.apply_keys(BTreeMap::new());
         }
+        expiry::remind(self.networks.values_mut(), unix);
         for network in self.networks.values_mut() {
             self.stale.policy |= network.members.expire(unix);
         }
@@ -328,7 +336,10 @@ impl Daemon {
                 Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
             }
         }
-        let stale = std::mem::take(&mut self.stale);
+        let mut stale = std::mem::take(&mut self.stale);
+        if stale.addresses {
+            stale.policy |= self.place().await;
+        }
         if stale.policy || stale.addresses {
             self.names.changed();
         }
@@ -347,21 +358,7 @@ impl Daemon {
         }
     }
 
-    /// Networks whose range is taken on this host go without IPv4.
     async fn set_addresses(&mut self) {
-        let mut taken: Vec<(Ipv4Range, String)> = Vec::new();
-        for network in self.networks.values_mut() {
-            let with = match taken.iter().find(|(range, _)| range.overlaps(&network.range)) {
-                Some((_, name)) => Some(format!("network '{name}'")),
-                None => self.lan.conflict((network.range.base, network.range.prefix)).await,
-            };
-            network.conflict = with.map(|with| {
-                format!("IPv4 of this network is off: its range {} is in use here by {with}", network.range)
-            });
-            if network.conflict.is_none() {
-                taken.push((network.range, network.name.clone()));
-            }
-        }
         // What others are about to learn must survive a crash.
         self.save();
         self.lan.set_addresses(&self.interface_setup()).await;
@@ -371,6 +368,7 @@ impl Daemon {
         self.saved_at = Instant::now();
         let state = state::State {
             networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
+            views: self.views(),
             callers: self.callers.clone(),
             links: self.links.snapshot(),
         };

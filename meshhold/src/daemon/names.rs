@@ -111,7 +111,7 @@ impl Names {
 
     fn apexes(&self, networks: &[&Network]) -> Vec<Name> {
         let reverse = networks.iter().flat_map(|network| {
-            let mut zones = reverse_zones(IpAddr::V4(network.range.base), network.range.prefix);
+            let mut zones = reverse_zones(IpAddr::V4(network.shown_range().base), network.range.prefix);
             zones.extend(reverse_zones(IpAddr::V6(network.keys.prefix6), 32));
             zones
         });
@@ -206,12 +206,12 @@ fn members(network: &Network, own: (NodeId, &str), devices: &[Device]) -> Vec<Na
         };
         devices.iter().map(of).collect::<Vec<_>>()
     };
-    let block = network.members.block();
+    let block = network.own_block();
     let mut all = vec![named(own.0, None, own.1, (block.node4(), block.node6()))];
     all.extend(behind(own.0, block, devices));
     for peer in network.members.peers() {
-        all.push(named(peer.node, None, &peer.name, (peer.ipv4, peer.ipv6)));
-        all.extend(behind(peer.node, peer.block, &peer.devices));
+        all.push(named(peer.node, None, &peer.name, (network.shown(peer.ipv4), peer.ipv6)));
+        all.extend(behind(peer.node, network.shown_block(peer.block), &peer.devices));
     }
     all
 }

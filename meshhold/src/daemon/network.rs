@@ -12,7 +12,9 @@ use meshhold_core::record::Envelope;
 use meshhold_core::scope::Scope;
 use rand_core::OsRng;
 
+use super::place::View;
 use crate::config::keys::ManagementKey;
+use crate::datapath::renumber::LocalView;
 use crate::link::choose_members;
 
 const BLOCK_MASK: u32 = !0 << (32 - BLOCK_PREFIX);
@@ -32,10 +34,18 @@ pub(super) struct Network {
     pub(super) range: Ipv4Range,
     /// Ports that this node opens to members.
     pub(super) scope: Scope,
-    /// What keeps the IPv4 range from being used here.
+    /// Where this host sees the range, if not where members do.
+    pub(super) view: Option<View>,
+    /// The network has its place on this host: a newer one gives way.
+    pub(super) placed: bool,
+    /// Position of the key in the store: older ones come first.
+    pub(super) rank: usize,
+    /// What keeps IPv4 from being used here.
     pub(super) conflict: Option<String>,
     /// Unix second at which the key expires.
     pub(super) expires: Option<u64>,
+    /// Unix second at which the log last told of that.
+    pub(super) reminded: u64,
     /// Keys derived from the network secret.
     pub(super) keys: NetworkKeys,
     /// Who is here.
@@ -60,22 +70,53 @@ impl Network {
             id: keys.id,
             range,
             scope: key.allow.clone(),
+            view: None,
+            placed: false,
+            rank: 0,
             conflict: None,
             expires: key.expires,
+            reminded: 0,
             keys,
             members,
         }
     }
 
-    /// Our own IPv4 address, unless the range can't be used on this host.
+    /// Our own IPv4 address as this host sees it, unless there is no range for it.
     pub(super) fn own4(&self) -> Option<Ipv4Addr> {
-        self.conflict.is_none().then(|| self.members.own4())
+        self.conflict.is_none().then(|| self.shown(self.members.own4()))
+    }
+
+    /// The range as this host sees it.
+    pub(super) fn shown_range(&self) -> Ipv4Range {
+        let base = self.view.as_ref().map_or(self.range.base, |view| view.base);
+        Ipv4Range { base, prefix: self.range.prefix }
+    }
+
+    /// An address of the network as this host sees it.
+    pub(super) fn shown(&self, real: Ipv4Addr) -> Ipv4Addr {
+        let host = real.to_bits() & (self.range.size() - 1);
+        Ipv4Addr::from_bits(self.shown_range().base.to_bits() | host)
+    }
+
+    /// Addresses of a node as this host sees them.
+    pub(super) fn shown_block(&self, real: Block) -> Block {
+        Block { base4: self.shown(real.base4), ..real }
+    }
+
+    /// Our own.
+    pub(super) fn own_block(&self) -> Block {
+        self.shown_block(self.members.block())
+    }
+
+    /// What workers have to rewrite.
+    pub(super) fn local_view(&self) -> Option<LocalView> {
+        self.view.as_ref().map(|view| LocalView::new(self.range.base, view.base, self.range.prefix))
     }
 
     /// Whether `address` is one of this network's.
     pub(super) fn holds(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(ip) => self.range.contains(ip),
+            IpAddr::V4(ip) => self.shown_range().contains(ip),
             IpAddr::V6(ip) => {
                 ip.segments().first_chunk::<2>() == self.keys.prefix6.segments().first_chunk::<2>()
             }

@@ -89,9 +89,11 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         warnings: Vec::new(),
         stale: Stale::default(),
         saved_at: Instant::now(),
+        look_at: None,
         config,
     };
     daemon.apply_keys(state.networks);
+    daemon.restore_views(state.views);
     daemon.find_endpoints().await;
     daemon.settle().await;
     tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");

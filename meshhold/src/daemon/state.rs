@@ -12,6 +12,7 @@ use meshhold_core::membership::MembershipState;
 use serde::{Deserialize, Serialize};
 
 use super::callers::Callers;
+use super::place::View;
 use crate::config::private;
 use crate::link::Snapshot;
 
@@ -21,6 +22,8 @@ use crate::link::Snapshot;
 pub(super) struct State {
     /// By network id (hex): our claim and the records of the others.
     pub(super) networks: BTreeMap<String, MembershipState>,
+    /// By network id (hex): where this host sees its range, if not where members do.
+    pub(super) views: BTreeMap<String, View>,
     /// Who has which caller addresses.
     pub(super) callers: Callers,
     /// What the links remember: envelopes and addresses.

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use meshhold_core::circuit::{CircuitState, CircuitStatus};
 use meshhold_core::session::Cipher;
 
-use super::Daemon;
 use super::callers::PeerKey;
 use super::network::Network;
-use crate::control::api::{NetworkStatus, PathKind, PathStatus, PeerState, PeerStatus, Status};
+use super::{Daemon, expiry, unix_now};
+use crate::control::api::{
+    LocalViewStatus, NetworkStatus, PathKind, PathStatus, PeerState, PeerStatus, Status,
+};
 
 impl Daemon {
     pub(super) fn status(&self) -> Status {
@@ -28,7 +30,7 @@ impl Daemon {
                 PeerStatus {
                     node_id: peer.node.to_string(),
                     name: peer.name.clone(),
-                    ipv4: Some(peer.ipv4),
+                    ipv4: Some(network.shown(peer.ipv4)),
                     ipv6: peer.ipv6,
                     state: circuit.map_or(PeerState::Idle, |c| state(c.state)),
                     path: circuit.and_then(path),
@@ -75,14 +77,24 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
     NetworkStatus {
         id: network.id.to_string(),
         name: network.name.clone(),
-        range: network.range.to_string(),
+        range: network.shown_range().to_string(),
+        local_view: network.view.as_ref().map(|view| LocalViewStatus {
+            range: network.shown_range().to_string(),
+            real_range: network.range.to_string(),
+            reason: view.reason.clone(),
+        }),
         ipv4: network.own4(),
         ipv6: network.members.own6(),
         scope: network.scope.rules().iter().map(ToString::to_string).collect(),
         peers,
         devices: Vec::new(),
         conflicts: Vec::new(),
-        warnings: network.conflict.iter().cloned().collect(),
+        warnings: network
+            .conflict
+            .iter()
+            .cloned()
+            .chain(expiry::warning(network.expires, unix_now()))
+            .collect(),
     }
 }
 

@@ -1,14 +1,14 @@
 //! What the packet path must hold, computed whole from what the daemon knows.
 //!
-//! Owns the translation of memberships and circuits into [`Policy`] and [`Table`]. Must not know how
-//! either is applied.
+//! Owns the translation of memberships and circuits into [`Policy`] and [`Table`], both in the addresses that this host
+//! sees. Must not know how either is applied.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use meshhold_core::address::Block;
 use meshhold_core::device::Device;
-use meshhold_core::membership::Peer;
 use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
@@ -55,13 +55,14 @@ fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> Netw
     let mut peers = Vec::new();
     for peer in network.members.peers() {
         let Some(index) = callers.number((network.id, peer.node)) else { continue };
-        let (ipv4, ipv6) = (peer.ipv4, peer.ipv6);
+        let (ipv4, ipv6) = (network.shown(peer.ipv4), peer.ipv6);
         peers.push(PeerPolicy { index, ipv4, ipv6, caller4: caller4(index), caller6: caller6(index) });
-        peers.extend(peer.devices.iter().map(|device| behind(index, peer, device)));
+        let block = network.shown_block(peer.block);
+        peers.extend(peer.devices.iter().map(|device| behind(index, block, device)));
     }
     NetworkPolicy {
         index: network.index,
-        range: (network.range.base, network.range.prefix),
+        range: (network.shown_range().base, network.range.prefix),
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
@@ -72,9 +73,9 @@ fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> Netw
 }
 
 /// A device that a peer fronts: it answers, and never calls.
-fn behind(index: u32, peer: &Peer, device: &Device) -> PeerPolicy {
+fn behind(index: u32, block: Block, device: &Device) -> PeerPolicy {
     let none = Ipv4Addr::UNSPECIFIED;
-    let (ipv4, ipv6) = (peer.block.device4(device.slot), peer.block.device6(device.slot));
+    let (ipv4, ipv6) = (block.device4(device.slot), block.device6(device.slot));
     PeerPolicy { index, ipv4, ipv6, caller4: none, caller6: none }
 }
 
@@ -110,8 +111,9 @@ pub(super) fn table(
             peers.push(PeerRoute {
                 index,
                 network: network.index,
-                block4: (peer.block.base4, 28),
+                block4: (network.shown(peer.block.base4), 28),
                 net6: (peer.block.base6, 64),
+                view: network.local_view(),
                 transmit: circuit.and_then(Sessions::transmit),
             });
         }
@@ -129,7 +131,7 @@ fn own_network(network: &Network, devices: Vec<DevicePolicy>) -> OwnNetwork {
     };
     OwnNetwork {
         index: network.index,
-        range: (network.range.base, network.range.prefix),
+        range: (network.shown_range().base, network.range.prefix),
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),

@@ -1,4 +1,5 @@
-//! The immutable picture that workers route by: own networks, peers and their sessions.
+//! The immutable picture that workers route by: own networks, peers and their sessions. All addresses are those that
+//! this host sees; where members write others, the peer has a local view.
 //!
 //! Owns the address index. Replaced whole, never changed; must not know how packets are sealed or sent.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use meshhold_core::session::Session;
 
 use super::policy::Policy;
+use super::renumber::LocalView;
 
 /// Prefix length of an IPv4 block's index entry: blocks are made of /28s.
 const SLICE4: u8 = 28;
@@ -51,6 +53,8 @@ pub struct PeerRoute {
     pub block4: (Ipv4Addr, u8),
     /// IPv6 net: base address and prefix length.
     pub net6: (Ipv6Addr, u8),
+    /// `Some` where members write other IPv4 addresses than this host.
+    pub view: Option<LocalView>,
     /// `None` while no session may be sent on.
     pub transmit: Option<TransmitPath>,
 }
@@ -208,7 +212,7 @@ mod tests {
 
     fn peer(index: u32, block4: &str, prefix: u8, net6: &str) -> PeerRoute {
         let (block4, net6) = ((block4.parse().unwrap(), prefix), (net6.parse().unwrap(), 64));
-        PeerRoute { index, network: 0, block4, net6, transmit: None }
+        PeerRoute { index, network: 0, block4, net6, view: None, transmit: None }
     }
 
     fn table() -> Table {

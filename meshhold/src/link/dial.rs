@@ -16,6 +16,8 @@ use super::tls::SERVER_NAME;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// For bootstrap peers: when a partition heals, these bring the halves together, and nothing else tells of it.
+const BOOTSTRAP_BACKOFF: Duration = Duration::from_secs(5);
 /// Failures after which a remembered address is given up.
 const REMEMBERED_TRIES: u32 = 6;
 /// Failures after which a round waits [`PATIENT_ROUND`].
@@ -115,7 +117,7 @@ impl Targets {
     pub(super) fn failed(&mut self, node: &NodeId, now: Instant, random: u32) -> u32 {
         let Some(target) = self.targets.get_mut(node) else { return 0 };
         target.dialing = false;
-        target.due = now + backoff(target.failures, random);
+        target.due = now + backoff(target.failures, target.slowest(), random);
         target.failures = target.failures.saturating_add(1);
         if target.failures >= REMEMBERED_TRIES {
             target.remembered.clear();
@@ -136,7 +138,7 @@ impl Targets {
     /// The link is gone: dial again, not at once lest two nodes race.
     pub(super) fn lost(&mut self, node: &NodeId, now: Instant, random: u32) {
         let Some(target) = self.targets.get_mut(node) else { return };
-        target.due = now + backoff(0, random);
+        target.due = now + backoff(0, target.slowest(), random);
     }
 
     fn entry(&mut self, node: NodeId, now: Instant) -> &mut Target {
@@ -156,6 +158,10 @@ impl Target {
         !(self.bootstrap.is_empty() && self.wanted.is_empty() && self.remembered.is_empty())
     }
 
+    fn slowest(&self) -> Duration {
+        if self.bootstrap.is_empty() { MAX_BACKOFF } else { BOOTSTRAP_BACKOFF }
+    }
+
     fn round(&self, node: NodeId) -> Round {
         let addresses = self.wanted.iter().chain(&self.remembered);
         let mut places = self.bootstrap.clone();
@@ -165,8 +171,8 @@ impl Target {
     }
 }
 
-fn backoff(failures: u32, random: u32) -> Duration {
-    let doubled = FIRST_BACKOFF.saturating_mul(1 << failures.min(10)).min(MAX_BACKOFF);
+fn backoff(failures: u32, most: Duration, random: u32) -> Duration {
+    let doubled = FIRST_BACKOFF.saturating_mul(1 << failures.min(10)).min(most);
     let quarter = doubled / 4;
     doubled - quarter + quarter.mul_f64(2.0 * f64::from(random) / f64::from(u32::MAX))
 }
@@ -253,19 +259,25 @@ mod tests {
     }
 
     #[test]
-    fn waits_twice_as_long_each_time_up_to_half_a_minute() {
+    fn waits_twice_as_long_each_time_up_to_half_a_minute_or_5_s() {
         let now = Instant::now();
         let node = NodeId([1; 32]);
-        let mut targets = Targets::new(NodeId([9; 32]), &[peer(1), peer(9)], &[], now);
-        for wanted in [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000] {
-            assert_eq!(targets.due(now + MAX_BACKOFF, |_| false).len(), 1, "own id is never dialed");
-            assert!(targets.next(|_| false).is_none(), "one round at a time");
-            targets.failed(&node, now, MIDDLE);
-            let wait = targets.next(|_| false).unwrap() - now;
-            assert!(wait.abs_diff(Duration::from_millis(wanted)) < Duration::from_millis(10), "{wait:?}");
+        let addr: SocketAddr = "192.0.2.1:1".parse().unwrap();
+        let mut member = Targets::new(NodeId([9; 32]), &[], &[], now);
+        member.want(vec![(node, vec![addr])], now);
+        let bootstrap = Targets::new(NodeId([9; 32]), &[peer(1), peer(9)], &[], now);
+        for (mut targets, most) in [(member, 30_000), (bootstrap, 5000)] {
+            for wanted in [500, 1000, 2000, 4000, 8000, 16000, 32000, 64000] {
+                assert_eq!(targets.due(now + MAX_BACKOFF, |_| false).len(), 1, "own id is never dialed");
+                assert!(targets.next(|_| false).is_none(), "one round at a time");
+                targets.failed(&node, now, MIDDLE);
+                let wait = targets.next(|_| false).unwrap() - now;
+                let wanted = Duration::from_millis(wanted.min(most));
+                assert!(wait.abs_diff(wanted) < Duration::from_millis(10), "{wait:?}");
+            }
         }
         for random in [0, u32::MAX] {
-            let spread = backoff(0, random).abs_diff(FIRST_BACKOFF);
+            let spread = backoff(0, MAX_BACKOFF, random).abs_diff(FIRST_BACKOFF);
             assert_eq!(spread, FIRST_BACKOFF / 4);
         }
     }

@@ -150,6 +150,7 @@ pub fn table(
         network: 0,
         block4: (Ipv4Addr::from(own4(other).to_bits() - 1), 28),
         net6: (Ipv6Addr::from(own6(other).to_bits() - 1), 64),
+        view: None,
         transmit: newest.zip(remote).map(|(s, remote)| TransmitPath { session: s.clone(), remote }),
     };
     let sessions = sessions.iter().map(|session| (7, Arc::clone(session))).collect();

@@ -139,7 +139,7 @@ impl Worker {
         }
         let sealed = datagram.get_mut(DATA_HEADER..).unwrap_or_default();
         let len = lane.open(&header, sealed).ok_or(Reason::BadTag)?;
-        let packet = sealed.get(..len).unwrap_or_default();
+        let packet = sealed.get_mut(..len).unwrap_or_default();
         let peer = wake.snapshot.table.peer(local.shared.peer).ok_or(Reason::NoSession)?;
         if let Some(traffic) = local.shared.traffic(self.id) {
             traffic.rx_packets.add(1);
@@ -153,11 +153,14 @@ impl Worker {
             return Err(Reason::Malformed);
         }
         let layout = check(packet, peer, &wake.snapshot.table)?;
+        let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
+        if let Some(view) = peer.view {
+            view.to_shown().packet(packet, partial);
+        }
         if is_too_big(packet, &layout, peer, &wake.snapshot.table) {
             return self.refuse_too_big(packet, peer.network, wake).map(|()| None);
         }
         self.admit_incoming(packet.get(..layout.total).unwrap_or_default(), wake)?;
-        let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
         Ok(Some(Opened { at: start, layout, partial }))
     }
 
@@ -221,7 +224,11 @@ impl Worker {
 /// The packet's layout, if it comes from the sender's blocks and goes to our address.
 fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<Layout, Reason> {
     let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
-    let (source, destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
+    let (mut source, mut destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
+    if let Some(view) = peer.view {
+        source = view.to_shown().address(source).ok_or(Reason::SpoofedSource)?;
+        destination = view.to_shown().address(destination).ok_or(Reason::NotForUs)?;
+    }
     if !peer.owns(source) {
         return Err(Reason::SpoofedSource);
     }

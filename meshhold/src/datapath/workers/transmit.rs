@@ -13,11 +13,12 @@ use super::event::WorkerEvent;
 use super::offload::checksum::finish;
 use super::offload::fragment::Fragments;
 use super::offload::header::Layout;
-use super::offload::segment::Segments;
+use super::offload::segment::{Segments, leaves_partial};
 use super::offload::virtio::{self, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader};
 use super::run::{Wake, Worker};
 use super::session::{Class, LocalSession};
 use crate::datapath::icmp::{self, MAX_ERROR};
+use crate::datapath::renumber::LocalView;
 use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
 
 impl Worker {
@@ -62,14 +63,14 @@ impl Worker {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
-            Some(path) => self.send_on(path, class, read, wake),
+            Some(path) => self.send_on((path, peer.view), class, read, wake),
             None => self.hold_back(peer, read, wake),
         }
     }
 
     fn send_on(
         &mut self,
-        path: &TransmitPath,
+        (path, view): (&TransmitPath, Option<LocalView>),
         class: Class,
         read: &mut [u8],
         wake: &Wake<'_>,
@@ -78,9 +79,12 @@ impl Worker {
             0 => (VirtioHeader::default(), &mut *read),
             _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
         };
+        if let Some(view) = view {
+            view.to_real().packet(packet, leaves_partial(virtio, packet));
+        }
         let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
         if segments.longest() > self.mtu {
-            return self.send_cut(path, class, read, wake);
+            return self.send_cut((path, view), class, read, wake);
         }
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let exit = self.outlet.exit();
@@ -113,7 +117,7 @@ impl Worker {
     /// the rest the sender is told.
     fn send_cut(
         &mut self,
-        path: &TransmitPath,
+        (path, view): (&TransmitPath, Option<LocalView>),
         class: Class,
         read: &mut [u8],
         wake: &Wake<'_>,
@@ -123,6 +127,10 @@ impl Worker {
             0 => (VirtioHeader::default(), read),
             _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
         };
+        // Each piece is sent like a read, and the sender knows the addresses that this host sees.
+        if let Some(view) = view {
+            view.to_shown().packet(packet, leaves_partial(virtio, packet));
+        }
         if virtio.gso_type == GSO_NONE && virtio.flags & NEEDS_CHECKSUM != 0 {
             finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())
                 .ok_or(Reason::Malformed)?;
@@ -135,7 +143,7 @@ impl Worker {
         while let Some(len) = fragments.next_len() {
             let mut piece = vec![0; header + len];
             fragments.write_next(piece.get_mut(header..).unwrap_or_default()).ok_or(Reason::Malformed)?;
-            self.send_on(path, class, &mut piece, wake)?;
+            self.send_on((path, view), class, &mut piece, wake)?;
         }
         Ok(())
     }

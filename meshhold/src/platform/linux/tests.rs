@@ -329,7 +329,7 @@ async fn until_links(
                 appeared.push(link);
             }
             NetEvent::LinkGone(link) => assert!(links.remove(&link.name), "{} was not there", link.name),
-            NetEvent::AddressesChanged => {}
+            NetEvent::AddressesChanged | NetEvent::RoutesChanged => {}
         }
     }
     appeared

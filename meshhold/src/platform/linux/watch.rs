@@ -50,6 +50,8 @@ pub enum NetEvent {
     LinkUp(Link),
     /// The interface vanished or was renamed.
     LinkGone(Link),
+    /// IPv4 routes other than default routes changed: a range may be in use that was free.
+    RoutesChanged,
     /// Addresses or default routes changed. Comes too often rather than too seldom: compare the results.
     AddressesChanged,
 }
@@ -162,6 +164,7 @@ impl Tracker {
                 libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(payload, &mut events),
                 // Byte 1 of rtmsg is the destination's prefix length: default routes only.
                 libc::RTM_NEWROUTE | libc::RTM_DELROUTE if payload.get(1) == Some(&0) => changed(&mut events),
+                libc::RTM_NEWROUTE if is_ipv4_route(payload) => routes_changed(&mut events),
                 kind if i32::from(kind) == libc::NLMSG_DONE => self.listing_ends(&mut events),
                 _ => {}
             }
@@ -228,6 +231,18 @@ fn changed(events: &mut Vec<NetEvent>) {
     if events.last() != Some(&NetEvent::AddressesChanged) {
         events.push(NetEvent::AddressesChanged);
     }
+}
+
+fn routes_changed(events: &mut Vec<NetEvent>) {
+    if events.last() != Some(&NetEvent::RoutesChanged) {
+        events.push(NetEvent::RoutesChanged);
+    }
+}
+
+/// By struct rtmsg: family and table. Entries of `local` stand for addresses, whose changes are told as such.
+fn is_ipv4_route(payload: &[u8]) -> bool {
+    payload.first().copied().map(i32::from) == Some(libc::AF_INET)
+        && payload.get(4) != Some(&libc::RT_TABLE_LOCAL)
 }
 
 /// The parts of an interface's message that matter here.

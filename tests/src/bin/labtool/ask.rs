@@ -1,6 +1,6 @@
 //! Single questions to an echo server.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,18 @@ pub(crate) fn udp(server: SocketAddr, size: usize) -> Result<()> {
         return Ok(());
     }
     bail!("no answer from {server}")
+}
+
+/// An ICMP error reaches the socket only if its quote is what this host sent.
+pub(crate) fn refused(server: SocketAddr) -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(REPLY_LIMIT))?;
+    socket.send(b"anybody there?")?;
+    match socket.recv(&mut [0; 64]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        other => bail!("not refused: {other:?}"),
+    }
 }
 
 pub(crate) fn until_connected(server: SocketAddr, limit_ms: u64) -> Result<()> {

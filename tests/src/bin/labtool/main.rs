@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "labtool serve tcp|udp BIND PORT
 labtool ask tcp|udp ADDRESS PORT [BYTES]     the address that the server saw, after an echo of BYTES
+labtool refused ADDRESS PORT                 a datagram to a port without a service, which must be refused
 labtool serve bytes BIND PORT                the other end of `exchange`
 labtool exchange ADDRESS PORT SEED TCP_BYTES UDP_BYTES LARGEST SEGMENT   checked content both ways; LARGEST datagram,
                                              and of those that UDP_SEGMENT cuts
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
         }
         ["ask", "tcp", address, port, size @ ..] => ask::tcp(target(address, port)?, bytes(size)?),
         ["ask", "udp", address, port, size @ ..] => ask::udp(target(address, port)?, bytes(size)?),
+        ["refused", address, port] => ask::refused(target(address, port)?),
         ["await", address, port, limit] => ask::until_connected(target(address, port)?, limit.parse()?),
         ["flow", address, port] => flow::run(target(address, port)?),
         ["probe", address, port] => scan::probe(target(address, port)?),

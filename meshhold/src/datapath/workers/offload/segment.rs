@@ -61,15 +61,9 @@ impl<'a> Segments<'a> {
     }
 
     fn single(virtio: VirtioHeader, packet: &'a mut [u8], layout: Layout) -> Option<Self> {
-        let mut partial = false;
-        if virtio.flags & NEEDS_CHECKSUM != 0 {
-            let (start, offset) = (usize::from(virtio.checksum_start), usize::from(virtio.checksum_offset));
-            partial = start == layout.transport
-                && Some(offset) == field_offset(layout.protocol)
-                && layout.payload(packet).is_some();
-            if !partial {
-                finish(packet, start, offset)?;
-            }
+        let partial = is_partial(virtio, packet, &layout);
+        if virtio.flags & NEEDS_CHECKSUM != 0 && !partial {
+            finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())?;
         }
         let size = packet.len();
         Some(Self { packet, layout, header: 0, size, done: 0, index: 0, pseudo: 0, fixed: 0, partial })
@@ -142,6 +136,19 @@ impl<'a> Segments<'a> {
         let last = self.header + self.done + payload == self.packet.len();
         fix_tcp(segment, self.done as u32, self.done == 0, last);
     }
+}
+
+/// Whether the packet's own TCP or UDP checksum holds the pseudo-header sum only, by its virtio header.
+pub fn leaves_partial(virtio: VirtioHeader, packet: &[u8]) -> bool {
+    virtio.gso_type != GSO_NONE
+        || Layout::of(packet).is_some_and(|layout| is_partial(virtio, packet, &layout))
+}
+
+fn is_partial(virtio: VirtioHeader, packet: &[u8], layout: &Layout) -> bool {
+    virtio.flags & NEEDS_CHECKSUM != 0
+        && usize::from(virtio.checksum_start) == layout.transport
+        && Some(usize::from(virtio.checksum_offset)) == field_offset(layout.protocol)
+        && layout.payload(packet).is_some()
 }
 
 /// Sum of an IPv4 header without its total length, identification and checksum (RFC 1624: their complements are added).
