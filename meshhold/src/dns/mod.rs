@@ -23,7 +23,8 @@ pub use zone::{Zone, reverse_zones};
 
 /// Loopback addresses (127.53.77.N, below those of callers) that are tried in turn: another daemon may have the first.
 const ADDRESSES: std::ops::RangeInclusive<u8> = 53..=60;
-const PORTS: [u16; 2] = [53, 5399];
+/// Not 53: a name server of the host that listens on all addresses could not start beside us.
+const PORT: u16 = 5399;
 /// Answers over UDP are no longer than this without being asked for more, and with (RFC 9715).
 const PAYLOAD: u16 = 1232;
 const TCP_IDLE: Duration = Duration::from_secs(5);
@@ -42,8 +43,7 @@ impl NameServer {
     /// # Errors
     /// None of them is free, or the process may not use them.
     pub async fn start() -> std::io::Result<Self> {
-        let places =
-            PORTS.iter().flat_map(|port| ADDRESSES.map(|last| (Ipv4Addr::new(127, 53, 77, last), *port)));
+        let places = ADDRESSES.map(|last| (Ipv4Addr::new(127, 53, 77, last), PORT));
         let mut refused = None;
         for place in places {
             match sockets(place.into()).await {

@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 const PROGRAM: &str = "resolvectl";
 const PATIENCE: Duration = Duration::from_secs(5);
-const DNS_PORT: u16 = 53;
 
 /// Why resolved doesn't ask us.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +35,7 @@ pub enum ResolvedError {
 /// # Errors
 /// [`ResolvedError`]; what was set until then stays until [`take_back`].
 pub async fn hand_over(interface: &str, server: SocketAddr, zones: &[String]) -> Result<(), ResolvedError> {
-    let server = match server.port() {
-        DNS_PORT => server.ip().to_string(),
-        _ => server.to_string(),
-    };
-    call(&["dns", interface, &server]).await?;
+    call(&["dns", interface, &server.to_string()]).await?;
     // None of these is ours to answer; the zones' own names are signed by nobody.
     for (what, value) in
         [("default-route", "false"), ("llmnr", "no"), ("mdns", "no"), ("dnssec", "no"), ("dnsovertls", "no")]
