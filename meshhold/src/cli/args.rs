@@ -48,6 +48,14 @@ pub(super) enum Command {
 pub(super) enum MeshlanCommand {
     /// Show addresses, peers and what is degraded
     Status,
+    /// Ask a member or device for echoes, and say where it fails; exit code 1 without any
+    Ping {
+        /// A name, IP address or node id
+        to: String,
+        /// How many
+        #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        count: u16,
+    },
     /// Say why a packet would pass or be dropped; exit code 1 where it would be dropped
     Explain(ExplainArgs),
     /// Front LAN devices that don't run MeshHold
@@ -61,7 +69,7 @@ pub(super) enum MeshlanCommand {
 pub(super) struct ExplainArgs {
     /// Its protocol
     pub(super) traffic: Traffic,
-    /// Where to: 198.18.3.17:22, [fd12::1]:22 or nas.mesh:22; without a port for icmp
+    /// Where to: 198.18.3.17:22 or nas.mesh:22, IPv6 in brackets; without a port for icmp
     #[arg(value_name = "ADDRESS[:PORT]")]
     pub(super) to: String,
     /// From which member, where it comes in: its name, node id or address [default: any]

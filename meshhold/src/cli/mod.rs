@@ -8,6 +8,7 @@ mod explain;
 mod forwards;
 mod keys;
 mod output;
+mod ping;
 mod status;
 mod time;
 
@@ -53,6 +54,9 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Meshlan { command: MeshlanCommand::Status } => status::run(&config, args.json),
         Command::Meshlan { command: MeshlanCommand::Explain(question) } => {
             explain::run(&config, question, args.json)
+        }
+        Command::Meshlan { command: MeshlanCommand::Ping { to, count } } => {
+            ping::run(&config, &to, count, args.json)
         }
         Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
             forwards::run(&config, command, args.json)

@@ -22,6 +22,8 @@ pub enum Request {
     Forward(ForwardRequest),
     /// Why would a packet pass or be dropped?
     Explain(ExplainRequest),
+    /// Which address does a name, address or node id mean?
+    Resolve(String),
 }
 
 /// A packet to be asked about.
@@ -118,6 +120,8 @@ pub enum Response {
     Key(KeyReply),
     /// To [`Request::Forward`]: the devices as they are then, an entry a network and device.
     Forwards(Vec<DeviceStatus>),
+    /// To [`Request::Resolve`].
+    Address(IpAddr),
     /// To [`Request::Explain`].
     Explanation(Box<Explanation>),
     /// To [`Request::Reload`]: done, nothing to tell.

@@ -43,17 +43,28 @@ impl Daemon {
         };
         let listen = self.config.node.listen.port();
         let policy = view::policy(&self.networks, &mut self.callers, &self.gateway, listen);
-        let destination = self.names.resolve(&request.to).with_context(|| {
-            format!(
-                "'{}' is neither an IP address nor a name of this mesh; `meshhold meshlan status` shows both",
-                request.to
-            )
-        })?;
+        let destination = self.resolve(&request.to)?;
         let Some(case) = self.case(kind, destination, request.from.as_deref())? else {
             return Ok(Explanation::dropped(Reason::NotMesh.as_str()));
         };
         let reason = judge(policy, self.lan.has_kernel(), &case)?;
         Ok(self.explanation(&case, reason))
+    }
+
+    /// The address that a name, an address or a node id means.
+    pub(super) fn resolve(&self, text: &str) -> anyhow::Result<IpAddr> {
+        let of_node = || {
+            let peer = |network: &Network| {
+                let found = network.members.peers().find(|peer| peer.node.to_string() == text)?;
+                Some(network.own4().map_or(IpAddr::V6(found.ipv6), |_| IpAddr::V4(network.shown(found.ipv4))))
+            };
+            self.networks.values().find_map(peer)
+        };
+        self.names.resolve(text).or_else(of_node).with_context(|| {
+            format!(
+                "'{text}' is neither an IP address nor a name or node id of this mesh; `meshhold meshlan status` shows them"
+            )
+        })
     }
 
     /// From whom to whom; `None` where no network holds the address.

@@ -28,6 +28,10 @@ impl Daemon {
                 self.stale.addresses |= changed;
                 response
             }
+            Request::Resolve(text) => match self.resolve(&text) {
+                Ok(address) => Response::Address(address),
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
             Request::Explain(request) => match self.explain(&request) {
                 Ok(explanation) => Response::Explanation(Box::new(explanation)),
                 Err(error) => Response::Error(format!("{error:#}")),

@@ -14,6 +14,7 @@ pub mod candidates;
 pub mod caps;
 pub mod cleanup;
 pub mod conflicts;
+pub mod echo;
 pub mod error;
 mod list;
 pub mod listeners;
