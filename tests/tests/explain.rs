@@ -110,3 +110,27 @@ fn explain_says_who_owns_what_and_leaves_no_trace() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn drops_are_followed_as_they_happen() -> Result<()> {
+    run("drops", |lab| {
+        let (a, b) = meshhold_tests::scenario::pair(lab, &["tcp:80"])?;
+        let own = a.addresses()?.0.to_string();
+        let mut feed = a.host.spawn(
+            "drops",
+            &a.host.meshhold.to_string_lossy(),
+            &["meshlan", "drops", "--json", "--for", "4s", "--config", &a.config_path().to_string_lossy()],
+        )?;
+        for port in ["22", "23"] {
+            ensure!(!b.host.succeeds(&labtool()?, &["await", &own, port, "1500"])?, "{port} is closed");
+        }
+        ensure!(feed.wait(std::time::Duration::from_secs(20))?.success(), "{}", feed.log()?);
+        let lines: Vec<Value> = feed.log()?.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let told = |port: &str| -> u64 {
+            let of = lines.iter().filter(|drop| drop["to"] == format!("{own}:{port}") && drop["peer"] == "b");
+            of.filter(|drop| drop["reason"] == "port-denied").filter_map(|drop| drop["count"].as_u64()).sum()
+        };
+        ensure!(told("22") > 0 && told("23") > 0, "{lines:?}");
+        Ok(())
+    })
+}

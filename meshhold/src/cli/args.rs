@@ -48,6 +48,12 @@ pub(super) enum Command {
 pub(super) enum MeshlanCommand {
     /// Show addresses, peers and what is degraded
     Status,
+    /// Follow what is dropped, until Ctrl-C
+    Drops {
+        /// End after this time, e.g. 30s or 5m
+        #[arg(long = "for", value_name = "TIME", value_parser = super::time::parse_duration)]
+        limit: Option<Duration>,
+    },
     /// Ask a member or device for echoes, and say where it fails; exit code 1 without any
     Ping {
         /// A name, IP address or node id

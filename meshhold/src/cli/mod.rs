@@ -4,6 +4,7 @@
 //! daemon owns: where one answers, it does the work.
 
 mod args;
+mod drops;
 mod explain;
 mod forwards;
 mod keys;
@@ -54,6 +55,9 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Meshlan { command: MeshlanCommand::Status } => status::run(&config, args.json),
         Command::Meshlan { command: MeshlanCommand::Explain(question) } => {
             explain::run(&config, question, args.json)
+        }
+        Command::Meshlan { command: MeshlanCommand::Drops { limit } } => {
+            drops::run(&config, limit, args.json)
         }
         Command::Meshlan { command: MeshlanCommand::Ping { to, count } } => {
             ping::run(&config, &to, count, args.json)

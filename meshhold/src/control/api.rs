@@ -22,6 +22,11 @@ pub enum Request {
     Forward(ForwardRequest),
     /// Why would a packet pass or be dropped?
     Explain(ExplainRequest),
+    /// What was dropped since?
+    Drops {
+        /// [`DropsReply::seen`] of the last answer; 0 at first.
+        seen: u64,
+    },
     /// Which address does a name, address or node id mean?
     Resolve(String),
 }
@@ -86,6 +91,44 @@ pub enum Verdict {
     Drop,
 }
 
+/// What was dropped lately.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DropsReply {
+    /// Those that the kernel told of (a few of each reason in a quarter of a second or more), alike ones together.
+    pub drops: Vec<Drop>,
+    /// How many it has told of.
+    pub seen: u64,
+    /// Packets by Reason since the start: all of them.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Packets that met one fate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// The Reason.
+    pub reason: String,
+    /// `ingress`, `egress`, or `guard` on another interface.
+    pub direction: String,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source; the port of the first of them. For ICMP the type.
+    pub from: SocketAddr,
+    /// Destination.
+    pub to: SocketAddr,
+    /// Display name of the member at the other end.
+    pub peer: Option<String>,
+    /// How many.
+    pub count: u64,
+}
+
+impl Drop {
+    /// Whether they belong together: all but the source port is the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let key = |drop: &Self| (drop.from.ip(), drop.to, drop.protocol);
+        key(self) == key(other) && self.reason == other.reason && self.direction == other.direction
+    }
+}
+
 /// Who a peer is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerName {
@@ -120,6 +163,8 @@ pub enum Response {
     Key(KeyReply),
     /// To [`Request::Forward`]: the devices as they are then, an entry a network and device.
     Forwards(Vec<DeviceStatus>),
+    /// To [`Request::Drops`].
+    Drops(DropsReply),
     /// To [`Request::Resolve`].
     Address(IpAddr),
     /// To [`Request::Explain`].

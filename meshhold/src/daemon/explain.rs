@@ -15,7 +15,7 @@ use super::Daemon;
 use super::network::Network;
 use super::status::path;
 use super::view;
-use crate::control::api::{ExplainRequest, Explanation, PeerName, Traffic, Verdict};
+use crate::control::api::{DropsReply, ExplainRequest, Explanation, PeerName, Traffic, Verdict};
 use crate::datapath::ebpf::{ETHERTYPE, ETHERTYPE_AT, EbpfDatapath, Program};
 use crate::datapath::policy::Policy;
 use crate::datapath::probe::{self, Kind};
@@ -65,6 +65,21 @@ impl Daemon {
                 "'{text}' is neither an IP address nor a name or node id of this mesh; `meshhold meshlan status` shows them"
             )
         })
+    }
+
+    /// Drops after the first `seen` ones, with the names of the peers that had a hand in them.
+    pub(super) fn drops(&self, seen: u64) -> DropsReply {
+        let (mut drops, told) = self.recent.after(seen);
+        for drop in &mut drops {
+            drop.peer = self.name_of(drop.from.ip()).or_else(|| self.name_of(drop.to.ip()));
+        }
+        DropsReply { drops, seen: told, counters: self.lan.counters() }
+    }
+
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        let network = self.networks.values().find(|network| network.holds(address))?;
+        let owns = |peer: &&Peer| network.is_of(&network.shown_block(peer.block), address);
+        network.members.peers().find(owns).map(|peer| peer.name.clone())
     }
 
     /// From whom to whom; `None` where no network holds the address.

@@ -28,6 +28,7 @@ impl Daemon {
                 self.stale.addresses |= changed;
                 response
             }
+            Request::Drops { seen } => Response::Drops(self.drops(seen)),
             Request::Resolve(text) => match self.resolve(&text) {
                 Ok(address) => Response::Address(address),
                 Err(error) => Response::Error(format!("{error:#}")),

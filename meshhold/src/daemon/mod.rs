@@ -42,7 +42,7 @@ use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
 use circuits::{CircuitTable, Effect};
-use drops::Drops;
+use drops::{Drops, Recent};
 use gateway::Gateway;
 use lan::Lan;
 use names::Names;
@@ -108,6 +108,7 @@ struct Daemon {
     lan: Lan,
     gateway: Gateway,
     names: Names,
+    recent: Recent,
     endpoints: Vec<SocketAddr>,
     reflexive: Vec<SocketAddr>,
     warnings: Vec<String>,
@@ -139,7 +140,7 @@ impl Daemon {
                     self.on_tick().await;
                     self.look_at_routes().await;
                 }
-                () = inputs.drops.log() => {}
+                events = inputs.drops.next() => self.recent.keep(&events),
                 _ = hup.recv() => drop(self.reload_keys()),
                 _ = term.recv() => return,
                 _ = int.recv() => return,

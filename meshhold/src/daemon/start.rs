@@ -11,7 +11,7 @@ use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
 
 use super::circuits::CircuitTable;
-use super::drops::Drops;
+use super::drops::{Drops, Recent};
 use super::gateway::Gateway;
 use super::lan::Prepared;
 use super::names::Names;
@@ -83,6 +83,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         links,
         lan,
         names,
+        recent: Recent::default(),
         gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
         reflexive: Vec::new(),
