@@ -277,7 +277,7 @@ fn status_without_a_daemon_says_so() {
     let node = Node::new();
     assert_eq!(node.expect("meshlan status", 3).0, "running: no\n");
     let status: Value = serde_json::from_str(&node.expect("meshlan status --json", 3).0).unwrap();
-    assert_eq!(names(&status), "counters datapath interface name networks node_id running warnings");
+    assert_eq!(names(&status), "counters datapath dns interface name networks node_id running warnings");
     assert_eq!((&status["running"], &status["interface"]), (&Value::Bool(false), &Value::from("mesh0")));
 }
 
