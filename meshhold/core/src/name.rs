@@ -12,14 +12,14 @@ const MAX_LABEL: usize = 63;
 const MARK: usize = 4;
 
 /// Who wants a name: a node, or a device that it fronts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim<'a> {
     /// The node.
     pub node: NodeId,
     /// The device's place in the node's block; `None` for the node itself.
     pub slot: Option<u8>,
     /// Display name.
-    pub name: String,
+    pub name: &'a str,
 }
 
 /// The host name of a display name: lower case, and a hyphen for whatever has no place in one. `None` where nothing is
@@ -40,7 +40,7 @@ pub fn label(display: &str) -> Option<String> {
 
 /// The label of each claim in one network, in the order of the claims. Of several that want one the lowest node id gets it,
 /// a node before its devices; the others get it with a mark of their node id.
-pub fn assign(claims: &[Claim]) -> Vec<String> {
+pub fn assign(claims: &[Claim<'_>]) -> Vec<String> {
     let mut order: Vec<usize> = (0..claims.len()).collect();
     order.sort_by_key(|at| claims.get(*at).map(|claim| (claim.node, claim.slot)));
     let mut taken = BTreeSet::new();
@@ -55,8 +55,8 @@ pub fn assign(claims: &[Claim]) -> Vec<String> {
 }
 
 /// The names that would do for a claim, best first; there is no end of them.
-fn wishes(claim: &Claim) -> impl Iterator<Item = String> {
-    let (mark, bare) = (mark(claim.node), label(&claim.name));
+fn wishes(claim: &Claim<'_>) -> impl Iterator<Item = String> {
+    let (mark, bare) = (mark(claim.node), label(claim.name));
     let stem = bare.clone().unwrap_or_else(|| "node".to_owned());
     let marked = with(&stem, &mark);
     let numbered = (1_u32..).map({
@@ -88,8 +88,8 @@ mod tests {
 
     use super::*;
 
-    fn claim(node: u8, slot: Option<u8>, name: &str) -> Claim {
-        Claim { node: NodeId([node; 32]), slot, name: name.to_owned() }
+    fn claim(node: u8, slot: Option<u8>, name: &str) -> Claim<'_> {
+        Claim { node: NodeId([node; 32]), slot, name }
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(5);
         let names = ["nas", "NAS", "nas-aaaa", "", "日", &"n".repeat(70), "a b", "a-b"];
         for _ in 0..300 {
-            let mut claims: Vec<Claim> = (0..rng.gen_range(1..12))
+            let mut claims: Vec<Claim<'_>> = (0..rng.gen_range(1..12))
                 .map(|at| {
                     let slot = rng.gen_bool(0.5).then_some(at);
                     claim(rng.gen_range(0..4), slot, names[rng.gen_range(0..names.len())])

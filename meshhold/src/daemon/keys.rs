@@ -19,6 +19,8 @@ impl Daemon {
     /// Answers one request of the control API.
     pub(super) async fn on_call(&mut self, call: Asked) {
         let (request, reply) = call;
+        // Who asks sees what is known, not what was a moment ago.
+        self.refresh_names().await;
         let response = match request {
             Request::Status => Response::Status(Box::new(self.status())),
             Request::Key(request) => self.on_key_request(request),

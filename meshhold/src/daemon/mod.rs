@@ -357,6 +357,9 @@ impl Daemon {
         if stale.addresses {
             self.set_addresses().await;
         }
+        if self.names.is_due() {
+            self.refresh_names().await;
+        }
     }
 
     async fn set_addresses(&mut self) {

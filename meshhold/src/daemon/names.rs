@@ -2,9 +2,12 @@
 //!
 //! Owns which network a bare name belongs to and the hand-over to the host's resolver. Must not know DNS messages.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use meshhold_core::address::Block;
 use meshhold_core::device::Device;
 use meshhold_core::identity::NodeId;
 use meshhold_core::key::NetworkId;
@@ -13,8 +16,11 @@ use tokio::task::JoinHandle;
 
 use super::network::Network;
 use crate::control::api::DnsStatus;
-use crate::dns::{Name, NameServer, Zone, reverse_zones};
+use crate::dns::{Host, Name, NameServer, Zone, reverse_zones};
 use crate::platform::linux::resolved::{self, ResolvedError};
+
+/// A busy network doesn't have its names sorted for every record.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// The name service of this node.
 pub(super) struct Names {
@@ -22,20 +28,21 @@ pub(super) struct Names {
     suffix: String,
     interface: String,
     stale: bool,
+    refreshed_at: Option<Instant>,
     /// What resolved was last told to ask us for.
     zones: Vec<String>,
     telling: Option<JoinHandle<Result<(), ResolvedError>>>,
     handed_over: bool,
-    /// Addresses by their names below the suffix.
-    hosts: BTreeMap<String, Vec<IpAddr>>,
+    zone: Arc<Zone>,
     /// Who doesn't answer to its own name, a sentence each, by network.
     conflicts: BTreeMap<NetworkId, Vec<String>>,
 }
 
 /// One name with its addresses.
-struct Named {
-    claim: Claim,
-    addresses: Vec<IpAddr>,
+struct Named<'a> {
+    claim: Claim<'a>,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Ipv6Addr,
 }
 
 impl Names {
@@ -54,10 +61,11 @@ impl Names {
             suffix,
             interface,
             stale: true,
+            refreshed_at: None,
             zones: Vec::new(),
             telling: None,
             handed_over: false,
-            hosts: BTreeMap::new(),
+            zone: Arc::default(),
             conflicts: BTreeMap::new(),
         }
     }
@@ -65,6 +73,11 @@ impl Names {
     /// Members, devices or addresses changed.
     pub(super) fn changed(&mut self) {
         self.stale = true;
+    }
+
+    /// Whether there is something to bring up to date, and the last time was a while ago.
+    pub(super) fn is_due(&self) -> bool {
+        self.stale && self.refreshed_at.is_none_or(|at| at.elapsed() >= PAUSE)
     }
 
     /// Brings what is said up to date. `networks` oldest first; `connected`: there is an interface.
@@ -79,49 +92,44 @@ impl Names {
         if !std::mem::take(&mut self.stale) {
             return;
         }
-        let apexes = self.apexes(networks);
-        let mut zone = Zone::new(apexes.iter().cloned());
-        let (mut bare, mut labels) = (BTreeSet::new(), BTreeSet::new());
-        self.conflicts.clear();
-        self.hosts.clear();
-        for network in networks {
-            let named = members(network, own, devices);
-            let claims: Vec<Claim> = named.iter().map(|named| named.claim.clone()).collect();
-            let names = assign(&claims);
-            self.conflicts.insert(network.id, conflicts(&claims, &names));
-            let scope = network_label(network, &mut labels);
-            for (named, host) in named.iter().zip(&names) {
-                let full = self.name(&[host, &scope]);
-                self.hosts.insert(format!("{host}.{scope}"), named.addresses.clone());
-                let short = bare.insert(host.clone()).then(|| self.name(&[host])).flatten();
-                if short.is_some() {
-                    self.hosts.insert(host.clone(), named.addresses.clone());
-                }
-                say(&mut zone, named, full, short);
-            }
-        }
+        self.refreshed_at = Some(Instant::now());
+        let Ok(suffix) = Name::from_ascii(format!("{}.", self.suffix)) else { return };
+        let reverse: Vec<Name> = networks.iter().flat_map(|network| reverse(network)).collect();
+        let zones = [&suffix].into_iter().chain(&reverse).map(without_dot).collect();
+        let (labels, hosts) = self.hosts(networks, own, devices);
+        self.zone = Arc::new(Zone::new(suffix, reverse, labels, hosts));
         if let Some(server) = &self.server {
-            server.publish(zone);
-            let zones = apexes.iter().map(|apex| apex.to_ascii().trim_end_matches('.').to_owned()).collect();
+            server.publish(Arc::clone(&self.zone));
             if connected && !networks.is_empty() {
                 self.tell(server.address(), zones);
             }
         }
     }
 
-    fn apexes(&self, networks: &[&Network]) -> Vec<Name> {
-        let reverse = networks.iter().flat_map(|network| {
-            let mut zones = reverse_zones(IpAddr::V4(network.shown_range().base), network.range.prefix);
-            zones.extend(reverse_zones(IpAddr::V6(network.keys.prefix6), 32));
-            zones
-        });
-        self.name(&[]).into_iter().chain(reverse).collect()
-    }
-
-    /// `labels` below the suffix.
-    fn name(&self, labels: &[&str]) -> Option<Name> {
-        let text = [labels, &[self.suffix.as_str()]].concat().join(".");
-        Name::from_ascii(text + ".").ok()
+    /// The labels of the networks, and who is in them.
+    fn hosts(
+        &mut self,
+        networks: &[&Network],
+        own: (NodeId, &str),
+        devices: &[Device],
+    ) -> (Vec<String>, Vec<Host>) {
+        let (mut labels, mut hosts) = (Vec::new(), Vec::new());
+        self.conflicts.clear();
+        for (at, network) in networks.iter().enumerate() {
+            let named = members(network, own, devices);
+            let claims: Vec<Claim<'_>> = named.iter().map(|named| named.claim).collect();
+            let names = assign(&claims);
+            self.conflicts.insert(network.id, conflicts(&claims, &names));
+            let host = |(named, label): (&Named<'_>, String)| Host {
+                label,
+                network: at,
+                ipv4: named.ipv4,
+                ipv6: named.ipv6,
+            };
+            hosts.extend(named.iter().zip(names).map(host));
+            labels.push(network_label(network, &labels));
+        }
+        (labels, hosts)
     }
 
     /// Lets the host's resolver ask us, in the background: it may take its time.
@@ -160,8 +168,8 @@ impl Names {
         }
         let lower = text.trim_end_matches('.').to_lowercase();
         let host = lower.strip_suffix(&format!(".{}", self.suffix)).unwrap_or(&lower);
-        let found = self.hosts.get(host).or_else(|| self.hosts.get(&label(host)?));
-        found?.first().copied()
+        let found = self.zone.addresses(host).or_else(|| self.zone.addresses(&label(host)?));
+        found?.next()
     }
 
     pub(super) fn status(&self) -> DnsStatus {
@@ -191,45 +199,44 @@ impl Names {
     }
 }
 
+/// The zones in which the addresses of a network have their names.
+fn reverse(network: &Network) -> Vec<Name> {
+    let mut zones = reverse_zones(IpAddr::V4(network.shown_range().base), network.range.prefix);
+    zones.extend(reverse_zones(IpAddr::V6(network.keys.prefix6), 32));
+    zones
+}
+
+fn without_dot(zone: &Name) -> String {
+    zone.to_ascii().trim_end_matches('.').to_owned()
+}
+
 /// Everybody in a network, with the addresses that are in use here.
-fn members(network: &Network, own: (NodeId, &str), devices: &[Device]) -> Vec<Named> {
+fn members<'a>(network: &'a Network, own: (NodeId, &'a str), devices: &'a [Device]) -> Vec<Named<'a>> {
     let usable = network.own4().is_some();
-    let named = |node, slot, name: &str, (four, six): (std::net::Ipv4Addr, std::net::Ipv6Addr)| {
-        let four = usable.then_some(IpAddr::V4(four));
-        let claim = Claim { node, slot, name: name.to_owned() };
-        Named { claim, addresses: four.into_iter().chain([IpAddr::V6(six)]).collect() }
+    let of_node = |node, name, block: Block| Named {
+        claim: Claim { node, slot: None, name },
+        ipv4: usable.then(|| block.node4()),
+        ipv6: block.node6(),
     };
-    let behind = |node, block: meshhold_core::address::Block, devices: &[Device]| {
-        let of = |device: &Device| {
-            let addresses = (block.device4(device.slot), block.device6(device.slot));
-            named(node, Some(device.slot), &device.name, addresses)
-        };
-        devices.iter().map(of).collect::<Vec<_>>()
+    let behind = |node, block: Block, device: &'a Device| Named {
+        claim: Claim { node, slot: Some(device.slot), name: &device.name },
+        ipv4: usable.then(|| block.device4(device.slot)),
+        ipv6: block.device6(device.slot),
     };
     let block = network.own_block();
-    let mut all = vec![named(own.0, None, own.1, (block.node4(), block.node6()))];
-    all.extend(behind(own.0, block, devices));
+    let mut all = vec![of_node(own.0, own.1, block)];
+    all.extend(devices.iter().map(|device| behind(own.0, block, device)));
     for peer in network.members.peers() {
-        all.push(named(peer.node, None, &peer.name, (network.shown(peer.ipv4), peer.ipv6)));
-        all.extend(behind(peer.node, network.shown_block(peer.block), &peer.devices));
+        let block = network.shown_block(peer.block);
+        all.push(of_node(peer.node, &peer.name, block));
+        all.extend(peer.devices.iter().map(|device| behind(peer.node, block, device)));
     }
     all
 }
 
-fn say(zone: &mut Zone, named: &Named, full: Option<Name>, short: Option<Name>) {
-    for address in &named.addresses {
-        for name in full.iter().chain(&short) {
-            zone.add(name, *address);
-        }
-        if let Some(name) = short.as_ref().or(full.as_ref()) {
-            zone.add_reverse(*address, name.clone());
-        }
-    }
-}
-
-fn conflicts(claims: &[Claim], names: &[String]) -> Vec<String> {
-    let moved = claims.iter().zip(names).filter(|(claim, name)| label(&claim.name).as_ref() != Some(*name));
-    let tell = |(claim, name): (&Claim, &String)| match label(&claim.name) {
+fn conflicts(claims: &[Claim<'_>], names: &[String]) -> Vec<String> {
+    let moved = claims.iter().zip(names).filter(|(claim, name)| label(claim.name).as_ref() != Some(*name));
+    let tell = |(claim, name): (&Claim<'_>, &String)| match label(claim.name) {
         Some(wanted) => {
             format!("'{}' of {} answers as {name}: another has the name {wanted}", claim.name, claim.node)
         }
@@ -242,11 +249,9 @@ fn conflicts(claims: &[Claim], names: &[String]) -> Vec<String> {
 }
 
 /// The label of a network; of two with one name the older keeps it.
-fn network_label(network: &Network, taken: &mut BTreeSet<String>) -> String {
+fn network_label(network: &Network, taken: &[String]) -> String {
     let id = network.id.to_string();
     let mark = id.get(..4).unwrap_or_default();
     let wanted = label(&network.name).unwrap_or_else(|| format!("network-{mark}"));
-    let got = if taken.contains(&wanted) { format!("{wanted}-{mark}") } else { wanted };
-    taken.insert(got.clone());
-    got
+    if taken.contains(&wanted) { format!("{wanted}-{mark}") } else { wanted }
 }

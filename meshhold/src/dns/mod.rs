@@ -19,7 +19,7 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use tokio::net::{TcpListener, UdpSocket};
 
 pub use hickory_server::proto::rr::Name;
-pub use zone::{Zone, reverse_zones};
+pub use zone::{Host, Zone, reverse_zones};
 
 /// Loopback addresses (127.53.77.N, below those of callers) that are tried in turn: another daemon may have the first.
 const ADDRESSES: std::ops::RangeInclusive<u8> = 53..=60;
@@ -68,8 +68,8 @@ impl NameServer {
     }
 
     /// Replaces everything that is said.
-    pub fn publish(&self, zone: Zone) {
-        self.zone.store(Arc::new(zone));
+    pub fn publish(&self, zone: Arc<Zone>) {
+        self.zone.store(zone);
     }
 }
 

@@ -3,8 +3,7 @@
 //! Owns the difference between "no such name" and "nothing of that type" (RFC 2308, RFC 8020). Must not know sockets or
 //! messages.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_server::proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
 use hickory_server::proto::rr::{LowerName, Name, RData, Record, RecordType};
@@ -14,13 +13,42 @@ const TTL: u32 = 10;
 /// Refresh, retry and expiry of a zone that nobody copies.
 const TIMES: (i32, i32, i32) = (3600, 600, 86_400);
 
-/// All names of this node's networks.
+/// A node or a device of a network.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Its name in the network.
+    pub label: String,
+    /// The network, by its place in the list.
+    pub network: usize,
+    /// Where IPv4 of the network is in use.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The address that it has in any case.
+    pub ipv6: Ipv6Addr,
+}
+
+/// All names of this node's networks; answers are made when they are asked for.
 #[derive(Debug, Default)]
 pub struct Zone {
-    apexes: Vec<LowerName>,
-    records: HashMap<LowerName, Vec<RData>>,
-    /// Those with records, and those above them.
-    names: HashSet<LowerName>,
+    suffix: Option<LowerName>,
+    reverse: Vec<LowerName>,
+    networks: Vec<String>,
+    /// By label, and of one label the older network's first: the first has the bare name.
+    hosts: Vec<Packed>,
+    /// The labels of all hosts end to end: a string for each would double what a host costs.
+    labels: String,
+    /// Places in `hosts`, by address.
+    by_ipv4: Vec<u32>,
+    by_ipv6: Vec<u32>,
+}
+
+/// A [`Host`] in 28 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    label_at: u32,
+    label_len: u8,
+    network: u16,
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Ipv6Addr,
 }
 
 /// What a question leads to.
@@ -37,58 +65,142 @@ pub enum Found {
 }
 
 impl Zone {
-    /// A zone without names; `apexes` are what it answers for, the suffix and the reverse zones.
-    pub fn new(apexes: impl IntoIterator<Item = Name>) -> Self {
-        let mut zone = Self::default();
-        for apex in apexes {
-            let apex = LowerName::from(apex);
-            zone.names.insert(apex.clone());
-            zone.records.insert(apex.clone(), vec![soa(), RData::NS(NS(localhost()))]);
-            zone.apexes.push(apex);
+    /// The names of `hosts` below `suffix`, and those of their addresses in the `reverse` zones. `networks` are the labels
+    /// of the networks, oldest first.
+    pub fn new(suffix: Name, reverse: Vec<Name>, networks: Vec<String>, mut hosts: Vec<Host>) -> Self {
+        hosts.sort_unstable_by(|one, other| (&one.label, one.network).cmp(&(&other.label, other.network)));
+        let mut zone = Self {
+            suffix: Some(suffix.into()),
+            reverse: reverse.into_iter().map(LowerName::from).collect(),
+            networks,
+            hosts: Vec::with_capacity(hosts.len()),
+            labels: String::with_capacity(hosts.iter().map(|host| host.label.len()).sum()),
+            ..Self::default()
+        };
+        for host in &hosts {
+            let label_at = zone.labels.len() as u32;
+            zone.labels.push_str(&host.label);
+            let (label_len, network) = (host.label.len() as u8, host.network as u16);
+            zone.hosts.push(Packed { label_at, label_len, network, ipv4: host.ipv4, ipv6: host.ipv6 });
         }
+        zone.by_ipv4 = zone.sorted(|host| host.ipv4.map(IpAddr::V4));
+        zone.by_ipv6 = zone.sorted(|host| Some(IpAddr::V6(host.ipv6)));
         zone
     }
 
-    /// Gives `name` an address.
-    pub fn add(&mut self, name: &Name, address: IpAddr) {
-        let data = match address {
-            IpAddr::V4(ip) => RData::A(A(ip)),
-            IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
-        };
-        self.put(name, data);
-    }
-
-    /// Says which name an address has.
-    pub fn add_reverse(&mut self, address: IpAddr, name: Name) {
-        self.put(&Name::from(address), RData::PTR(PTR(name)));
-    }
-
-    fn put(&mut self, name: &Name, data: RData) {
-        let name = LowerName::from(name.clone());
-        let Some(apex) = self.apex(&name).cloned() else { return };
-        let mut above = name.clone();
-        while above != apex && self.names.insert(above.clone()) {
-            above = above.base_name();
-        }
-        self.records.entry(name).or_default().push(data);
+    fn sorted(&self, address: impl Fn(&Packed) -> Option<IpAddr>) -> Vec<u32> {
+        let key = |at: &u32| self.hosts.get(*at as usize).and_then(&address);
+        let mut places: Vec<u32> = (0..self.hosts.len() as u32).filter(|at| key(at).is_some()).collect();
+        places.sort_unstable_by_key(key);
+        places.shrink_to_fit();
+        places
     }
 
     /// The answer to a question.
     pub fn look(&self, name: &LowerName, kind: RecordType) -> Found {
-        let Some(apex) = self.apex(name) else { return Found::Foreign };
-        let soa = || Box::new(Record::from_rdata(apex.into(), TTL, soa()));
-        let Some(there) = self.records.get(name) else {
-            return if self.names.contains(name) { Found::NoData(soa()) } else { Found::NoName(soa()) };
+        let Some(apex) = self.suffix.iter().chain(&self.reverse).find(|apex| apex.zone_of(name)) else {
+            return Found::Foreign;
         };
-        let wanted = |data: &&RData| kind == RecordType::ANY || data.record_type() == kind;
-        let record = |data: &RData| Record::from_rdata(name.into(), TTL, data.clone());
-        let records: Vec<Record> = there.iter().filter(wanted).map(record).collect();
-        if records.is_empty() { Found::NoData(soa()) } else { Found::Records(records) }
+        let soa_of_zone = || Box::new(Record::from_rdata(apex.into(), TTL, soa()));
+        let there = if name == apex {
+            Some(vec![soa(), RData::NS(NS(localhost()))])
+        } else if Some(apex) == self.suffix.as_ref() {
+            self.forward(name, apex)
+        } else {
+            self.backward(name)
+        };
+        let Some(there) = there else { return Found::NoName(soa_of_zone()) };
+        let wanted = |data: &RData| kind == RecordType::ANY || data.record_type() == kind;
+        let record = |data| Record::from_rdata(name.into(), TTL, data);
+        let records: Vec<Record> = there.into_iter().filter(wanted).map(record).collect();
+        if records.is_empty() { Found::NoData(soa_of_zone()) } else { Found::Records(records) }
     }
 
-    fn apex(&self, name: &LowerName) -> Option<&LowerName> {
-        self.apexes.iter().find(|apex| apex.zone_of(name))
+    /// The addresses of `host` or `host.network`, as it stands before the suffix; IPv4 first.
+    pub fn addresses(&self, host: &str) -> Option<impl Iterator<Item = IpAddr> + use<>> {
+        let (label, network) = host.split_once('.').map_or((host, None), |(label, rest)| (label, Some(rest)));
+        Some(both(self.host(label, network)?))
     }
+
+    /// What a name below the suffix has; `None` where there is no such name.
+    fn forward(&self, name: &LowerName, apex: &LowerName) -> Option<Vec<RData>> {
+        let depth = usize::from(name.num_labels().checked_sub(apex.num_labels())?);
+        let labels: Vec<&str> = name.iter().take(depth).map(str::from_utf8).collect::<Result<_, _>>().ok()?;
+        let host = match *labels.as_slice() {
+            [host] => self.host(host, None),
+            [host, network] => self.host(host, Some(network)),
+            _ => None,
+        };
+        let data = |address| match address {
+            IpAddr::V4(ip) => RData::A(A(ip)),
+            IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
+        };
+        match (host, labels.as_slice()) {
+            (Some(host), _) => Some(both(host).map(data).collect()),
+            // There are names below it.
+            (None, [label]) if self.networks.iter().any(|network| network == label) => Some(Vec::new()),
+            (None, _) => None,
+        }
+    }
+
+    /// What the name of an address has.
+    fn backward(&self, name: &LowerName) -> Option<Vec<RData>> {
+        let asked = name.parse_arpa_name().ok()?;
+        let (places, whole) = match asked.addr() {
+            IpAddr::V4(_) => (&self.by_ipv4, 32),
+            IpAddr::V6(_) => (&self.by_ipv6, 128),
+        };
+        let address = |at: &u32| {
+            let host = self.hosts.get(*at as usize)?;
+            both(host).find(|address| address.is_ipv4() == asked.addr().is_ipv4())
+        };
+        let at = *places.get(places.partition_point(|at| address(at) < Some(asked.network())))?;
+        if asked.prefix_len() < whole {
+            return asked.contains(&address(&at)?).then(Vec::new);
+        }
+        // Numbers with leading zeros are no names of addresses.
+        let is_it = address(&at) == Some(asked.addr()) && *name == LowerName::from(Name::from(asked.addr()));
+        is_it
+            .then(|| self.name(at as usize).map(|name| RData::PTR(PTR(name))))
+            .map(|data| data.into_iter().collect())
+    }
+
+    /// The host of this label: in `network`, or in the oldest network that has one.
+    fn host(&self, label: &str, network: Option<&str>) -> Option<&Packed> {
+        let network = match network {
+            Some(network) => Some(self.networks.iter().position(|label| label == network)?),
+            None => None,
+        };
+        let wanted = (label, network.unwrap_or_default());
+        let key = |host: &Packed| (self.label(host), usize::from(host.network));
+        let found = self.hosts.get(self.hosts.partition_point(|host| key(host) < wanted))?;
+        let (got, of) = key(found);
+        (got == label && network.is_none_or(|network| network == of)).then_some(found)
+    }
+
+    fn label(&self, host: &Packed) -> &str {
+        let start = host.label_at as usize;
+        self.labels.get(start..start + usize::from(host.label_len)).unwrap_or_default()
+    }
+
+    /// The shortest name of a host.
+    fn name(&self, at: usize) -> Option<Name> {
+        let host = self.hosts.get(at)?;
+        let label = self.label(host);
+        let before = at.checked_sub(1).and_then(|before| self.hosts.get(before));
+        let name = Name::from_labels([label.as_bytes()]).ok()?;
+        let suffix = self.suffix.as_ref()?;
+        if before.is_some_and(|before| self.label(before) == label) {
+            let network = self.networks.get(usize::from(host.network))?;
+            return name.append_label(network.as_bytes()).ok()?.append_domain(suffix).ok();
+        }
+        name.append_domain(suffix).ok()
+    }
+}
+
+/// IPv4 first.
+fn both(host: &Packed) -> impl Iterator<Item = IpAddr> + use<> {
+    host.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(host.ipv6)])
 }
 
 fn soa() -> RData {
@@ -127,14 +239,31 @@ mod tests {
         Name::from_ascii(text).unwrap()
     }
 
+    fn host(label: &str, network: usize, last: u8) -> Host {
+        let ipv4 = (last != 2).then(|| [10, 77, 0, last].into());
+        Host { label: label.into(), network, ipv4, ipv6: [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into() }
+    }
+
     fn zone() -> Zone {
-        let reverse = reverse_zones("10.77.0.0".parse().unwrap(), 16);
-        let mut zone = Zone::new([name("mesh.")].into_iter().chain(reverse));
-        zone.add(&name("nas.mesh."), "10.77.0.1".parse().unwrap());
-        zone.add(&name("nas.mesh."), "fd12::1".parse().unwrap());
-        zone.add(&name("six.home.mesh."), "fd12::2".parse().unwrap());
-        zone.add_reverse("10.77.0.1".parse().unwrap(), name("nas.mesh."));
-        zone
+        let mut reverse = reverse_zones("10.77.0.0".parse().unwrap(), 16);
+        reverse.extend(reverse_zones("fd12::".parse().unwrap(), 32));
+        let hosts = vec![host("tv", 1, 3), host("nas", 1, 4), host("nas", 0, 1), host("six", 0, 2)];
+        Zone::new(name("mesh."), reverse, vec!["home".into(), "work".into()], hosts)
+    }
+
+    fn of(zone: &Zone, asked: &str, kind: RecordType) -> String {
+        match zone.look(&LowerName::from(name(asked)), kind) {
+            Found::Records(records) => {
+                let data: Vec<String> = records.iter().map(|record| record.data.to_string()).collect();
+                data.join(" ")
+            }
+            Found::NoData(soa) => {
+                assert_eq!(soa.record_type(), RecordType::SOA);
+                "no data".to_owned()
+            }
+            Found::NoName(_) => "no name".to_owned(),
+            Found::Foreign => "foreign".to_owned(),
+        }
     }
 
     #[test]
@@ -142,38 +271,65 @@ mod tests {
         use RecordType as T;
         let zone = zone();
         for (asked, kind, want) in [
-            ("nas.mesh.", T::A, "1"),
-            ("NaS.MeSh.", T::AAAA, "1"),
-            ("nas.mesh.", T::ANY, "2"),
+            ("nas.mesh.", T::A, "10.77.0.1"),
+            ("NaS.MeSh.", T::AAAA, "fd12::1"),
+            ("nas.mesh.", T::ANY, "10.77.0.1 fd12::1"),
             ("nas.mesh.", T::TXT, "no data"),
+            ("nas.home.mesh.", T::A, "10.77.0.1"),
+            ("nas.work.mesh.", T::A, "10.77.0.4"),
+            ("tv.mesh.", T::A, "10.77.0.3"),
+            ("tv.home.mesh.", T::A, "no name"),
             ("six.home.mesh.", T::A, "no data"),
-            ("six.home.mesh.", T::AAAA, "1"),
+            ("six.home.mesh.", T::AAAA, "fd12::2"),
             ("home.mesh.", T::A, "no data"),
             ("nowhere.mesh.", T::A, "no name"),
             ("x.nas.mesh.", T::A, "no name"),
-            ("mesh.", T::SOA, "1"),
-            ("mesh.", T::NS, "1"),
+            ("x.nas.home.mesh.", T::A, "no name"),
+            ("nas\\.home.mesh.", T::A, "no name"),
+            ("mesh.", T::NS, "localhost."),
             ("mesh.", T::A, "no data"),
-            ("1.0.77.10.in-addr.arpa.", T::PTR, "1"),
+            ("1.0.77.10.in-addr.arpa.", T::PTR, "nas.mesh."),
+            ("4.0.77.10.in-addr.arpa.", T::PTR, "nas.work.mesh."),
+            ("4.0.77.10.in-addr.arpa.", T::A, "no data"),
+            ("04.0.77.10.in-addr.arpa.", T::PTR, "no name"),
             ("2.0.77.10.in-addr.arpa.", T::PTR, "no name"),
+            ("x.0.77.10.in-addr.arpa.", T::PTR, "no name"),
             ("0.77.10.in-addr.arpa.", T::PTR, "no data"),
-            ("77.10.in-addr.arpa.", T::SOA, "1"),
+            ("1.77.10.in-addr.arpa.", T::PTR, "no name"),
+            ("77.10.in-addr.arpa.", T::NS, "localhost."),
             ("78.10.in-addr.arpa.", T::PTR, "foreign"),
+            (
+                "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.2.1.d.f.ip6.arpa.",
+                T::PTR,
+                "six.mesh.",
+            ),
+            ("5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.2.1.d.f.ip6.arpa.", T::PTR, "no name"),
+            ("0.0.0.0.0.0.2.1.d.f.ip6.arpa.", T::PTR, "no data"),
+            ("1.0.0.0.0.0.2.1.d.f.ip6.arpa.", T::PTR, "no name"),
             ("example.com.", T::A, "foreign"),
             ("meshx.", T::A, "foreign"),
             (".", T::NS, "foreign"),
         ] {
-            let found = match zone.look(&LowerName::from(name(asked)), kind) {
-                Found::Records(records) => records.len().to_string(),
-                Found::NoData(soa) => {
-                    assert_eq!(soa.record_type(), T::SOA);
-                    "no data".to_owned()
-                }
-                Found::NoName(_) => "no name".to_owned(),
-                Found::Foreign => "foreign".to_owned(),
-            };
-            assert_eq!(found, want, "{asked} {kind}");
+            assert_eq!(of(&zone, asked, kind), want, "{asked} {kind}");
         }
+        assert!(of(&zone, "mesh.", T::SOA).starts_with("localhost."));
+        assert_eq!(of(&Zone::default(), "nas.mesh.", T::A), "foreign");
+    }
+
+    #[test]
+    fn names_are_found_without_a_question() {
+        let zone = zone();
+        let first = |host| zone.addresses(host).and_then(|mut addresses| addresses.next());
+        assert_eq!(first("nas"), Some([10, 77, 0, 1].into()));
+        assert_eq!(first("nas.work"), Some([10, 77, 0, 4].into()));
+        assert_eq!(first("six"), Some("fd12::2".parse().unwrap()));
+        assert_eq!((first("nas.x"), first("na"), first(""), first("nas.work.x")), (None, None, None, None));
+    }
+
+    /// At 10,000 hosts no more than the issue of memory has room for: about 50 bytes each.
+    #[test]
+    fn a_host_takes_little() {
+        assert!(size_of::<Packed>() <= 28, "{}", size_of::<Packed>());
     }
 
     #[test]
