@@ -17,6 +17,8 @@ use crate::wait;
 const PATIENCE: Duration = Duration::from_secs(20);
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 7777;
+/// Name of the network where a test has only one.
+const HOME: &str = "Home network";
 
 /// What goes into a node's configuration.
 #[derive(Debug, Clone, Default)]
@@ -113,19 +115,29 @@ impl Node {
 
     /// Mints a new network's key and yields the key string.
     pub fn mint(&self, allow: &[&str]) -> Result<String> {
-        let key = self.meshhold(&add_arguments(&[], allow))?;
+        self.mint_as(HOME, allow)
+    }
+
+    /// As [`Self::mint`], under another name.
+    pub fn mint_as(&self, name: &str, allow: &[&str]) -> Result<String> {
+        let key = self.meshhold(&add_arguments(name, &[], allow))?;
         ensure!(key.starts_with("meshkey1") && key.lines().count() == 1, "not a key alone: {key:?}");
         Ok(key)
     }
 
     /// As [`Self::mint`], for a network with an IPv4 range of its own.
     pub fn mint_in(&self, range: &str, allow: &[&str]) -> Result<String> {
-        self.meshhold(&add_arguments(&["--ipv4-range", range], allow))
+        self.meshhold(&add_arguments(HOME, &["--ipv4-range", range], allow))
     }
 
     /// Joins the network of `key`, which goes in by standard input.
     pub fn join(&self, key: &str, allow: &[&str]) -> Result<()> {
-        self.meshhold_with_input(&add_arguments(&["--key", "-"], allow), key).map(drop)
+        self.join_as(HOME, key, allow)
+    }
+
+    /// As [`Self::join`], under another name.
+    pub fn join_as(&self, name: &str, key: &str, allow: &[&str]) -> Result<()> {
+        self.meshhold_with_input(&add_arguments(name, &["--key", "-"], allow), key).map(drop)
     }
 
     /// Replaces the scope of the first key; no port = nothing open.
@@ -295,9 +307,8 @@ impl Node {
     }
 }
 
-fn add_arguments<'a>(key: &[&'a str], allow: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments =
-        vec!["mgmt-keys", "add", "--name", "Home network", "--caps", "mesh-route", "--never-expires"];
+fn add_arguments<'a>(name: &'a str, key: &[&'a str], allow: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["mgmt-keys", "add", "--name", name, "--caps", "mesh-route", "--never-expires"];
     arguments.extend(key);
     arguments.extend(allow.iter().flat_map(|rule| ["--allow", rule]));
     arguments

@@ -72,8 +72,8 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Listens on `bind`:`port`; root logs in by the key that is made here.
-    pub fn start(host: &Host, bind: &str, port: u16) -> Result<Self> {
+    /// Listens on `port` of each of `binds`; root logs in by the key that is made here.
+    pub fn start(host: &Host, binds: &[&str], port: u16) -> Result<Self> {
         let folder = host.directory().join("ssh");
         std::fs::create_dir_all(&folder)?;
         let (host_key, identity) = (folder.join("host"), folder.join("identity"));
@@ -82,9 +82,10 @@ impl Sshd {
         }
         std::fs::copy(identity.with_extension("pub"), folder.join("authorized"))?;
         unlock_root(host, &folder)?;
+        let listen: String = binds.iter().map(|bind| format!("ListenAddress {bind}\n")).collect();
         let config = format!(
             "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             PermitRootLogin prohibit-password\nPidFile none\nListenAddress {bind}\nPort {port}\n",
+             PermitRootLogin prohibit-password\nPidFile none\nPort {port}\n{listen}",
             host_key.display(),
             folder.join("authorized").display()
         );
@@ -114,6 +115,40 @@ const SSH_OPTIONS: [&str; 5] = [
     "ConnectTimeout=5",
     "LogLevel=ERROR",
 ];
+
+/// Options and folders that keep smbd off the machine's own.
+const SMB_FOLDERS: [(&str, &str); 6] = [
+    ("lock directory", "lock"),
+    ("state directory", "state"),
+    ("cache directory", "cache"),
+    ("pid directory", "pid"),
+    ("private dir", "private"),
+    ("ncalrpc dir", "ncalrpc"),
+];
+
+/// smbd on all addresses with one share, `share`, that guests read and write.
+pub fn smbd(host: &Host) -> Result<Process> {
+    let folder = host.directory().join("samba");
+    let share = folder.join("share");
+    std::fs::create_dir_all(&share)?;
+    let mut folders = String::new();
+    for (option, name) in SMB_FOLDERS {
+        std::fs::create_dir_all(folder.join(name))?;
+        folders += &format!("{option} = {}/{name}\n", folder.display());
+    }
+    let config = format!(
+        "[global]\nserver role = standalone server\nmap to guest = bad user\nguest account = root\n\
+         disable netbios = yes\nsmb ports = 445\nlogging = file\nlog file = {0}/smbd.log\n{folders}\
+         [share]\npath = {1}\nguest ok = yes\nread only = no\n",
+        folder.display(),
+        share.display()
+    );
+    let path = folder.join("smb.conf");
+    std::fs::write(&path, config)?;
+    let process =
+        host.spawn("smbd", "smbd", &["--foreground", "--no-process-group", "-s", &path.to_string_lossy()])?;
+    ready(process, "smbd", |_| listening(host, "tcp", 445))
+}
 
 /// `iperf3 -s` on `bind`.
 pub fn iperf(host: &Host, bind: &str, port: u16) -> Result<Process> {

@@ -36,7 +36,7 @@ fn ssh_and_http_reach_loopback_services() -> Result<()> {
     run("ssh-http", |lab| {
         let (a, b) = scenario::pair(lab, &["tcp:22", "tcp:80"])?;
         let _web = service::nginx(&a.host, "127.0.0.1:80")?;
-        let shell = Sshd::start(&a.host, "127.0.0.1", 22)?;
+        let shell = Sshd::start(&a.host, &["127.0.0.1"], 22)?;
         for address in a.both_addresses()? {
             ensure!(service::fetch(&b.host, address)? == service::page(), "curl to {address}");
             let printed = shell.execute(&b.host, address, "echo $SSH_CONNECTION")?;

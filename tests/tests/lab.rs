@@ -19,7 +19,7 @@ fn services_answer_and_tools_see_them() -> Result<()> {
             service::nginx(&a, "0.0.0.0:80")?,
             service::iperf(&a, "0.0.0.0", 5201)?,
         ];
-        let shell = service::Sshd::start(&a, "0.0.0.0", 22)?;
+        let shell = service::Sshd::start(&a, &["0.0.0.0"], 22)?;
         let seen = b.tool(&["ask", "tcp", &a.ipv4.to_string(), "7", "100000"])?;
         ensure!(seen.trim() == b.ipv4.to_string(), "the echo server saw {seen}");
         let seen = b.tool(&["ask", "udp", &a.ipv6.to_string(), "7", "8000"])?;

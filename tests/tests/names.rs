@@ -88,7 +88,7 @@ fn the_host_s_resolver_asks_us_for_our_names_only() -> Result<()> {
         let before = resolver.state()?;
         let settings = Settings { wrapper: resolver.wrapper(), ..Settings::knowing(&[&a])? };
         b.configure(settings)?;
-        let shell = Sshd::start(&a.host, "127.0.0.1", 22)?;
+        let shell = Sshd::start(&a.host, &["127.0.0.1"], 22)?;
         for end in [Node::stop, Node::kill] {
             b.start_and_wait()?;
             b.wait_peer_up(&a)?;

@@ -21,7 +21,7 @@ const LINKER_PACKAGES: [&str; 7] =
 /// Needed to compile for BPF where the active toolchain has no rust-src.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Needed to build the daemon, and for the demo and the tests.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 21] = [
     "bind9-dnsutils",
     "bpftool",
     "ca-certificates",
@@ -33,12 +33,15 @@ const PACKAGES: [&str; 18] = [
     "iperf3",
     "iproute2",
     "iputils-ping",
+    "netcat-openbsd",
     "nftables",
     "nginx-light",
     "openssh-client",
     "openssh-server",
     "procps",
     "python3",
+    "samba",
+    "smbclient",
     "tcpdump",
 ];
 
@@ -130,8 +133,14 @@ fn apt(arguments: &[&str]) -> Result<()> {
 
 /// What Debian started because it was just installed: nobody asked for these on this machine.
 fn stop_services(packages: &[&str]) {
-    const SERVICES: [(&str, &str); 4] =
-        [("openssh-server", "ssh"), ("nginx-light", "nginx"), ("iperf3", "iperf3"), ("tinc", "tinc")];
+    const SERVICES: [(&str, &str); 6] = [
+        ("openssh-server", "ssh"),
+        ("nginx-light", "nginx"),
+        ("iperf3", "iperf3"),
+        ("samba", "smbd"),
+        ("samba", "nmbd"),
+        ("tinc", "tinc"),
+    ];
     for (_, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
         if Path::new("/run/systemd/system").is_dir() {
             // Not installed as a unit, or not running: both are what is wanted.

@@ -109,7 +109,7 @@ fn reach_services(cast: &Cast) -> Result<impl Sized + use<>> {
     cargo::say("alice runs a web server and an sshd on 127.0.0.1 only");
     let alice = &cast.alice.host;
     let web = service::nginx(alice, "127.0.0.1:80")?;
-    let shell = Sshd::start(alice, "127.0.0.1", 22)?;
+    let shell = Sshd::start(alice, &["127.0.0.1"], 22)?;
     // Something listens on the closed port as well: it is the policy that closes it.
     let closed = alice.spawn("closed", "iperf3", &["-s", "-B", "127.0.0.1", "-p", "8080"])?;
     Stage(&cast.alice).shell("ss -Hltn")?;
