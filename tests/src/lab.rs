@@ -3,7 +3,7 @@
 //! Namespaces have no names: they live as long as the process that holds them, so that a killed test leaves nothing.
 
 use std::cell::Cell;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, mpsc};
@@ -196,6 +196,18 @@ impl Host {
     /// Runs a program on the host and tells whether it succeeded.
     pub fn succeeds(&self, program: &str, arguments: &[&str]) -> Result<bool> {
         Ok(finish(self.namespace.command(program).args(arguments), "")?.status.success())
+    }
+
+    /// Sends so many pings and yields how many replies and errors came back.
+    pub fn ping(&self, address: IpAddr, count: u32) -> Result<(u32, u32)> {
+        let command = format!("ping -n -q -i 0.002 -W 1 -c {count} {address} 2>&1 || true");
+        let printed = self.run("sh", &["-c", &command])?;
+        let number = |suffix: &str| {
+            let words = printed.split(", ").find_map(|part| part.strip_suffix(suffix));
+            words.and_then(|words| words.split_whitespace().last()?.trim_start_matches('+').parse().ok())
+        };
+        let received = number(" received").with_context(|| format!("no count: {printed}"))?;
+        Ok((received, number(" errors").unwrap_or_default()))
     }
 
     /// Starts a program in the background; its output goes to `<label>.log` in the host's folder.

@@ -26,6 +26,7 @@ labtool await ADDRESS PORT LIMIT_MS          tries until a TCP connection stands
 labtool flow ADDRESS PORT                    one long TCP connection, a line for each echo
 labtool probe ADDRESS PORT                   a new TCP connection every millisecond
 labtool dns BIND PORT ANSWER                  every name has this IPv4 address
+labtool dns-times SERVER PORT NAME COUNT      99th percentile of so many answers, in microseconds
 labtool crowd ADDRESS PORT COUNT              so many TCP connections at once
 labtool visits ADDRESS PORT COUNT             so many short TCP connections
 labtool scan tcp|udp ADDRESS STEP            every STEPth port: open, refused, silent
@@ -52,6 +53,7 @@ fn main() -> Result<()> {
         ["await", address, port, limit] => ask::until_connected(target(address, port)?, limit.parse()?),
         ["flow", address, port] => flow::run(target(address, port)?),
         ["probe", address, port] => scan::probe(target(address, port)?),
+        ["dns-times", server, port, name, count] => dns::ask(target(server, port)?, name, count.parse()?),
         ["dns", bind, port, answer] => dns::serve(target(bind, port)?, answer.parse()?),
         ["crowd", address, port, count] => crowd::at_once(target(address, port)?, count.parse()?),
         ["visits", address, port, count] => crowd::in_turn(target(address, port)?, count.parse()?),
