@@ -153,6 +153,16 @@ impl FlowKey {
     }
 }
 
+impl FlowKey {
+    /// Equality by words, as the kernel programs want it.
+    #[inline(always)]
+    pub fn is(&self, other: &Self) -> bool {
+        let ports = |key: &Self| u32::from(key.remote_port) << 16 | u32::from(key.local_port);
+        let differ = ports(self) ^ ports(other) | u32::from(self.protocol ^ other.protocol);
+        differ == 0 && self.local.is(&other.local) && self.remote.is(&other.remote)
+    }
+}
+
 /// State of a flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -164,6 +174,7 @@ pub struct Flow {
 /// Local ports (or echo identifiers) from which this node has opened flows of one protocol: what is not marked here
 /// has no flow, and needn't be looked for among them.
 #[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 pub struct Opened {
     /// 1 where marked; a mark stays.
     pub ports: [u8; 65_536],
@@ -265,6 +276,7 @@ mod user {
         super::Fragment,
         super::FragmentKey,
         super::Generation,
+        super::Opened,
         super::Own,
         super::PeerEntry,
         super::PortBits,

@@ -26,6 +26,9 @@ pub const PEER_DONE: u8 = 1;
 pub const DEVICE_DONE: u8 = 2;
 /// One of them sent RST.
 pub const RESET: u8 = 4;
+const BOTH_DONE: u8 = PEER_DONE | DEVICE_DONE;
+/// Ticks that a closed connection is remembered.
+const CLOSED: u32 = 8;
 /// The device has answered.
 pub const ANSWERED: u8 = 8;
 
@@ -117,19 +120,32 @@ fn in_family(protocol: u8, address: &Address) -> u8 {
 /// holds the marks of both.
 #[inline(always)]
 pub fn is_over(protocol: u8, state: u8, used: u32, now: u32) -> bool {
-    now.wrapping_sub(used) > lifetime(protocol, state)
+    age(used, now) > lifetime(protocol, state, CLOSED)
 }
 
-/// Ticks that a flow lives without a packet: RFC 5382 (TCP), RFC 4787 (UDP), RFC 5508 (echo) give the minima.
+/// Whether a flow may lose its port to another one: it is over, or its connection was closed a second ago.
 #[inline(always)]
-fn lifetime(protocol: u8, state: u8) -> u32 {
-    const CLOSED: u32 = 8;
+pub fn may_make_room(protocol: u8, state: u8, used: u32, now: u32) -> bool {
+    age(used, now) > lifetime(protocol, state, 1)
+}
+
+/// Ticks since the last packet; none where that came after `now` was taken.
+#[inline(always)]
+fn age(used: u32, now: u32) -> u32 {
+    let age = now.wrapping_sub(used);
+    if age < u32::MAX / 2 { age } else { 0 }
+}
+
+/// Ticks that a flow lives without a packet, a closed connection `closed` of them: RFC 5382 (TCP), RFC 4787 (UDP),
+/// RFC 5508 (echo) give the minima of the others.
+#[inline(always)]
+fn lifetime(protocol: u8, state: u8, closed: u32) -> u32 {
     const OPENING: u32 = 240;
     const ESTABLISHED: u32 = 7_440;
     const DATAGRAMS: u32 = 300;
     const ECHO: u32 = 60;
     match protocol {
-        TCP if state & RESET != 0 || state & (PEER_DONE | DEVICE_DONE) == PEER_DONE | DEVICE_DONE => CLOSED,
+        TCP if state & RESET != 0 || state & BOTH_DONE == BOTH_DONE => closed,
         TCP if state & ANSWERED == 0 => OPENING,
         TCP => ESTABLISHED,
         UDP => DATAGRAMS,
@@ -155,6 +171,8 @@ mod tests {
         assert!(!over(ANSWERED | PEER_DONE, 7_000), "half closed is not closed");
         assert!(over(ANSWERED | PEER_DONE | DEVICE_DONE, 9) && over(RESET, 9));
         assert!(!is_over(UDP, 0, u32::MAX - 10, 200), "ticks wrap");
+        assert!(!is_over(TCP, RESET, 101, 100), "used since the look at the clock");
+        assert!(!may_make_room(TCP, RESET, 99, 100) && may_make_room(TCP, RESET, 98, 100));
         assert!(is_over(1, 0, 0, 61));
         assert_eq!((later(3, u32::MAX), later(u32::MAX, 3), later(7, 5)), (3, 3, 7));
     }

@@ -1,14 +1,15 @@
 //! The [`Gateway`] over the kernel maps: flows to LAN devices are found, opened and renewed here.
 
-use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32};
 use meshhold_common::{
     Address, Packet,
     forward::Gateway,
     maps::FlowKey,
     nat::{
         ANSWERED, DEVICE_DONE, DeviceEntry, FIRST_PORT, Inward, Outward, PEER_DONE, PORT_BITS, RESET,
-        inward_key, is_over, later,
+        inward_key, later, may_make_room,
     },
+    packet::TCP,
 };
 
 use crate::{
@@ -20,8 +21,8 @@ const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
-/// How many ports are tried for a new flow: with half of them taken, one in 65,000 flows finds none.
-const TRIES: u32 = 16;
+/// How many ports are tried for a new flow: with half of them taken, one in 4,000 flows has to try again.
+const TRIES: u32 = 12;
 
 impl Gateway for KernelHost<'_> {
     #[inline(always)]
@@ -38,10 +39,12 @@ impl Gateway for KernelHost<'_> {
             if flags & (SYN | ACK) == SYN {
                 begin_anew(outward, flow, device);
             }
-            return Some(renew(outward, flags));
+            let port = renew(outward, flags);
+            // It may vanish in the next moment: whoever asks again finds it, or gets another.
+            return if flags & SYN != 0 && is_swept(flow) { None } else { Some(port) };
         }
-        // What only ends a connection opens none.
-        if flags & RST != 0 { None } else { open(flow, device) }
+        // Only its first segment opens a connection: what comes after the end of one is no new one.
+        if flow.protocol == TCP && flags & (SYN | ACK | RST) != SYN { None } else { open(flow, device) }
     }
 
     #[inline(always)]
@@ -109,48 +112,72 @@ fn begin_anew(outward: &mut Outward, flow: &FlowKey, device: &DeviceEntry) {
     }
 }
 
-/// Takes a port that no flow to the same end of the device has, or one whose flow is over.
+/// Whether user space is about to take the flow out. It says so first and then looks at the flow once more, so one of
+/// both sees the other.
+#[inline(always)]
+fn is_swept(flow: &FlowKey) -> bool {
+    // SAFETY: the entry is read at once; one that is being written is none that has been.
+    unsafe { maps::SWEEPING.get(0) }.is_some_and(|swept| swept.is(flow))
+}
+
+/// Takes a port that no flow to the same end of the device has; where a few tries find none, that of a flow that is done
+/// with it.
 #[inline(always)]
 fn open(flow: &FlowKey, device: &DeviceEntry) -> Option<u16> {
     // SAFETY: the helper takes nothing and can't fail.
     let start = unsafe { bpf_get_prandom_u32() };
     let now = tick();
-    let fresh = Inward {
+    let scratch = maps::SCRATCH.get_ptr_mut(0)?;
+    // Kept there for the verifier's sake: of a local variable it would follow every value through every try.
+    // SAFETY: the entry is this CPU's own, see `SCRATCH`; nothing else holds this field.
+    let chosen = unsafe { &mut (*scratch).chosen };
+    *chosen = 0;
+    for attempt in 0..TRIES {
+        let offset = (start >> 16).wrapping_add(attempt.wrapping_mul(start | 1)) & ((1 << PORT_BITS) - 1);
+        let port = FIRST_PORT + offset as u16;
+        let key = inward_key(flow, device, port);
+        // SAFETY: the entry is read at once.
+        let Some(inward) = (unsafe { maps::NAT_IN.get(key) }) else {
+            *chosen = port;
+            break;
+        };
+        if is_done(&key, inward, now) {
+            *chosen = port;
+        }
+    }
+    take(flow, device, *chosen, now)
+}
+
+/// Whether the flow has ended, so that no more than stray packets of it can come.
+#[inline(always)]
+fn is_done(key: &FlowKey, inward: &Inward, now: u32) -> bool {
+    // SAFETY: the entry is read at once.
+    let outward = unsafe { maps::NAT_OUT.get(inward.outward_key(key)) }.copied().unwrap_or_default();
+    may_make_room(key.protocol, inward.state | outward.state, later(inward.used, outward.used), now)
+}
+
+/// Gives `flow` a port, which whoever had it loses. 0 is none.
+#[inline(always)]
+fn take(flow: &FlowKey, device: &DeviceEntry, port: u16, now: u32) -> Option<u16> {
+    if port == 0 {
+        return None;
+    }
+    let key = inward_key(flow, device, port);
+    // Another CPU may be about to take the same free port.
+    let mut flag = u64::from(BPF_NOEXIST);
+    // SAFETY: the entry is read at once.
+    if let Some(former) = unsafe { maps::NAT_IN.get(key) } {
+        let _ = maps::NAT_OUT.remove(former.outward_key(&key));
+        flag = 0;
+    }
+    let inward = Inward {
         device: flow.local,
         peer: flow.remote,
         used: now,
         peer_port: flow.remote_port,
         ..Inward::default()
     };
-    for attempt in 0..TRIES {
-        let offset = (start >> 16).wrapping_add(attempt.wrapping_mul(start | 1)) & ((1 << PORT_BITS) - 1);
-        let port = FIRST_PORT + offset as u16;
-        let key = inward_key(flow, device, port);
-        if !is_free(&key, now) {
-            continue;
-        }
-        if maps::NAT_IN.insert(key, fresh, 0).is_err() {
-            return None;
-        }
-        let outward = Outward { used: now, port, ..Outward::default() };
-        return maps::NAT_OUT.insert(flow, outward, 0).ok().map(|()| port);
-    }
-    None
-}
-
-/// True where nobody has the key, or whoever has it is done with it and was taken off.
-#[inline(always)]
-fn is_free(key: &FlowKey, now: u32) -> bool {
-    // SAFETY: the entry is read at once.
-    let Some(inward) = (unsafe { maps::NAT_IN.get(key) }) else { return true };
-    let inward = *inward;
-    let former = inward.outward_key(key);
-    // SAFETY: as above.
-    let outward = unsafe { maps::NAT_OUT.get(former) }.copied().unwrap_or_default();
-    let (state, used) = (inward.state | outward.state, later(inward.used, outward.used));
-    if !is_over(key.protocol, state, used, now) {
-        return false;
-    }
-    let _ = maps::NAT_OUT.remove(former);
-    true
+    maps::NAT_IN.insert(key, inward, flag).ok()?;
+    let outward = Outward { used: now, port, ..Outward::default() };
+    maps::NAT_OUT.insert(flow, outward, 0).ok().map(|()| port)
 }

@@ -76,6 +76,10 @@ pub static NAT_OUT: HashMap<FlowKey, Outward, { MAX_TRANSLATIONS as usize }, SPA
 #[btf_map]
 pub static NAT_IN: HashMap<FlowKey, Inward, { MAX_TRANSLATIONS as usize }, SPARSE> = HashMap::new();
 
+/// The outward key of a flow that user space is about to take out. Never pinned.
+#[btf_map]
+pub static SWEEPING: Array<FlowKey, 1> = Array::new();
+
 #[btf_map]
 pub static NAT_PIECES: LruHashMap<FragmentKey, Inward, { MAX_FRAGMENTS as usize }> = LruHashMap::new();
 
@@ -85,6 +89,8 @@ pub struct Scratch {
     pub reason: Reason,
     pub change: Change,
     pub plan: Plan,
+    /// Port for a new flow to a LAN device.
+    pub chosen: u16,
 }
 
 /// The packet under way: programs at this hook don't interrupt each other on a CPU.

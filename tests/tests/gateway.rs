@@ -153,12 +153,15 @@ fn crowds_come_through_and_leave_nothing() -> Result<()> {
             wait::until_true(PATIENCE, "the sink listens", || reaches(&site.laptop.host, address, "9100"))?;
             let crowd = |kind, count: &str| {
                 let words = ["--nofile=16384", &labtool()?, kind, &address.to_string(), "9100", count];
-                site.laptop.host.run("prlimit", &words)
+                let line = format!("prlimit {} 2>&1", words.join(" "));
+                site.laptop.host.run("sh", &["-c", &line])
             };
             ensure!(crowd("crowd", "2000")?.trim() == "held 2000", "2,000 connections through {address}");
+            let answered = crowd("visits", &visits)?;
             ensure!(
-                crowd("visits", &visits)?.trim() == format!("answered {visits}"),
-                "short ones through {address}"
+                answered.trim() == format!("answered {visits}"),
+                "short ones through {address}: {answered}, {:?}",
+                site.gateway.status()?.counters
             );
         }
         let most = site.gateway.status()?.datapath.translations;

@@ -2,7 +2,7 @@
 
 use crate::config::keys::Capability;
 use crate::config::secret::SecretText;
-use crate::control::api::Traffic;
+use crate::control::api::At;
 use clap::{ArgGroup, Parser, Subcommand};
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::scope::PortRule;
@@ -73,14 +73,27 @@ pub(super) enum MeshlanCommand {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainArgs {
-    /// Its protocol
-    pub(super) traffic: Traffic,
-    /// Where to: 198.18.3.17:22 or nas.mesh:22, IPv6 in brackets; without a port for icmp
-    #[arg(value_name = "ADDRESS[:PORT]")]
+    /// Its protocol, or 'packet' for one in hexadecimal
+    pub(super) kind: Kind,
+    /// Where to: 198.18.3.17:22 or nas.mesh:22, IPv6 in brackets; without a port for icmp. For packet: all of it from the
+    /// IP header on, as `tcpdump -x` prints it
+    #[arg(value_name = "ADDRESS[:PORT]|HEX")]
     pub(super) to: String,
     /// From which member, where it comes in: its name, node id or address [default: any]
     #[arg(long, value_name = "PEER")]
     pub(super) from: Option<String>,
+    /// Where the packet is: out of the mesh, into it, or on another interface [default: by its source]
+    #[arg(long, value_name = "PLACE")]
+    pub(super) at: Option<At>,
+}
+
+/// What is to be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Kind {
+    Tcp,
+    Udp,
+    Icmp,
+    Packet,
 }
 
 #[derive(Debug, Subcommand)]

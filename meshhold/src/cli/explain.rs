@@ -1,28 +1,31 @@
 //! `meshlan explain`: the daemon's answer for people and for programs.
 
-use super::args::ExplainArgs;
+use super::args::{ExplainArgs, Kind};
 use super::output::{Outcome, printable};
 use super::status::NOT_RUNNING;
 use crate::config::Config;
-use crate::control::api::{ExplainRequest, Explanation, Request, Response, Traffic, Verdict};
+use crate::control::api::{At, ExplainRequest, Explanation, Request, Response, Traffic, Verdict};
 use crate::control::client::{self, ClientError};
+use crate::datapath::probe::{Packet, Way};
+use crate::datapath::workers::offload::header::UDP;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
 /// Exit code of what is no question.
 const USAGE: u8 = 2;
+/// Longest packet, in bytes (RFC 791).
+const LARGEST: usize = 65_535;
+
+/// A question, and what its packet is about: protocol and port.
+type Question = (Request, Traffic, Option<u16>);
 
 /// Asks the daemon and prints its answer.
 pub(super) fn run(config: &Config, question: ExplainArgs, json: bool) -> anyhow::Result<Outcome> {
-    let ExplainArgs { traffic, to, from } = question;
-    let Some((host, port)) = split(&to, traffic) else {
-        let example = if traffic == Traffic::Icmp { "198.18.3.17" } else { "198.18.3.17:22" };
-        return Ok(Outcome::default()
-            .advise(format!("error: '{to}' is no destination; write {example}"))
-            .code(USAGE));
+    let (request, traffic, port) = match understand(question) {
+        Ok(question) => question,
+        Err(error) => return Ok(Outcome::default().advise(format!("error: {error}")).code(USAGE)),
     };
-    let request = ExplainRequest { traffic, to: host, port, from };
-    let explanation = match client::call(&config.socket(), &Request::Explain(request)) {
+    let explanation = match client::call(&config.socket(), &request) {
         Ok(Response::Explanation(explanation)) => *explanation,
         Ok(Response::Error(error)) => anyhow::bail!(error),
         Ok(_) => anyhow::bail!("the daemon's answer isn't an explanation; restart it with this version"),
@@ -35,6 +38,46 @@ pub(super) fn run(config: &Config, question: ExplainArgs, json: bool) -> anyhow:
     let outcome =
         if json { Outcome::json(&explanation) } else { Outcome::text(render(&explanation, traffic, port)) };
     Ok(outcome.code(code))
+}
+
+fn understand(question: ExplainArgs) -> Result<Question, String> {
+    let ExplainArgs { kind, to, from, at } = question;
+    let traffic = match kind {
+        Kind::Tcp => Traffic::Tcp,
+        Kind::Udp => Traffic::Udp,
+        Kind::Icmp => Traffic::Icmp,
+        Kind::Packet if from.is_some() => return Err("a packet says itself whom it is from".to_owned()),
+        Kind::Packet => return packet(&to, at),
+    };
+    if at.is_some() {
+        return Err("--at is for `explain packet`; an address says itself where it is".to_owned());
+    }
+    let example = if traffic == Traffic::Icmp { "198.18.3.17" } else { "198.18.3.17:22" };
+    let (host, port) =
+        split(&to, traffic).ok_or_else(|| format!("'{to}' is no destination; write {example}"))?;
+    Ok((Request::Explain(ExplainRequest { traffic, to: host, port, from }), traffic, port))
+}
+
+fn packet(text: &str, at: Option<At>) -> Result<Question, String> {
+    let packet = bytes(text).ok_or(
+        "that is no packet; write its bytes in hexadecimal from the IP header on, as `tcpdump -x` does",
+    )?;
+    let service = Packet { way: Way::In, bytes: packet.clone() }.service();
+    let traffic = match service {
+        Some((UDP, _)) => Traffic::Udp,
+        Some(_) => Traffic::Tcp,
+        None => Traffic::Icmp,
+    };
+    Ok((Request::ExplainPacket { packet, at }, traffic, service.map(|(_, port)| port)))
+}
+
+/// Hexadecimal digits in groups of any size; words that end in a colon are offsets.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digits: String = text.split_whitespace().filter(|word| !word.ends_with(':')).collect();
+    let digits: Vec<u32> = digits.chars().map(|digit| digit.to_digit(16)).collect::<Option<_>>()?;
+    let pairs = digits.chunks_exact(2);
+    let whole = pairs.remainder().is_empty() && !digits.is_empty() && digits.len() <= 2 * LARGEST;
+    whole.then(|| pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | *digit as u8)).collect())
 }
 
 /// Host and port of `host:port`, `[v6]:port`; for ICMP the host alone.
@@ -98,6 +141,16 @@ fn advice(explanation: &Explanation, traffic: Traffic, port: Option<u16>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_are_read_as_they_are_printed() {
+        assert_eq!(bytes("45000001"), Some(vec![0x45, 0, 0, 1]));
+        assert_eq!(bytes("0x0000:  4500 0Ab1\n\t0x0010:  ff"), Some(vec![0x45, 0, 0x0a, 0xb1, 0xff]));
+        for bad in ["", "4", "450", "45zz", "0x4500", "0x0000:"] {
+            assert_eq!(bytes(bad), None, "{bad}");
+        }
+        assert_eq!(bytes(&"00".repeat(LARGEST + 1)), None);
+    }
 
     #[test]
     fn destinations_are_taken_apart() {

@@ -22,6 +22,13 @@ pub enum Request {
     Forward(ForwardRequest),
     /// Why would a packet pass or be dropped?
     Explain(ExplainRequest),
+    /// What would become of this very packet?
+    ExplainPacket {
+        /// From its IP header on.
+        packet: Vec<u8>,
+        /// Where it is; by its source address where none is named.
+        at: Option<At>,
+    },
     /// What was dropped since?
     Drops {
         /// [`DropsReply::seen`] of the last answer; 0 at first.
@@ -54,6 +61,18 @@ pub enum Traffic {
     Udp,
     /// An echo request.
     Icmp,
+}
+
+/// Where a packet to be asked about is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum At {
+    /// It comes out of the mesh.
+    In,
+    /// It goes into the mesh.
+    Out,
+    /// It comes by another interface.
+    Lan,
 }
 
 /// What `meshlan explain --json` prints.

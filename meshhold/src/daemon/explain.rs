@@ -3,7 +3,7 @@
 //! Owns the question's way through policy, table and sockets, in the order that a packet takes. Changes nothing: the
 //! programs asked are loaded for the question. Must not know how rules decide.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
@@ -15,21 +15,18 @@ use super::Daemon;
 use super::network::Network;
 use super::status::path;
 use super::view;
-use crate::control::api::{DropsReply, ExplainRequest, Explanation, PeerName, Traffic, Verdict};
-use crate::datapath::ebpf::{ETHERTYPE, ETHERTYPE_AT, EbpfDatapath, Program};
+use crate::control::api::{At, DropsReply, ExplainRequest, Explanation, PeerName, Traffic, Verdict};
 use crate::datapath::policy::Policy;
-use crate::datapath::probe::{self, Kind};
+use crate::datapath::probe::{self, Kind, Packet, Way};
 use crate::datapath::userspace::Rules;
+use crate::datapath::workers::offload::header::UDP;
 use crate::platform::linux::listeners;
 
-/// One packet to be asked about.
+/// One packet to be asked about, and what is known of its ends.
 struct Case<'a> {
-    kind: Kind,
-    network: &'a Network,
+    packet: Packet,
+    network: Option<&'a Network>,
     peer: Option<&'a Peer>,
-    source: IpAddr,
-    destination: IpAddr,
-    incoming: bool,
 }
 
 impl Daemon {
@@ -41,14 +38,52 @@ impl Daemon {
             (Traffic::Udp, Some(port)) => Kind::Udp(port),
             _ => bail!("which port? write ADDRESS:PORT, for instance 198.18.3.17:22"),
         };
-        let listen = self.config.node.listen.port();
-        let policy = view::policy(&self.networks, &mut self.callers, &self.gateway, listen);
         let destination = self.resolve(&request.to)?;
+        let policy = self.policy();
         let Some(case) = self.case(kind, destination, request.from.as_deref())? else {
             return Ok(Explanation::dropped(Reason::NotMesh.as_str()));
         };
-        let reason = judge(policy, self.lan.has_kernel(), &case)?;
-        Ok(self.explanation(&case, reason))
+        self.answer(policy, &case)
+    }
+
+    /// Answers `meshlan explain packet`.
+    pub(super) fn explain_packet(&mut self, bytes: Vec<u8>, at: Option<At>) -> anyhow::Result<Explanation> {
+        let policy = self.policy();
+        let mut packet = Packet { way: Way::In, bytes };
+        let owner = |address: Option<IpAddr>| {
+            let address = address?;
+            self.networks.values().find(|network| network.is_of(&network.own_block(), address))
+        };
+        let ours = owner(packet.source()).is_some() || packet.source().is_some_and(|ip| ip.is_loopback());
+        packet.way = match at {
+            Some(At::In) => Way::In,
+            Some(At::Lan) => Way::Lan,
+            Some(At::Out) => Way::Out,
+            None if ours => Way::Out,
+            None => Way::In,
+        };
+        let (own, other) = match packet.way {
+            Way::Out => (packet.source(), packet.destination()),
+            Way::In | Way::Lan => (packet.destination(), packet.source()),
+        };
+        let network = owner(own);
+        let peer = network.zip(other).and_then(|(network, address)| of(network, address));
+        self.answer(policy, &Case { packet, network, peer })
+    }
+
+    fn policy(&mut self) -> Policy {
+        let listen = self.config.node.listen.port();
+        view::policy(&self.networks, &mut self.callers, &self.gateway, listen)
+    }
+
+    fn answer(&self, policy: Policy, case: &Case<'_>) -> anyhow::Result<Explanation> {
+        let reason = match self.lan.judge(&policy, &case.packet) {
+            Some(reason) => reason?,
+            None => in_user_space(policy, &case.packet),
+        };
+        let reason = reason
+            .context("MeshHold has no say in this packet: it holds no mesh address, and goes on untouched")?;
+        Ok(self.explanation(case, reason))
     }
 
     /// The address that a name, an address or a node id means.
@@ -78,8 +113,7 @@ impl Daemon {
 
     fn name_of(&self, address: IpAddr) -> Option<String> {
         let network = self.networks.values().find(|network| network.holds(address))?;
-        let owns = |peer: &&Peer| network.is_of(&network.shown_block(peer.block), address);
-        network.members.peers().find(owns).map(|peer| peer.name.clone())
+        of(network, address).map(|peer| peer.name.clone())
     }
 
     /// From whom to whom; `None` where no network holds the address.
@@ -88,40 +122,50 @@ impl Daemon {
             return Ok(None);
         };
         let block = network.own_block();
-        let own = if destination.is_ipv4() { IpAddr::V4(block.node4()) } else { IpAddr::V6(block.node6()) };
-        if network.is_of(&block, destination) {
-            let peer = caller(network, from)?;
-            let source = if destination.is_ipv4() {
-                IpAddr::V4(network.shown(peer.ipv4))
-            } else {
-                IpAddr::V6(peer.ipv6)
-            };
-            return Ok(Some(Case { kind, network, peer: Some(peer), source, destination, incoming: true }));
-        }
+        let incoming = network.is_of(&block, destination);
         ensure!(
-            from.is_none(),
+            incoming || from.is_none(),
             "{destination} is not this node's; ask about it on the node that owns it, or without --from"
         );
-        let peer =
-            network.members.peers().find(|peer| network.is_of(&network.shown_block(peer.block), destination));
-        Ok(Some(Case { kind, network, peer, source: own, destination, incoming: false }))
+        let (peer, source) = if incoming {
+            let peer = caller(network, from)?;
+            (Some(peer), either(destination, network.shown(peer.ipv4), peer.ipv6))
+        } else {
+            (of(network, destination), either(destination, block.node4(), block.node6()))
+        };
+        let bytes = probe::packet(kind, source, destination).context("two families in one packet")?;
+        let way = if incoming { Way::In } else { Way::Out };
+        Ok(Some(Case { packet: Packet { way, bytes }, network: Some(network), peer }))
     }
 
     fn explanation(&self, case: &Case<'_>, reason: Reason) -> Explanation {
-        let nobody = !case.incoming && case.peer.is_none() && reason.is_pass();
+        let Case { packet, network, peer } = case;
+        let meant = network.zip(packet.destination()).is_some_and(|(network, to)| network.holds(to));
+        let nobody = packet.way == Way::Out && meant && peer.is_none() && reason.is_pass();
         let reason = if nobody { Reason::NoOwner } else { reason };
-        let circuit = self.circuits.machine.status();
-        let wanted = case.peer.map(|peer| (case.network.id, peer.node));
-        let path = circuit.filter(|c| Some((c.network, c.peer)) == wanted).find_map(|c| path(&c));
+        let wanted = network.zip(*peer).map(|(network, peer)| (network.id, peer.node));
+        let mut circuits = self.circuits.machine.status();
+        let circuit = circuits.find(|circuit| Some((circuit.network, circuit.peer)) == wanted);
+        let incoming = network.filter(|_| packet.way == Way::In).zip(packet.service());
         Explanation {
             verdict: if reason.is_pass() { Verdict::Pass } else { Verdict::Drop },
             reason: reason.as_str().to_owned(),
-            scope_entry: case.incoming.then(|| scope_entry(case)).flatten(),
-            listener: case.incoming.then(|| listener(case)).flatten(),
-            peer: case.peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.clone() }),
-            path,
+            scope_entry: incoming.and_then(|(network, service)| scope_entry(network, service)),
+            listener: incoming.and_then(|(network, service)| listener(network, packet, service)),
+            peer: peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.clone() }),
+            path: circuit.and_then(|circuit| path(&circuit)),
         }
     }
+}
+
+/// That of the family of `like`.
+fn either(like: IpAddr, ipv4: Ipv4Addr, ipv6: Ipv6Addr) -> IpAddr {
+    if like.is_ipv4() { ipv4.into() } else { ipv6.into() }
+}
+
+/// The member that has an address.
+fn of(network: &Network, address: IpAddr) -> Option<&Peer> {
+    network.members.peers().find(|peer| network.is_of(&network.shown_block(peer.block), address))
 }
 
 /// The peer named `from`, by name, node id or address; any peer where nobody is named: they are all judged alike.
@@ -142,67 +186,38 @@ fn caller<'a>(network: &'a Network, from: Option<&str>) -> anyhow::Result<&'a Pe
     })
 }
 
-fn judge(policy: Policy, kernel: bool, case: &Case<'_>) -> anyhow::Result<Reason> {
-    let (policy, source) = if kernel { testable(policy, case) } else { (policy, case.source) };
-    let packet = probe::packet(case.kind, source, case.destination).context("two families in one packet")?;
-    if !kernel {
-        let rules = Rules::new(Arc::new(policy), None, 0);
-        return Ok(if case.incoming { rules.ingress(&packet, 0) } else { rules.egress(&packet, 0) });
+/// Without kernel programs the workers decide; what they remember of flows is not asked.
+fn in_user_space(policy: Policy, packet: &Packet) -> Option<Reason> {
+    let rules = Rules::new(Arc::new(policy), None, 0);
+    match packet.way {
+        Way::In => Some(rules.ingress(&packet.bytes, 0)),
+        Way::Out => Some(rules.egress(&packet.bytes, 0)),
+        // There is no guard.
+        Way::Lan => None,
     }
-    let mut programs = EbpfDatapath::open(None)?;
-    programs.apply(&policy)?;
-    let way: &[Program] =
-        if case.incoming { &[Program::DeviceIngress, Program::Ingress] } else { &[Program::Egress] };
-    programs.judge(way, &packet)?.context("no program takes this packet")
 }
 
-/// A test run changes the family of a packet only where two bytes of its source have a certain value: so an IPv6 caller is
-/// given an address that has, in the packet and in the rules alike.
-fn testable(mut policy: Policy, case: &Case<'_>) -> (Policy, IpAddr) {
-    let (IpAddr::V6(real), true) = (case.source, case.incoming) else { return (policy, case.source) };
-    let mut octets = real.octets();
-    if let Some(bytes) = octets.get_mut(ETHERTYPE_AT..ETHERTYPE_AT + ETHERTYPE.len()) {
-        bytes.copy_from_slice(&ETHERTYPE);
-    }
-    let stand_in = Ipv6Addr::from(octets);
-    for peer in policy.networks.iter_mut().flat_map(|network| &mut network.peers) {
-        if peer.ipv6 == real {
-            peer.ipv6 = stand_in;
-        }
-    }
-    (policy, IpAddr::V6(stand_in))
-}
-
-fn scope_entry(case: &Case<'_>) -> Option<String> {
-    let (protocol, port) = match case.kind {
-        Kind::Tcp(port) => (Protocol::Tcp, port),
-        Kind::Udp(port) => (Protocol::Udp, port),
-        Kind::Icmp => return None,
-    };
-    let rules = case.network.scope.rules().iter();
-    let found =
-        rules.filter(|rule| rule.protocol == protocol).find(|rule| (rule.first..=rule.last).contains(&port));
-    found.map(ToString::to_string)
+/// The rule that opens a port to members.
+fn scope_entry(network: &Network, (protocol, port): (u8, u16)) -> Option<String> {
+    let wanted = if protocol == UDP { Protocol::Udp } else { Protocol::Tcp };
+    let rules = network.scope.rules().iter().filter(|rule| rule.protocol == wanted);
+    rules.filter(|rule| (rule.first..=rule.last).contains(&port)).map(ToString::to_string).next()
 }
 
 /// What waits on the port, as far as a packet for this node would reach it; a device's services are not ours to see.
-fn listener(case: &Case<'_>) -> Option<String> {
-    let (tcp, port) = match case.kind {
-        Kind::Tcp(port) => (true, port),
-        Kind::Udp(port) => (false, port),
-        Kind::Icmp => return None,
-    };
-    let block = case.network.own_block();
-    let own: [IpAddr; 2] = [block.node4().into(), block.node6().into()];
-    if !own.contains(&case.destination) {
+fn listener(network: &Network, packet: &Packet, (protocol, port): (u8, u16)) -> Option<String> {
+    let destination = packet.destination()?;
+    let block = network.own_block();
+    if destination != either(destination, block.node4(), block.node6()) {
         return None;
     }
     let reached = |ip: IpAddr| {
         let loopback = ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::V6(Ipv6Addr::LOCALHOST);
-        ip.is_unspecified() || loopback || ip == case.destination
+        ip.is_unspecified() || loopback || ip == destination
     };
-    let found: Vec<_> = listeners::on_port(tcp, port).into_iter().filter(|at| reached(at.ip())).collect();
+    let sockets = listeners::on_port(protocol != UDP, port);
+    let found: Vec<_> = sockets.into_iter().filter(|at| reached(at.ip())).collect();
     // The exact bind first, then the one on all addresses.
-    let best = found.iter().find(|at| at.ip() == case.destination).or_else(|| found.first());
+    let best = found.iter().find(|at| at.ip() == destination).or_else(|| found.first());
     best.map(ToString::to_string)
 }

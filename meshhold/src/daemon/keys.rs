@@ -12,8 +12,15 @@ use meshhold_core::membership::MembershipState;
 use super::network::Network;
 use super::{Daemon, unix_now};
 use crate::config::keys::{KeyRequest, ManagementKey, execute};
-use crate::control::api::{Request, Response};
+use crate::control::api::{Explanation, Request, Response};
 use crate::control::server::Asked;
+
+fn explained(outcome: anyhow::Result<Explanation>) -> Response {
+    match outcome {
+        Ok(explanation) => Response::Explanation(Box::new(explanation)),
+        Err(error) => Response::Error(format!("{error:#}")),
+    }
+}
 
 impl Daemon {
     /// Answers one request of the control API.
@@ -35,10 +42,8 @@ impl Daemon {
                 Ok(address) => Response::Address(address),
                 Err(error) => Response::Error(format!("{error:#}")),
             },
-            Request::Explain(request) => match self.explain(&request) {
-                Ok(explanation) => Response::Explanation(Box::new(explanation)),
-                Err(error) => Response::Error(format!("{error:#}")),
-            },
+            Request::Explain(request) => explained(self.explain(&request)),
+            Request::ExplainPacket { packet, at } => explained(self.explain_packet(packet, at)),
             Request::Reload => self.reload_keys(),
         };
         // A client that went away doesn't need the answer.

@@ -14,8 +14,9 @@ use meshhold_common::Reason;
 use crate::config::Config;
 use crate::control::api::{DatapathMode, DatapathStatus};
 use crate::datapath::counters::Activity;
-use crate::datapath::ebpf::{EbpfDatapath, Events};
+use crate::datapath::ebpf::{EbpfDatapath, EbpfError, Events, LEAST};
 use crate::datapath::policy::Policy;
+use crate::datapath::probe::Packet;
 use crate::datapath::table::Table;
 use crate::datapath::workers::{TunQueues, Workers};
 use crate::platform::linux::watch::{Link, NetEvent};
@@ -215,6 +216,16 @@ impl Lan {
     /// Whether the kernel programs are there.
     pub(super) fn has_kernel(&self) -> bool {
         self.kernel.is_some()
+    }
+
+    /// What would become of a packet at the kernel programs, where there are any; see [`EbpfDatapath::judge`].
+    pub(super) fn judge(
+        &self,
+        policy: &Policy,
+        packet: &Packet,
+    ) -> Option<Result<Option<Reason>, EbpfError>> {
+        let kernel = self.kernel.as_ref().filter(|_| packet.bytes.len() >= LEAST)?;
+        Some(kernel.judge(policy, packet))
     }
 
     /// Takes out flows to LAN devices that are over.

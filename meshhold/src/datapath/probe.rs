@@ -1,11 +1,63 @@
-//! Packets that were never sent, to ask the rules about.
+//! Packets that nobody sent, to ask the rules about.
 //!
-//! Owns their layout: the first packet of a TCP connection, a datagram, an echo request. Must not know the rules.
+//! Owns their layout: the first packet of a TCP connection, a datagram, an echo request, and what can be read of others.
+//! Must not know the rules.
 
 use std::net::IpAddr;
 
 use super::workers::offload::checksum::{finish, fold, pseudo, put_u16, write_ipv4};
-use super::workers::offload::header::Layout;
+use super::workers::offload::header::{Layout, TCP, UDP};
+
+/// Where a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It comes out of the mesh.
+    In,
+    /// It goes into the mesh.
+    Out,
+    /// It comes by another interface.
+    Lan,
+}
+
+/// A packet to be asked about, from its IP header on; it may be malformed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Where it is.
+    pub way: Way,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+impl Packet {
+    /// By its version field.
+    pub fn is_ipv6(&self) -> bool {
+        self.bytes.first().is_some_and(|first| first >> 4 == 6)
+    }
+
+    /// Its source address, where it has one.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.address(12, 8)
+    }
+
+    /// Its destination address, where it has one.
+    pub fn destination(&self) -> Option<IpAddr> {
+        self.address(16, 24)
+    }
+
+    /// The IP protocol and the destination port of a TCP segment or a UDP datagram that is whole.
+    pub fn service(&self) -> Option<(u8, u16)> {
+        let layout = Layout::of(&self.bytes).filter(|layout| !layout.fragment)?;
+        let port = self.bytes.get(layout.transport + 2..)?.first_chunk()?;
+        [TCP, UDP].contains(&layout.protocol).then_some((layout.protocol, u16::from_be_bytes(*port)))
+    }
+
+    fn address(&self, at4: usize, at6: usize) -> Option<IpAddr> {
+        if self.is_ipv6() {
+            return self.bytes.get(at6..)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets));
+        }
+        self.bytes.get(at4..)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets))
+    }
+}
 
 /// What the packet asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +117,11 @@ fn payload(kind: Kind, v6: bool) -> (u8, Vec<u8>) {
     match kind {
         Kind::Tcp(port) => {
             let [c, d] = port.to_be_bytes();
-            (6, vec![a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0])
+            (TCP, vec![a, b, c, d, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, SYN, 0xff, 0xff, 0, 0, 0, 0])
         }
         Kind::Udp(port) => {
             let [c, d] = port.to_be_bytes();
-            (17, vec![a, b, c, d, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            (UDP, vec![a, b, c, d, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
         }
         Kind::Icmp => {
             let (protocol, request) = if v6 { (58, 128) } else { (1, 8) };

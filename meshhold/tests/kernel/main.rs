@@ -8,6 +8,7 @@ mod cache;
 mod deny;
 mod device;
 mod fuzz;
+mod judge;
 mod live;
 mod load;
 mod namespace;

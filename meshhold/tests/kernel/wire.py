@@ -1,6 +1,7 @@
-"""Helper of live.rs. `wire NAME` makes an interface here and one in a new network namespace, carries packets with
+"""Helper of live.rs and judge.rs. `wire NAME` makes an interface here and one in a new network namespace, carries packets with
 their virtio headers between them, and prints the namespace's process id. `check PID` starts services here, on every
-kind of bind, and reaches them from there."""
+kind of bind, and reaches them from there. `inject NAME LAN` makes a silent interface and the cable of another one, and
+sends the packets that it reads, a line each: `in HEX` out of the mesh, `out HEX` into it, `lan HEX` by the cable."""
 
 import ctypes
 import fcntl
@@ -20,6 +21,7 @@ CALLER_MTU = MTU - 28
 CLONE_NEWNET = 0x40000000
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 # IFF_TUN | IFF_NO_PI | IFF_VNET_HDR; checksum, TSO4, TSO6, TSO_ECN, USO4, USO6.
+PLAIN = 0x1001  # IFF_TUN | IFF_NO_PI
 MODE, OFFLOADS = 0x5001, 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -74,6 +76,31 @@ def wire(name):
                 os.write(other[fd], os.read(fd, 70000))
             except OSError as error:
                 print("wire:", error, file=sys.stderr)
+
+
+def inject(name, lan):
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), PLAIN))
+    run(f"ip link add {lan} type veth peer name cable")
+    for interface in (name, lan, "cable"):
+        set_value(f"net/ipv6/conf/{interface}/disable_ipv6", "1")
+        run(f"ip link set {interface} up")
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        way, text = line.split()
+        packet = bytes.fromhex(text)
+        kind = 0x86DD if packet[0] >> 4 == 6 else 0x0800
+        try:
+            if way == "in":
+                os.write(fd, packet)
+            elif way == "out":
+                raw.sendto(packet, (name, kind))
+            else:
+                raw.sendto(bytes(12) + struct.pack(">H", kind) + packet, ("cable", kind))
+            print("sent", flush=True)
+        except OSError as error:
+            print("refused", error, flush=True)
 
 
 def serve_tcp(listener, seen):
@@ -184,5 +211,7 @@ def check(pid):
 
 if sys.argv[1] == "wire":
     wire(sys.argv[2])
+elif sys.argv[1] == "inject":
+    inject(*sys.argv[2:])
 else:
     check(sys.argv[2])

@@ -14,26 +14,35 @@ impl EbpfDatapath {
     /// Attaches and detaches what the devices of the policy in force need.
     pub(super) fn follow_devices(&mut self) -> Result<(), EbpfError> {
         // Without an interface there is nothing to hang anything on: tests run the programs by themselves.
-        if self.interface.is_empty() || self.lans == self.wanted.lans {
+        if self.interface.is_empty() {
             return Ok(());
         }
+        let fronts = !self.wanted.devices.is_empty();
         let interface = self.interface.clone();
-        let (before, after) = (std::mem::take(&mut self.lans), self.wanted.lans.clone());
-        if before.is_empty() {
+        if fronts && !self.fronts {
             MESH.iter().try_for_each(|program| self.attach(*program, &interface))?;
         }
+        if self.lans != self.wanted.lans {
+            self.follow_lans(&interface)?;
+        }
+        if !fronts && self.fronts {
+            MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
+        }
+        self.fronts = fronts;
+        Ok(())
+    }
+
+    fn follow_lans(&mut self, interface: &str) -> Result<(), EbpfError> {
+        let (before, after) = (std::mem::take(&mut self.lans), self.wanted.lans.clone());
         for (index, name) in before.iter().filter(|lan| !contains(&after, *lan)) {
             self.maps.lans.remove(index).map_err(of("LANS"))?;
             self.detach(Program::Answer, name)?;
         }
-        let mesh = LanEntry { mesh: index_of(&interface) };
+        let mesh = LanEntry { mesh: index_of(interface) };
         for (index, name) in after.iter().filter(|lan| !contains(&before, *lan)) {
             self.maps.lans.insert(index, mesh, 0).map_err(of("LANS"))?;
             self.attach(Program::Answer, name)?;
             self.lans.insert(*index, name.clone());
-        }
-        if after.is_empty() {
-            MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
         }
         self.lans = after;
         Ok(())

@@ -13,7 +13,7 @@ use meshhold_common::{
     nat::{DeviceEntry, LanEntry},
 };
 
-use super::{EbpfError, translations::Translations, wanted::Wanted};
+use super::{EbpfError, remember::State, translations::Translations, wanted::Wanted};
 
 /// The maps that user space reads or writes.
 pub(super) struct Maps {
@@ -24,6 +24,7 @@ pub(super) struct Maps {
     pub(super) devices: HashMap<MapData, Address, DeviceEntry>,
     pub(super) lans: HashMap<MapData, u32, LanEntry>,
     pub(super) translations: Translations,
+    pub(super) state: State,
     pub(super) ports: Array<MapData, PortBits>,
     pub(super) generations: Array<MapData, Generation>,
     pub(super) workers: Array<MapData, u32>,
@@ -43,7 +44,17 @@ impl Maps {
             callers: typed(ebpf, "CALLERS")?,
             devices: typed(ebpf, "DEVICES")?,
             lans: typed(ebpf, "LANS")?,
-            translations: Translations::new(typed(ebpf, "NAT_OUT")?, typed(ebpf, "NAT_IN")?),
+            translations: Translations::new(
+                typed(ebpf, "NAT_OUT")?,
+                typed(ebpf, "NAT_IN")?,
+                typed(ebpf, "SWEEPING")?,
+            ),
+            state: State {
+                flows: typed(ebpf, "FLOWS")?,
+                opened: typed(ebpf, "OPENED")?,
+                fragments: typed(ebpf, "FRAGMENTS")?,
+                pieces: typed(ebpf, "NAT_PIECES")?,
+            },
             ports: typed(ebpf, "PORTS")?,
             generations: typed(ebpf, "GENERATIONS")?,
             workers: typed(ebpf, "WORKERS")?,

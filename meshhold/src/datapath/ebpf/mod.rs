@@ -10,6 +10,7 @@ mod gateway;
 mod judge;
 mod maps;
 mod pins;
+mod remember;
 mod translations;
 mod wanted;
 
@@ -27,11 +28,7 @@ use aya::{
 };
 use meshhold_common::{Reason, maps::Counter};
 
-pub use self::{
-    error::EbpfError,
-    events::Events,
-    judge::{ETHERTYPE, ETHERTYPE_AT},
-};
+pub use self::{error::EbpfError, events::Events, judge::LEAST};
 use self::{
     maps::{Maps, of},
     pins::PinRoot,
@@ -92,6 +89,8 @@ pub struct EbpfDatapath {
     pins: Option<PinRoot>,
     links: Vec<(String, FdLink)>,
     interface: String,
+    /// The programs for LAN devices are on the mesh interface.
+    fronts: bool,
     /// Interfaces with an answer program, by index.
     lans: BTreeMap<u32, String>,
 }
@@ -134,7 +133,7 @@ impl EbpfDatapath {
         let mut maps = Maps::take(&mut ebpf)?;
         let wanted = maps.close()?;
         let (interface, lans) = (String::new(), BTreeMap::new());
-        Ok(Self { ebpf, maps, wanted, pins, links: Vec::new(), interface, lans })
+        Ok(Self { ebpf, maps, wanted, pins, links: Vec::new(), interface, fronts: false, lans })
     }
 
     /// Makes the kernel's tables equal to `policy`, live: what did not change is not touched, and each network's

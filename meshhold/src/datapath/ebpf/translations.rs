@@ -2,7 +2,7 @@
 //!
 //! Owns the two maps. Must not know devices.
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use meshhold_common::{
     Address,
     maps::FlowKey,
@@ -12,6 +12,7 @@ use meshhold_common::{
 use super::{
     EbpfError,
     maps::{keys, of},
+    remember::entries,
 };
 
 /// Entries looked at in one go: a few milliseconds.
@@ -21,6 +22,7 @@ const SHARE: usize = 4096;
 pub(super) struct Translations {
     outward: HashMap<MapData, FlowKey, Outward>,
     inward: HashMap<MapData, FlowKey, Inward>,
+    sweeping: Array<MapData, FlowKey>,
     /// What of the present round is still to be looked at.
     left: Vec<FlowKey>,
 }
@@ -29,8 +31,15 @@ impl Translations {
     pub(super) fn new(
         outward: HashMap<MapData, FlowKey, Outward>,
         inward: HashMap<MapData, FlowKey, Inward>,
+        sweeping: Array<MapData, FlowKey>,
     ) -> Self {
-        Self { outward, inward, left: Vec::new() }
+        Self { outward, inward, sweeping, left: Vec::new() }
+    }
+
+    /// Takes over the flows of others.
+    pub(super) fn remember(&mut self, live: &Self) -> Result<(), EbpfError> {
+        entries(&mut self.outward, &live.outward).map_err(of("NAT_OUT"))?;
+        entries(&mut self.inward, &live.inward).map_err(of("NAT_IN"))
     }
 
     /// How many there are.
@@ -44,13 +53,22 @@ impl Translations {
             self.left = keys("NAT_IN", self.inward.keys())?;
         }
         for key in self.left.split_off(self.left.len().saturating_sub(SHARE)) {
-            let Ok(inward) = self.inward.get(&key, 0) else { continue };
-            let outward = self.outward.get(&inward.outward_key(&key), 0).unwrap_or_default();
-            if is_over(key.protocol, inward.state | outward.state, later(inward.used, outward.used), now) {
+            let Some(inward) = self.over(&key, now) else { continue };
+            // Its connection may begin anew in this moment: that is seen here, or the kernel sees the announcement.
+            self.sweeping.set(0, inward.outward_key(&key), 0).map_err(of("SWEEPING"))?;
+            if let Some(inward) = self.over(&key, now) {
                 self.remove(&key, &inward);
             }
         }
-        Ok(())
+        self.sweeping.set(0, FlowKey::default(), 0).map_err(of("SWEEPING"))
+    }
+
+    /// The flow, if it is over.
+    fn over(&self, key: &FlowKey, now: u32) -> Option<Inward> {
+        let inward = self.inward.get(key, 0).ok()?;
+        let outward = self.outward.get(&inward.outward_key(key), 0).unwrap_or_default();
+        let (state, used) = (inward.state | outward.state, later(inward.used, outward.used));
+        is_over(key.protocol, state, used, now).then_some(inward)
     }
 
     /// Takes out the flows of some devices.
