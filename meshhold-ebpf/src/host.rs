@@ -114,10 +114,12 @@ impl Host for KernelHost<'_> {
         if key.protocol == TCP {
             return true;
         }
-        let now = tick();
         // SAFETY: the pointer is a live map value; a word that another CPU writes is still a time.
         let flow = unsafe { &mut *flow };
-        let age = now.wrapping_sub(flow.used);
+        // Read before the clock, which therefore can't be behind it.
+        let used = flow.used;
+        let now = tick();
+        let age = now.wrapping_sub(used);
         if age > FLOW_TICKS {
             return false;
         }

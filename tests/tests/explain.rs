@@ -1,19 +1,13 @@
 //! `meshlan explain`: it says what the real packet meets, and leaves no trace.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::ask::explain;
 use meshhold_tests::lab::labtool;
 use meshhold_tests::scenario::Site;
 use meshhold_tests::{Node, run, service};
 use serde_json::Value;
-
-fn explain(node: &Node, words: &[&str]) -> Result<(Value, Option<i32>)> {
-    let words = [&["meshlan", "explain", "--json"], words].concat();
-    let finished = node.try_meshhold(&words, "")?;
-    let value = serde_json::from_str(&finished.stdout).with_context(|| format!("{words:?}: {finished:?}"))?;
-    Ok((value, finished.status.code()))
-}
 
 fn with_port(address: IpAddr, port: u16) -> String {
     if address.is_ipv6() { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
@@ -71,6 +65,62 @@ fn explain_agrees_with_the_live_packet() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// A captured packet is asked about as it is.
+#[test]
+fn a_packet_is_explained_as_it_is() -> Result<()> {
+    run("explain-packet", |lab| {
+        let site = Site::new(lab, &["tcp:80"])?;
+        let (from, to) = (site.laptop.addresses()?.0, site.gateway.addresses()?.0);
+        let device = site.device("Lobby camera")?.ipv4.context("no IPv4 address")?;
+        let nobody = Ipv4Addr::from_bits(to.to_bits() ^ 0x0000_0a00);
+        let known = Some("laptop");
+        for (packet, at, reason, peer) in [
+            (segment(64, from, to, 80), None, "pass-scope", known),
+            (segment(64, from, to, 81), None, "port-denied", known),
+            (segment(64, from, device, 80), None, "pass-forward", known),
+            (segment(1, from, device, 80), None, "hop-limit", known),
+            (segment(64, nobody, to, 80), None, "unknown-source", None),
+            (segment(64, from, nobody, 80), None, "not-for-us", None),
+            (segment(64, to, from, 80), None, "pass-egress", known),
+            (segment(64, to, nobody, 80), None, "no-owner", None),
+            (segment(64, from, to, 80), Some("lan"), "lan-guard", known),
+            (segment(64, from, to, 80).chars().take(53).collect(), None, "truncated", known),
+            ("0x0000:  4500 0014".to_owned(), None, "truncated", None),
+        ] {
+            let at = at.map(|at| vec!["--at", at]).unwrap_or_default();
+            let (answer, _) = explain(&site.gateway, &[&["packet", &packet], at.as_slice()].concat())?;
+            ensure!(answer["reason"] == reason, "{packet}: {answer}");
+            ensure!(answer["peer"]["name"].as_str() == peer, "{packet}: {answer}");
+        }
+        let live = counted(&site.gateway, "hop-limit", || {
+            let ping = ["-n", "-c1", "-W1", "-t1", &device.to_string()];
+            site.laptop.host.succeeds("ping", &ping).map(drop)
+        })?;
+        ensure!(live == 1, "the live packet had its last hop: {live}");
+        for (words, code, text) in [
+            (&["packet", "nonsense"][..], 2, "no packet"),
+            (&["packet", "4500", "--from", "laptop"], 2, "itself"),
+            (&["tcp", "gateway.mesh:80", "--at", "in"], 2, "--at"),
+            (&["packet", "45000014", "--at", "lan"], 1, "no say"),
+        ] {
+            let finished = site.gateway.try_meshhold(&[&["meshlan", "explain"], words].concat(), "")?;
+            ensure!(
+                finished.status.code() == Some(code) && finished.stderr.contains(text),
+                "{words:?}: {finished:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+/// The first segment of a TCP connection in hexadecimal, without checksums: nobody judges by them.
+fn segment(hops: u8, from: Ipv4Addr, to: Ipv4Addr, port: u16) -> String {
+    let [from, to] = [from, to].map(Ipv4Addr::to_bits);
+    format!(
+        "45000028 00000000 {hops:02x}060000 {from:08x} {to:08x} c350{port:04x} 00000001 00000000 5002ffff 00000000"
+    )
 }
 
 #[test]

@@ -3,20 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::ask::dig;
 use meshhold_tests::resolver::{FOREIGN, Resolver};
 use meshhold_tests::scenario::{self, Site};
 use meshhold_tests::service::Sshd;
 use meshhold_tests::{Node, Settings, run, wait};
 
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// What `dig` prints as short answer; `words` as `dig` takes them.
-fn dig(node: &Node, words: &[&str]) -> Result<String> {
-    let server = node.status()?.dns.server.context("no name server")?;
-    let (address, port) = (format!("@{}", server.ip()), server.port().to_string());
-    let words = [&[address.as_str(), "-p", &port, "+time=2", "+tries=1"], words].concat();
-    Ok(node.host.run("dig", &words)?.trim().to_owned())
-}
 
 fn await_answer(node: &Node, words: &[&str], want: &str) -> Result<()> {
     let words = [&["+short"], words].concat();

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::ask::{dig, explain};
 use meshhold_tests::status::Network;
 use meshhold_tests::{Lab, Node, Settings, run, scenario, service, wait};
 
@@ -106,6 +107,7 @@ fn reach(all: &Three, other: &Node, network: &Network) -> Result<()> {
             from.host.succeeds("ping", &["-n", "-c1", "-W1", &to.to_string()])
         })?;
     }
+    told(all, other, network, (there, here.into()))?;
     let any = IpAddr::from(Ipv4Addr::UNSPECIFIED);
     // One server at a time: its log and folder are the host's.
     {
@@ -133,6 +135,28 @@ fn reach(all: &Three, other: &Node, network: &Network) -> Result<()> {
         let got = service::transfer(&a.host, there, 5201, 1, options)?;
         println!("{} {options:?}: {:.0} Mbit/s through {}", other.host.name, got.mbits, network.range);
         ensure!(got.mbits > 100.0, "{got:?}");
+    }
+    Ok(())
+}
+
+/// Names and explanations are of the addresses that each end sees.
+fn told(all: &Three, other: &Node, network: &Network, (there, here): (IpAddr, IpAddr)) -> Result<()> {
+    let (a, name) = (&all.a, &other.host.name);
+    for (node, peer, address) in [(a, name, there), (other, &a.host.name, here)] {
+        let label = format!("{peer}.mesh");
+        wait::until_true(PATIENCE, &format!("{label} is {address}"), || {
+            Ok(dig(node, &["+short", &label, "A"])? == address.to_string())
+        })?;
+        ensure!(dig(node, &["+short", "-x", &address.to_string()])? == format!("{label}."), "{address}");
+        for to in [format!("{address}:22"), format!("{label}:22")] {
+            let (answer, _) = explain(node, &["tcp", &to])?;
+            ensure!(answer["reason"] == "pass-egress" && answer["peer"]["name"] == *peer, "{to}: {answer}");
+        }
+    }
+    let own = network.ipv4.context("no IPv4 address")?;
+    for (port, reason) in [("80", "pass-scope"), ("22", "port-denied")] {
+        let (answer, _) = explain(a, &["tcp", &format!("{own}:{port}"), "--from", name])?;
+        ensure!(answer["reason"] == reason && answer["peer"]["name"] == *name, "{own}:{port}: {answer}");
     }
     Ok(())
 }
