@@ -7,7 +7,7 @@ use aya_ebpf::{
         BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
         bpf_adj_room_mode::BPF_ADJ_ROOM_NET,
     },
-    helpers::generated::bpf_skb_change_proto,
+    helpers::generated::{bpf_get_prandom_u32, bpf_skb_change_proto},
     programs::TcContext,
 };
 use meshhold_common::{
@@ -23,6 +23,10 @@ pub struct Failed;
 /// `ETH_P_IP` and `ETH_P_IPV6` in network order.
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+const DONT_FRAGMENT: u32 = 0x4000;
+/// Whole IPv6 packets up to so many bytes pass every path as they are (RFC 7915 section 5.1); from longer datagrams a
+/// narrower IPv4 path may cut fragments, as its "too big" would not reach their sender.
+const LARGEST_UNCUT: u32 = 1280;
 /// Next header value of the IPv6 fragment header.
 const FRAGMENT: u8 = 44;
 /// Room is made or taken between headers; payload sums and segment sizes stay as they are.
@@ -69,7 +73,11 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed
     let Some([class, hop_limit]) = Skb(ctx).load::<2>(0) else { return Err(Failed) };
     let difference = difference(packet, &new);
     // Without "don't fragment" an 8-byte unit offset and the flag keep their meaning between the families.
-    let mut field = 0x4000;
+    let (mut field, mut id) = (DONT_FRAGMENT, packet.id);
+    if packet.piece == Piece::Whole && packet.protocol != TCP && packet.end > LARGEST_UNCUT {
+        // SAFETY: the helper takes nothing and can't fail.
+        (field, id) = (0, unsafe { bpf_get_prandom_u32() });
+    }
     if packet.piece != Piece::Whole {
         let Some([six]) = Skb(ctx).load::<1>(IPV6_BYTES) else { return Err(Failed) };
         let six = u32::from_be(six) & 0xffff;
@@ -80,7 +88,7 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed
     let length = u16::try_from(packet.end - packet.transport + IPV4_BYTES).or(Err(Failed))?;
     let [source, destination] = new;
     let first = (0x4500_0000 | (u32::from_be(class) >> 4 & 0x00ff_0000) | u32::from(length)).to_be();
-    let second = ((packet.id & 0xffff) << 16 | field).to_be();
+    let second = ((id & 0xffff) << 16 | field).to_be();
     let protocol = if packet.protocol == ICMP6 { ICMP } else { packet.protocol };
     let third = (u32::from_be(hop_limit) << 24 | u32::from(protocol) << 16).to_be();
     let sum: u64 = [first, second, third, source, destination].map(u64::from).iter().sum();

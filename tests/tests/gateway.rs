@@ -31,6 +31,9 @@ fn devices_are_reached_by_both_families_and_see_the_gateway() -> Result<()> {
                 ensure!(seen.contains("fd00:168:"), "the printer saw {seen} over {protocol} {address}");
             }
         }
+        // Its answer fits its LAN and not the mesh; across the families nobody can tell it so.
+        let [across, _] = site.addresses("Office printer")?;
+        site.laptop.host.tool(&["ask", "udp", &across.to_string(), "9100", "1440"])?;
         Ok(())
     })
 }
@@ -169,6 +172,24 @@ fn crowds_come_through_and_leave_nothing() -> Result<()> {
         wait::until_true(Duration::from_secs(40), "closed connections are forgotten", || {
             Ok(site.gateway.status()?.datapath.translations < 10)
         })
+    })
+}
+
+/// Every byte as it was sent, in both directions; `MESHHOLD_BYTES` of them by each family.
+#[test]
+fn transfers_are_intact() -> Result<()> {
+    run("gateway-bytes", |lab| {
+        let site = Site::new(lab, &["tcp:9100", "udp:9100"])?;
+        let bytes = std::env::var("MESHHOLD_BYTES").unwrap_or_else(|_| "33554432".to_owned());
+        for address in site.addresses("Office printer")? {
+            // It serves one caller.
+            let _server = service::bytes(&site.printer, Ipv6Addr::UNSPECIFIED.into(), 9100)?;
+            let words = ["exchange", &address.to_string(), "9100", "5", &bytes, "1048576", "65507", "1364"];
+            let found = site.laptop.host.tool(&words)?;
+            println!("figure: {bytes} bytes each way through {address}: {found}");
+            ensure!(found.matches(" altered 0 ").count() == 2, "{address}: {found}");
+        }
+        Ok(())
     })
 }
 

@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions};
 use meshhold::datapath::{
     ebpf::{
         EbpfDatapath,
-        Program::{Guard, Ingress},
+        Program::{Answer, Guard, Ingress},
     },
     policy::Policy,
 };
@@ -143,4 +143,33 @@ fn a_drop_is_told_once_and_not_more_often_than_the_limit() {
     }
     // A thousand runs can meet one change of the second, on each of the CPUs they ran on.
     assert!((9..=100).contains(&told), "{told} events");
+}
+
+/// Somebody else's program on the same hook goes on seeing what we let by, and stays when we go.
+#[test]
+fn a_foreign_program_is_left_alone() {
+    let name = "attach::a_foreign_program_is_left_alone";
+    if !is_root() || !namespace::inside(name) {
+        return;
+    }
+    let mount = BpfMount::new();
+    interfaces();
+    let mut foreign = EbpfDatapath::open(None).unwrap();
+    for interface in ["mt0", "ga0"] {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let program = foreign.program(Answer).unwrap();
+        program.attach_with_options(interface, TcAttachType::Ingress, order).unwrap();
+    }
+    let theirs = ["mt0", "ga0"].map(|interface| attached(interface, TcAttachType::Ingress));
+    let mut datapath = EbpfDatapath::load("mt0", &mount.pin_root()).unwrap();
+    datapath.apply(&policy(usual_scope())).unwrap();
+    datapath.guard("ga0").unwrap();
+    for (interface, theirs) in ["mt0", "ga0"].into_iter().zip(&theirs) {
+        let all = attached(interface, TcAttachType::Ingress);
+        assert_eq!((all.len(), all.last()), (2, theirs.last()), "ours comes first on {interface}");
+    }
+    datapath.detach_all().unwrap();
+    for (interface, theirs) in ["mt0", "ga0"].into_iter().zip(theirs) {
+        assert_eq!(wait_for(interface, TcAttachType::Ingress, 1), theirs);
+    }
 }

@@ -79,6 +79,8 @@ impl Marked {
         for _ in 0..TRIES {
             match sendmsg::<()>(socket, &pieces, ancillary, MsgFlags::empty(), None) {
                 Ok(_) => return Ok(()),
+                // The path was found to be smaller (RFC 8201): the kernel cuts the next ones accordingly.
+                Err(Errno::EMSGSIZE) => {}
                 Err(Errno::ENOBUFS) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => bail!("cannot send {} bytes in segments of {segment}: {error}", bytes.len()),
             }
@@ -92,7 +94,7 @@ impl Marked {
         let mut pieces = [IoSliceMut::new(buffer)];
         let socket = self.socket.as_raw_fd();
         let message = match recvmsg::<()>(socket, &mut pieces, Some(&mut ancillary), MsgFlags::empty()) {
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::EMSGSIZE) => return Ok(None),
             other => other.context("cannot receive")?,
         };
         let mark = message.cmsgs()?.find_map(|ancillary| match ancillary {
