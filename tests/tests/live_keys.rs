@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::ask::dig;
 use meshhold_tests::flow::Flow;
 use meshhold_tests::lab::labtool;
 use meshhold_tests::status::Network;
@@ -62,9 +63,13 @@ fn keys_come_and_go_without_disturbing_others() -> Result<()> {
 /// Removes the second key; everything of its network goes at once.
 fn removed(a: &Node, before: &str) -> Result<()> {
     let id = a.key_id(1)?;
+    let name = || dig(a, &["+short", "c.mesh", "A"]);
+    ensure!(!name()?.is_empty(), "its member has a name");
     let start = Instant::now();
     a.meshhold(&["mgmt-keys", "rm", &id])?;
-    wait::until_true(GONE, "nothing of the network is left", || Ok(collect(a)? == before))?;
+    wait::until_true(GONE, "nothing of the network is left", || {
+        Ok(collect(a)? == before && name()?.is_empty())
+    })?;
     println!("figure: a removed network was gone after {:?}, the command included", start.elapsed());
     ensure!(start.elapsed() < GONE, "{:?}", start.elapsed());
     ensure!(a.status()?.networks.len() == 1, "the circuits are shown no more");

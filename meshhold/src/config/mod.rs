@@ -97,12 +97,12 @@ pub struct MeshlanConfig {
     /// Inner MTU in bytes, 1280 to 65535.
     #[serde(deserialize_with = "value::mtu")]
     pub mtu: u16,
-    /// DNS suffix of the mesh names; kept for the name service of a later version.
+    /// DNS suffix of the mesh names.
     #[serde(deserialize_with = "value::dns_suffix")]
     pub dns_suffix: String,
     #[serde(deserialize_with = "value::source")]
     source: (),
-    #[serde(deserialize_with = "value::unsupported")]
+    #[serde(deserialize_with = "value::dns_upstream")]
     dns_upstream: (),
     /// LAN devices that this node fronts.
     #[serde(deserialize_with = "value::forwards")]

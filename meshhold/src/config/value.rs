@@ -122,6 +122,12 @@ pub(super) fn unsupported<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::
     input.deserialize_any(Refuse)
 }
 
+pub(super) fn dns_upstream<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
+    check(input, |_| {
+        Err("the resolver of this system asks MeshHold for its own names only, so nothing is passed on; remove the key".to_owned())
+    })
+}
+
 pub(super) fn source<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
     check(input, |text| match text {
         "loopback" => Ok(()),
