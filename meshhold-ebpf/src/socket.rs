@@ -72,7 +72,9 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
         (4, UDP) => return udp4(ctx, packet, peer),
         (6, _) if !packet.is_plain() => true,
         (6, TCP) => return tcp6(ctx, packet, peer),
-        (6, UDP) => lookup::<UDP, _>(ctx, &real6(packet)).is_some(),
+        (6, UDP) => {
+            lookup::<UDP, _>(ctx, &real6(packet)).is_some() || !is_served_on_loopback(ctx, packet, peer)
+        }
         _ => true,
     };
     if native { Delivery::Native } else { Delivery::Loopback }
@@ -105,7 +107,20 @@ fn udp4(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
         return Delivery::Native;
     }
     let bound = lookup::<UDP, _>(ctx, &Tuple4 { source: peer.caller, ..real4(packet) });
-    if bound.local4 == own { Delivery::Caller } else { Delivery::Loopback }
+    if bound.local4 == own {
+        return Delivery::Caller;
+    }
+    if bound.is_some() || is_served_on_loopback(ctx, packet, peer) {
+        Delivery::Loopback
+    } else {
+        Delivery::Native
+    }
+}
+
+/// Where nobody takes a datagram, the kernel's "port unreachable" has to be about the mesh addresses.
+#[inline(always)]
+fn is_served_on_loopback(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
+    lookup::<UDP, _>(ctx, &on_loopback(packet, peer)).is_some()
 }
 
 #[inline(always)]
@@ -127,13 +142,18 @@ fn tcp6(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
 /// True for a connection between the caller address and `127.0.0.1` on the packet's ports.
 #[inline(always)]
 fn has_loopback_connection(ctx: &TcContext, packet: &Packet, peer: &Peer) -> bool {
-    let tuple = Tuple4 {
+    lookup::<TCP, _>(ctx, &on_loopback(packet, peer)).is_connection()
+}
+
+/// The packet as a service on `127.0.0.1` would see it.
+#[inline(always)]
+fn on_loopback(packet: &Packet, peer: &Peer) -> Tuple4 {
+    Tuple4 {
         source: peer.caller,
         destination: Address::LOOPBACK4,
         source_port: packet.source_port.to_be_bytes(),
         destination_port: packet.destination_port.to_be_bytes(),
-    };
-    lookup::<TCP, _>(ctx, &tuple).is_connection()
+    }
 }
 
 /// Hands the packet to a listener on `::1`, if there is one; the service sees the caller's mesh address.

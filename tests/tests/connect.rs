@@ -1,7 +1,7 @@
 //! Two members reach each other's real services, whatever these are bound to.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -42,6 +42,23 @@ fn ssh_and_http_reach_loopback_services() -> Result<()> {
             let printed = shell.execute(&b.host, address, "echo $SSH_CONNECTION")?;
             ensure!(printed.starts_with("127."), "sshd saw {printed}");
         }
+        Ok(())
+    })
+}
+
+/// In an open port nobody listens: the caller's socket hears it at once.
+#[test]
+fn an_open_port_without_a_service_refuses() -> Result<()> {
+    run("refused", |lab| {
+        let (a, b) = scenario::pair(lab, &["tcp:81", "udp:81"])?;
+        for address in a.both_addresses()? {
+            b.host.tool(&["refused", &address.to_string(), "81"])?;
+            let curl = format!("http://{}/", SocketAddr::new(address, 81));
+            let refused =
+                b.host.run("sh", &["-c", &format!("curl -gsS --max-time 5 {curl} 2>&1 || true")])?;
+            ensure!(refused.contains("Couldn't connect") || refused.contains("refused"), "{refused}");
+        }
+        ensure!(!a.status()?.counters.contains_key("icmp-type"), "{:?}", a.status()?.counters);
         Ok(())
     })
 }

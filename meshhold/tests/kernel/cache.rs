@@ -115,16 +115,16 @@ fn a_service_that_starts_later_is_reached() {
     }
     let scope = vec![crate::support::open(UDP, 0, u16::MAX)];
     let mut kernel = Kernel::new(&policy(scope));
-    // Without a socket an IPv6 datagram is translated towards an IPv4 service.
+    // For a service on 127.0.0.1 an IPv6 datagram is translated.
     let holder = std::net::UdpSocket::bind("[::]:0").unwrap();
     let port = holder.local_addr().unwrap().port();
     drop(holder);
     let request = ipv6(PEER6, OWN6, UDP, &ports(UDP, 9, port, 0));
-    assert_ne!(kernel.transform(Ingress, &request), request);
-    let _service = std::net::UdpSocket::bind(("::", port)).unwrap();
+    assert_eq!(kernel.transform(Ingress, &request), request);
+    let _service = std::net::UdpSocket::bind(("127.0.0.1", port)).unwrap();
     // Longer than a tick on any kernel.
     let deadline = Instant::now() + Duration::from_secs(6);
-    while kernel.transform(Ingress, &request) != request {
+    while kernel.transform(Ingress, &request) == request {
         assert!(Instant::now() < deadline, "the new service is not reached");
         std::thread::yield_now();
     }

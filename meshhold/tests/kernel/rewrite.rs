@@ -4,8 +4,11 @@
 use meshhold::datapath::ebpf::Program::{Egress, Ingress};
 
 use crate::{
-    packets::{ACK, SYN, TCP, UDP, checksums_are_right, icmp, ipv4, ipv4_raw, ports, udp},
-    support::{CALLER4, Kernel, LOCALHOST, OWN4, PEER4, is_root, policy, usual_scope},
+    packets::{ACK, SYN, TCP, UDP, checksums_are_right, icmp, ipv4, ipv4_raw, ipv6, ports, udp},
+    support::{
+        CALLER4, Kernel, LOCALHOST, OWN4, OWN6, PEER4, PEER6, is_root, loopback_service, open, policy,
+        usual_scope,
+    },
 };
 
 #[test]
@@ -13,6 +16,7 @@ fn loopback_delivery_changes_addresses_and_nothing_else() {
     if !is_root() {
         return;
     }
+    loopback_service();
     let mut kernel = Kernel::new(&policy(usual_scope()));
     for (protocol, port) in [(TCP, 8080), (UDP, 8000)] {
         let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 40_000, port, SYN));
@@ -30,6 +34,7 @@ fn a_datagram_without_checksum_stays_without() {
     if !is_root() {
         return;
     }
+    loopback_service();
     let mut kernel = Kernel::new(&policy(usual_scope()));
     let request = ipv4_raw(PEER4, OWN4, UDP, &[], 0, &udp(40_000, 8000));
     assert_eq!(
@@ -43,6 +48,7 @@ fn options_and_later_fragments_keep_their_payload() {
     if !is_root() {
         return;
     }
+    loopback_service();
     let mut kernel = Kernel::new(&policy(usual_scope()));
     let options = [1; 8];
     let first =
@@ -51,6 +57,24 @@ fn options_and_later_fragments_keep_their_payload() {
     assert_eq!(kernel.transform(Ingress, &first(PEER4, OWN4)), first(CALLER4, LOCALHOST));
     let later = |source, destination| ipv4_raw(source, destination, UDP, &options, 0x0002, &[0xab; 64]);
     assert_eq!(kernel.transform(Ingress, &later(PEER4, OWN4)), later(CALLER4, LOCALHOST));
+}
+
+/// Where nobody takes a datagram, "port unreachable" has to quote what its sender sent.
+#[test]
+fn a_datagram_that_nobody_takes_stays_untouched() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(vec![open(UDP, 0, u16::MAX)]));
+    let holder = std::net::UdpSocket::bind("[::]:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    drop(holder);
+    for request in [
+        ipv4(PEER4, OWN4, UDP, &ports(UDP, 40_000, port, 0)),
+        ipv6(PEER6, OWN6, UDP, &ports(UDP, 40_000, port, 0)),
+    ] {
+        assert_eq!(kernel.transform(Ingress, &request), request);
+    }
 }
 
 #[test]

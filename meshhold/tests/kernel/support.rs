@@ -1,6 +1,9 @@
 //! The addresses and the policy of the tests, and a loaded data path that runs single packets.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
+    sync::OnceLock,
+};
 
 use aya::programs::{TestRun, TestRunOptions};
 use meshhold::datapath::{
@@ -135,6 +138,12 @@ impl Kernel {
         });
         assert_eq!(seen, sum);
     }
+}
+
+/// A service on `127.0.0.1`, UDP port 8000, for all tests; it may be somebody else's.
+pub(crate) fn loopback_service() {
+    static SERVICE: OnceLock<Option<UdpSocket>> = OnceLock::new();
+    SERVICE.get_or_init(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 8000)).ok());
 }
 
 /// Says why a test does nothing where it can't.

@@ -1,7 +1,7 @@
 //! Single questions to an echo server.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -25,12 +25,17 @@ pub(crate) fn tcp(server: SocketAddr, size: usize) -> Result<()> {
     Ok(())
 }
 
-/// UDP may lose the first datagrams while a circuit is being made; three tries.
-pub(crate) fn udp(server: SocketAddr, size: usize) -> Result<()> {
-    let any: std::net::IpAddr =
+fn connected(server: SocketAddr) -> Result<UdpSocket> {
+    let any: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(server)?;
+    Ok(socket)
+}
+
+/// UDP may lose the first datagrams while a circuit is being made; three tries.
+pub(crate) fn udp(server: SocketAddr, size: usize) -> Result<()> {
+    let socket = connected(server)?;
     socket.set_read_timeout(Some(REPLY_LIMIT / 3))?;
     let mut buffer = vec![0; 65_536];
     for _ in 0..3 {
@@ -46,8 +51,7 @@ pub(crate) fn udp(server: SocketAddr, size: usize) -> Result<()> {
 
 /// An ICMP error reaches the socket only if its quote is what this host sent.
 pub(crate) fn refused(server: SocketAddr) -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    socket.connect(server)?;
+    let socket = connected(server)?;
     socket.set_read_timeout(Some(REPLY_LIMIT))?;
     socket.send(b"anybody there?")?;
     match socket.recv(&mut [0; 64]) {
