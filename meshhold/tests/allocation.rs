@@ -6,7 +6,9 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use meshhold::datapath::workers::offload::checksum::write_ipv4;
 use meshhold::datapath::workers::offload::header::{TCP, UDP};
+use meshhold::datapath::workers::offload::virtio;
 use meshhold::datapath::workers::tun::Offload;
 use meshhold_core::session::Cipher;
 use support::{Inner, Node, connected};
@@ -60,4 +62,31 @@ fn no_allocation_per_packet() {
     run(1000);
     let allocations = ALLOCATIONS.load(Relaxed) - before;
     assert_eq!(allocations, 0, "in 8,000 packets and super-packets");
+
+    // A datagram that is cut for the mesh, as those of a LAN device are.
+    let long = cuttable(Inner { size: 4000, ..Inner::v4(UDP, 2000) });
+    let mut run = |rounds| {
+        for _ in 0..rounds {
+            a.queues[0].send(&long).unwrap();
+            let (mut payload, mut pieces) = (0, 0);
+            while payload < 2008 {
+                payload += b.queues[0].recv(&mut buffer).unwrap() - virtio::LEN - 20;
+                pieces += 1;
+            }
+            assert_eq!((payload, pieces), (2008, 2));
+        }
+    };
+    run(10);
+    let before = ALLOCATIONS.load(Relaxed);
+    run(1000);
+    assert_eq!(ALLOCATIONS.load(Relaxed) - before, 0, "in 2,000 fragments");
+}
+
+/// Without "don't fragment".
+fn cuttable(inner: Inner) -> Vec<u8> {
+    let mut read = inner.build();
+    let header = &mut read[virtio::LEN..virtio::LEN + 20];
+    header[6] = 0;
+    write_ipv4(header);
+    read
 }

@@ -2,7 +2,7 @@
 
 use crate::config::keys::Capability;
 use crate::config::secret::SecretText;
-use crate::control::api::At;
+use crate::datapath::probe::Way;
 use clap::{ArgGroup, Parser, Subcommand};
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::scope::PortRule;
@@ -84,7 +84,7 @@ pub(super) struct ExplainArgs {
     pub(super) from: Option<String>,
     /// Where the packet is: out of the mesh, into it, or on another interface [default: by its source]
     #[arg(long, value_name = "PLACE")]
-    pub(super) at: Option<At>,
+    pub(super) at: Option<Way>,
 }
 
 /// What is to be explained.

@@ -1,10 +1,9 @@
 //! `meshlan drops`: what the kernel tells of, line by line, and how much it didn't tell of.
 
+use super::ask;
 use super::output::{Outcome, printable};
-use super::status::NOT_RUNNING;
 use crate::config::Config;
 use crate::control::api::{Drop, DropsReply, Request, Response};
-use crate::control::client::{self, ClientError};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -18,14 +17,8 @@ pub(super) fn run(config: &Config, limit: Option<Duration>, json: bool) -> anyho
     let mut last: Option<DropsReply> = None;
     loop {
         let seen = last.as_ref().map_or(0, |last| last.seen);
-        let reply = match client::call(&config.socket(), &Request::Drops { seen }) {
-            Ok(Response::Drops(reply)) => reply,
-            Ok(Response::Error(error)) => anyhow::bail!(error),
-            Ok(_) => anyhow::bail!("the daemon's answer isn't a list of drops; restart it with this version"),
-            Err(error @ ClientError::NotRunning(_)) => {
-                return Ok(Outcome::default().advise(format!("error: {error}")).code(NOT_RUNNING));
-            }
-            Err(error) => return Err(error.into()),
+        let Response::Drops(reply) = ask(config, &Request::Drops { seen })? else {
+            anyhow::bail!("the daemon's answer isn't a list of drops; restart it with this version");
         };
         // What was before is not followed.
         if let Some(last) = &last

@@ -1,11 +1,10 @@
 //! `meshlan explain`: the daemon's answer for people and for programs.
 
 use super::args::{ExplainArgs, Kind};
+use super::ask;
 use super::output::{Outcome, printable};
-use super::status::NOT_RUNNING;
 use crate::config::Config;
-use crate::control::api::{At, ExplainRequest, Explanation, Request, Response, Traffic, Verdict};
-use crate::control::client::{self, ClientError};
+use crate::control::api::{ExplainRequest, Explanation, Request, Response, Traffic, Verdict};
 use crate::datapath::probe::{Packet, Way};
 use crate::datapath::workers::offload::header::UDP;
 use std::fmt::Write;
@@ -25,19 +24,19 @@ pub(super) fn run(config: &Config, question: ExplainArgs, json: bool) -> anyhow:
         Ok(question) => question,
         Err(error) => return Ok(Outcome::default().advise(format!("error: {error}")).code(USAGE)),
     };
-    let explanation = match client::call(&config.socket(), &request) {
-        Ok(Response::Explanation(explanation)) => *explanation,
-        Ok(Response::Error(error)) => anyhow::bail!(error),
-        Ok(_) => anyhow::bail!("the daemon's answer isn't an explanation; restart it with this version"),
-        Err(error @ ClientError::NotRunning(_)) => {
-            return Ok(Outcome::default().advise(format!("error: {error}")).code(NOT_RUNNING));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let explanation = explained(config, &request)?;
     let code = u8::from(explanation.verdict == Verdict::Drop);
     let outcome =
         if json { Outcome::json(&explanation) } else { Outcome::text(render(&explanation, traffic, port)) };
     Ok(outcome.code(code))
+}
+
+/// The daemon's answer to one of the two questions.
+pub(super) fn explained(config: &Config, request: &Request) -> anyhow::Result<Explanation> {
+    match ask(config, request)? {
+        Response::Explanation(explanation) => Ok(*explanation),
+        _ => anyhow::bail!("the daemon's answer isn't an explanation; restart it with this version"),
+    }
 }
 
 fn understand(question: ExplainArgs) -> Result<Question, String> {
@@ -58,7 +57,7 @@ fn understand(question: ExplainArgs) -> Result<Question, String> {
     Ok((Request::Explain(ExplainRequest { traffic, to: host, port, from }), traffic, port))
 }
 
-fn packet(text: &str, at: Option<At>) -> Result<Question, String> {
+fn packet(text: &str, at: Option<Way>) -> Result<Question, String> {
     let packet = bytes(text).ok_or(
         "that is no packet; write its bytes in hexadecimal from the IP header on, as `tcpdump -x` does",
     )?;

@@ -1,11 +1,10 @@
 //! `meshlan forwards`: LAN devices that this node fronts.
 
 use super::args::ForwardsCommand;
+use super::ask;
 use super::output::{Outcome, printable, table};
-use super::status::NOT_RUNNING;
 use crate::config::Config;
 use crate::control::api::{DeviceState, DeviceStatus, ForwardRequest, Request, Response};
-use crate::control::client::{self, ClientError};
 use crate::forward::{Forward, Origin};
 
 /// Runs one of the commands. They need the daemon: it alone knows addresses and ways.
@@ -15,15 +14,10 @@ pub(super) fn run(config: &Config, command: ForwardsCommand, json: bool) -> anyh
         ForwardsCommand::List => ForwardRequest::List,
         ForwardsCommand::Rm { name } => ForwardRequest::Remove { name },
     };
-    match client::call(&config.socket(), &Request::Forward(request)) {
-        Ok(Response::Forwards(devices)) if json => Ok(Outcome::json(&devices)),
-        Ok(Response::Forwards(devices)) => Ok(Outcome::text(list(&devices))),
-        Ok(Response::Error(error)) => anyhow::bail!(error),
-        Ok(_) => anyhow::bail!("the daemon's answer isn't a list of devices; restart it with this version"),
-        Err(error @ ClientError::NotRunning(_)) => {
-            Ok(Outcome::default().advise(format!("error: {error}")).code(NOT_RUNNING))
-        }
-        Err(error) => Err(error.into()),
+    match ask(config, &Request::Forward(request))? {
+        Response::Forwards(devices) if json => Ok(Outcome::json(&devices)),
+        Response::Forwards(devices) => Ok(Outcome::text(list(&devices))),
+        _ => anyhow::bail!("the daemon's answer isn't a list of devices; restart it with this version"),
     }
 }
 

@@ -15,6 +15,8 @@ mod time;
 
 use crate::config::file::ConfigError;
 use crate::config::{Config, DEFAULT_PATH, SwarmKey, identity};
+use crate::control::api::{Request, Response};
+use crate::control::client::{self, ClientError};
 use anyhow::Context;
 use args::{Args, Command, MeshlanCommand};
 use clap::Parser;
@@ -39,8 +41,19 @@ pub fn main() -> ExitCode {
         Ok(outcome) => outcome.print(),
         Err(error) => {
             output::note(&format!("error: {error:#}"));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(ClientError::NotRunning(_)) => ExitCode::from(status::NOT_RUNNING),
+                _ => ExitCode::FAILURE,
+            }
         }
+    }
+}
+
+/// The running daemon's answer, where it isn't an error.
+fn ask(config: &Config, request: &Request) -> anyhow::Result<Response> {
+    match client::call(&config.socket(), request)? {
+        Response::Error(error) => anyhow::bail!(error),
+        response => Ok(response),
     }
 }
 

@@ -1,10 +1,10 @@
 //! `meshlan ping`: echoes through the mesh, and at which step they fail.
 
+use super::ask;
+use super::explain::explained;
 use super::output::{Outcome, note, printable};
-use super::status::NOT_RUNNING;
 use crate::config::Config;
 use crate::control::api::{ExplainRequest, Explanation, Request, Response, Traffic, Verdict};
-use crate::control::client::{self, ClientError};
 use crate::platform::linux::echo::{Answer, Echoes};
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -16,17 +16,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Pings `to` and prints what came back.
 pub(super) fn run(config: &Config, to: &str, count: u16, json: bool) -> anyhow::Result<Outcome> {
-    let address = match client::call(&config.socket(), &Request::Resolve(to.to_owned())) {
-        Ok(Response::Address(address)) => address,
-        Ok(Response::Error(error)) => anyhow::bail!(error),
-        Ok(_) => anyhow::bail!("the daemon's answer isn't an address; restart it with this version"),
-        Err(error @ ClientError::NotRunning(_)) => {
-            return Ok(Outcome::default().advise(format!("error: {error}")).code(NOT_RUNNING));
-        }
-        Err(error) => return Err(error.into()),
+    let Response::Address(address) = ask(config, &Request::Resolve(to.to_owned()))? else {
+        anyhow::bail!("the daemon's answer isn't an address; restart it with this version");
     };
     let before = explain(config, address)?;
-    let answers = if before.verdict == Verdict::Drop { Vec::new() } else { ask(address, count, json)? };
+    let answers = if before.verdict == Verdict::Drop { Vec::new() } else { echoes(address, count, json)? };
     let replies: Vec<f64> = answers.iter().filter_map(milliseconds).collect();
     let after = explain(config, address)?;
     let failure = replies.is_empty().then(|| failure(&answers, &after));
@@ -39,22 +33,18 @@ pub(super) fn run(config: &Config, to: &str, count: u16, json: bool) -> anyhow::
 
 fn explain(config: &Config, address: IpAddr) -> anyhow::Result<Explanation> {
     let request = ExplainRequest { traffic: Traffic::Icmp, to: address.to_string(), port: None, from: None };
-    match client::call(&config.socket(), &Request::Explain(request))? {
-        Response::Explanation(explanation) => Ok(*explanation),
-        Response::Error(error) => anyhow::bail!(error),
-        _ => anyhow::bail!("the daemon's answer isn't an explanation; restart it with this version"),
-    }
+    explained(config, &Request::Explain(request))
 }
 
-fn ask(address: IpAddr, count: u16, quiet: bool) -> anyhow::Result<Vec<Answer>> {
-    let mut echoes = Echoes::new(address)
+fn echoes(address: IpAddr, count: u16, quiet: bool) -> anyhow::Result<Vec<Answer>> {
+    let mut socket = Echoes::new(address)
         .with_context(|| format!("can't ping {address}: raw sockets need root or CAP_NET_RAW"))?;
     let mut answers = Vec::new();
     for number in 1..=count {
         if number > 1 {
             std::thread::sleep(PAUSE);
         }
-        let answer = echoes.ask(PATIENCE).with_context(|| format!("can't ping {address}"))?;
+        let answer = socket.ask(PATIENCE).with_context(|| format!("can't ping {address}"))?;
         if !quiet {
             note(&line(number, answer));
         }

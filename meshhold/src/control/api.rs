@@ -3,6 +3,7 @@
 //! Owns the stable shapes. No reply carries a secret. Must not know how the daemon computes them.
 
 use crate::config::keys::{KeyError, KeyReply, KeyRequest};
+use crate::datapath::probe::Way;
 use crate::forward::{Forward, Origin};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ pub enum Request {
         /// From its IP header on.
         packet: Vec<u8>,
         /// Where it is; by its source address where none is named.
-        at: Option<At>,
+        at: Option<Way>,
     },
     /// What was dropped since?
     Drops {
@@ -61,18 +62,6 @@ pub enum Traffic {
     Udp,
     /// An echo request.
     Icmp,
-}
-
-/// Where a packet to be asked about is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum At {
-    /// It comes out of the mesh.
-    In,
-    /// It goes into the mesh.
-    Out,
-    /// It comes by another interface.
-    Lan,
 }
 
 /// What `meshlan explain --json` prints.

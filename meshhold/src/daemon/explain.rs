@@ -15,7 +15,7 @@ use super::Daemon;
 use super::network::Network;
 use super::status::path;
 use super::view;
-use crate::control::api::{At, DropsReply, ExplainRequest, Explanation, PeerName, Traffic, Verdict};
+use crate::control::api::{DropsReply, ExplainRequest, Explanation, PeerName, Traffic, Verdict};
 use crate::datapath::policy::Policy;
 use crate::datapath::probe::{self, Kind, Packet, Way};
 use crate::datapath::userspace::Rules;
@@ -47,7 +47,7 @@ impl Daemon {
     }
 
     /// Answers `meshlan explain packet`.
-    pub(super) fn explain_packet(&mut self, bytes: Vec<u8>, at: Option<At>) -> anyhow::Result<Explanation> {
+    pub(super) fn explain_packet(&mut self, bytes: Vec<u8>, at: Option<Way>) -> anyhow::Result<Explanation> {
         let policy = self.policy();
         let mut packet = Packet { way: Way::In, bytes };
         let owner = |address: Option<IpAddr>| {
@@ -55,13 +55,7 @@ impl Daemon {
             self.networks.values().find(|network| network.is_of(&network.own_block(), address))
         };
         let ours = owner(packet.source()).is_some() || packet.source().is_some_and(|ip| ip.is_loopback());
-        packet.way = match at {
-            Some(At::In) => Way::In,
-            Some(At::Lan) => Way::Lan,
-            Some(At::Out) => Way::Out,
-            None if ours => Way::Out,
-            None => Way::In,
-        };
+        packet.way = at.unwrap_or(if ours { Way::Out } else { Way::In });
         let (own, other) = match packet.way {
             Way::Out => (packet.source(), packet.destination()),
             Way::In | Way::Lan => (packet.destination(), packet.source()),

@@ -3,7 +3,7 @@
 //! Owns which network a bare name belongs to and the hand-over to the host's resolver. Must not know DNS messages.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,9 @@ pub(super) struct Names {
     interface: String,
     stale: bool,
     refreshed_at: Option<Instant>,
-    /// What resolved was last told to ask us for.
+    /// What resolved is to ask us for, and what it was last told.
     zones: Vec<String>,
+    told: Vec<String>,
     telling: Option<JoinHandle<Result<(), ResolvedError>>>,
     handed_over: bool,
     zone: Arc<Zone>,
@@ -63,6 +64,7 @@ impl Names {
             stale: true,
             refreshed_at: None,
             zones: Vec::new(),
+            told: Vec::new(),
             telling: None,
             handed_over: false,
             zone: Arc::default(),
@@ -89,20 +91,24 @@ impl Names {
         connected: bool,
     ) {
         self.hear().await;
-        if !std::mem::take(&mut self.stale) {
-            return;
+        if std::mem::take(&mut self.stale) {
+            self.gather(networks, own, devices);
         }
+        if connected && !networks.is_empty() {
+            self.tell();
+        }
+    }
+
+    /// What there is to say now.
+    fn gather(&mut self, networks: &[&Network], own: (NodeId, &str), devices: &[Device]) {
         self.refreshed_at = Some(Instant::now());
         let Ok(suffix) = Name::from_ascii(format!("{}.", self.suffix)) else { return };
         let reverse: Vec<Name> = networks.iter().flat_map(|network| reverse(network)).collect();
-        let zones = [&suffix].into_iter().chain(&reverse).map(without_dot).collect();
+        self.zones = [&suffix].into_iter().chain(&reverse).map(without_dot).collect();
         let (labels, hosts) = self.hosts(networks, own, devices);
         self.zone = Arc::new(Zone::new(suffix, reverse, labels, hosts));
         if let Some(server) = &self.server {
             server.publish(Arc::clone(&self.zone));
-            if connected && !networks.is_empty() {
-                self.tell(server.address(), zones);
-            }
         }
     }
 
@@ -133,13 +139,13 @@ impl Names {
     }
 
     /// Lets the host's resolver ask us, in the background: it may take its time.
-    fn tell(&mut self, server: SocketAddr, zones: Vec<String>) {
-        if self.telling.is_some() || self.zones == zones {
-            self.stale |= self.zones != zones;
+    fn tell(&mut self) {
+        let Some(server) = &self.server else { return };
+        if self.telling.is_some() || self.told == self.zones {
             return;
         }
-        self.zones.clone_from(&zones);
-        let interface = self.interface.clone();
+        self.told.clone_from(&self.zones);
+        let (server, interface, zones) = (server.address(), self.interface.clone(), self.zones.clone());
         self.telling =
             Some(tokio::spawn(async move { resolved::hand_over(&interface, server, &zones).await }));
     }

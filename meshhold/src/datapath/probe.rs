@@ -5,11 +5,14 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::workers::offload::checksum::{finish, fold, pseudo, put_u16, write_ipv4};
 use super::workers::offload::header::{Layout, TCP, UDP};
 
 /// Where a packet is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// It comes out of the mesh.
     In,

@@ -326,7 +326,7 @@ mod tests {
         assert_eq!((first("nas.x"), first("na"), first(""), first("nas.work.x")), (None, None, None, None));
     }
 
-    /// At 10,000 hosts no more than the issue of memory has room for: about 50 bytes each.
+    /// There may be 10,000 of them, and a label and two places come on top.
     #[test]
     fn a_host_takes_little() {
         assert!(size_of::<Packed>() <= 28, "{}", size_of::<Packed>());

@@ -1,6 +1,6 @@
 //! The kernel's flows to LAN devices, as far as user space tends them: what is over is taken out a few at a time.
 //!
-//! Owns the two maps. Must not know devices.
+//! Owns their two maps and the announcement of what is taken out. Must not know devices.
 
 use aya::maps::{Array, HashMap, MapData};
 use meshhold_common::{

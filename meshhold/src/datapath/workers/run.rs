@@ -90,6 +90,8 @@ pub(super) struct Worker {
     pub(super) outside: Outside,
     pub(super) received: Box<[u8]>,
     pub(super) sparse_received: Box<[u8]>,
+    /// Room for a fragment, with its virtio header.
+    pub(super) piece: Vec<u8>,
     reads: Reads,
     sparse_reads: Reads,
     /// Of the snapshot in use.
@@ -129,6 +131,7 @@ impl Worker {
             outside,
             received: vec![0; PACKET].into(),
             sparse_received: vec![0; PACKET].into(),
+            piece: Vec::new(),
             reads: Reads::new(),
             sparse_reads: Reads::new(),
             version: 0,

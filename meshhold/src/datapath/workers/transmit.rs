@@ -140,12 +140,19 @@ impl Worker {
             self.reject(icmp::Error::TooBig(self.mtu as u16), packet, wake);
             return Err(Reason::TooBig);
         };
-        while let Some(len) = fragments.next_len() {
-            let mut piece = vec![0; header + len];
-            fragments.write_next(piece.get_mut(header..).unwrap_or_default()).ok_or(Reason::Malformed)?;
-            self.send_on((path, view), class, &mut piece, wake)?;
+        let mut piece = std::mem::take(&mut self.piece);
+        let mut outcome = Ok(());
+        while let (Ok(()), Some(len)) = (outcome, fragments.next_len()) {
+            // Zeros before it: a virtio header of nothing.
+            piece.clear();
+            piece.resize(header + len, 0);
+            outcome = fragments
+                .write_next(piece.get_mut(header..).unwrap_or_default())
+                .ok_or(Reason::Malformed)
+                .and_then(|()| self.send_on((path, view), class, &mut piece, wake));
         }
-        Ok(())
+        self.piece = piece;
+        outcome
     }
 
     fn hold_back(&mut self, peer: &PeerRoute, read: &[u8], wake: &Wake<'_>) -> Result<(), Reason> {
