@@ -2,6 +2,7 @@
 //!
 //! All integers are big-endian. The first byte of a circuit datagram is below 0x40 and that of a QUIC
 //! packet is not (RFC 9000 section 17, fixed bit), so both share one UDP port.
+//! Through relays: `type 1, flags 1, reserved 2 | label 4 | circuit datagram`; relays change addresses and ports, nothing else.
 //! The data header (16 bytes) is the additional data of the AEAD; the nonce is 4 zero bytes and the counter.
 
 /// First bytes at and above this belong to QUIC.
@@ -14,6 +15,10 @@ pub const TYPE_RESPONSE: u8 = 2;
 pub const TYPE_COOKIE: u8 = 3;
 /// A sealed inner packet, or a keepalive when it seals nothing.
 pub const TYPE_DATA: u8 = 4;
+/// A datagram of a circuit behind a label, for a relay or from one.
+pub const TYPE_RELAY: u8 = 5;
+/// Bytes before the circuit's datagram of a relayed one. All but type and label are zero.
+pub const LABEL_HEADER: usize = 8;
 /// Bytes before the ciphertext of a data datagram.
 pub const DATA_HEADER: usize = 16;
 /// Bytes of the AEAD tag at the end of a data datagram.

@@ -7,6 +7,7 @@ pub mod ebpf;
 pub mod icmp;
 pub mod policy;
 pub mod probe;
+pub mod relay;
 pub mod renumber;
 pub mod table;
 pub mod userspace;
