@@ -42,6 +42,8 @@ reasons! {
     PassForward = "pass-forward",
     /// Egress, passed towards the circuit.
     PassEgress = "pass-egress",
+    /// Passed on to the next hop of a relayed path.
+    PassRelay = "pass-relay",
     /// Dropped: a header field contradicts the packet (version, header length, total length).
     Malformed = "malformed",
     /// Dropped: the packet ends inside a header, or before the length it claims.
@@ -100,6 +102,10 @@ reasons! {
     QueueFull = "queue-full",
     /// Worker, dropped: the underlay refuses the remote address (no route, forbidden).
     NoPath = "no-path",
+    /// Worker, dropped: a label that this node knows nothing of, or not from that address.
+    UnknownLabel = "unknown-label",
+    /// Dropped at a relay: beyond the rate of the circuit or of who asked for it.
+    OverRate = "over-rate",
 }
 
 impl Reason {
@@ -113,11 +119,11 @@ impl Reason {
 
     /// True where the packet went on.
     pub const fn is_pass(self) -> bool {
-        (self as u32) <= Reason::PassEgress as u32
+        (self as u32) <= Reason::PassRelay as u32
     }
 
     /// True where the classifier (and not a worker) gives this reason.
     pub const fn is_classifier(self) -> bool {
-        (self as u32) <= Reason::LanGuard as u32
+        (self as u32) <= Reason::LanGuard as u32 && !matches!(self, Reason::PassRelay)
     }
 }

@@ -123,6 +123,7 @@ fn node() {
     run(&format!("ip addr add {}/32 dev {INTERFACE} nodad", own6(node)));
     run(&format!("ip link set {INTERFACE} mtu 1420 up"));
     let config = WorkersConfig {
+        relay: false,
         interface: Some(queues),
         listen: "[::]:7777".parse().unwrap(),
         count: usize::from(LANES),

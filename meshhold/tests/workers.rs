@@ -271,7 +271,7 @@ fn a_new_address_is_reported_when_authentic() {
     let moved = b.event();
     let at = elsewhere.0.local_addr().unwrap();
     assert!(
-        matches!(moved, WorkerEvent::Moved { local_index: 0x2000_0000, from } if from == at),
+        matches!(moved, WorkerEvent::Moved { local_index: 0x2000_0000, from } if from == at.into()),
         "{moved:?}"
     );
 }
@@ -310,7 +310,7 @@ fn datagrams_at_the_wrong_socket_are_handed_over() {
     let packet = Inner::v4(UDP, 30).build();
     a.queues[1].send(&packet).unwrap();
     let good = middle.capture();
-    b.workers.inject(middle.0.local_addr().unwrap(), good);
+    b.workers.inject(middle.0.local_addr().unwrap().into(), good);
     assert_eq!(b.read(1), packet);
 }
 

@@ -33,6 +33,10 @@ pub struct Settings {
     pub offload: Option<bool>,
     /// Name and target of each of `meshlan.forwards`.
     pub forwards: Vec<(String, IpAddr)>,
+    /// Value of `relay.enabled`.
+    pub relay: bool,
+    /// Value of `meshlan.enabled`, if not the default.
+    pub meshlan: Option<bool>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -296,7 +300,10 @@ impl Node {
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
         }
-        text.push_str("meshlan:\n  enabled: true\n");
+        if self.settings.relay {
+            text.push_str("relay:\n  enabled: true\n");
+        }
+        writeln!(text, "meshlan:\n  enabled: {}", self.settings.meshlan.unwrap_or(true))?;
         if !self.settings.forwards.is_empty() {
             text.push_str("  forwards:\n");
         }

@@ -128,6 +128,24 @@ pub struct Peer {
     pub state: String,
     /// Cipher of the circuit.
     pub cipher: Option<String>,
+    /// How its datagrams travel, while it is connected.
+    #[serde(default)]
+    pub path: Option<Path>,
+}
+
+/// How datagrams travel.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Path {
+    /// `direct`, `relay` or `disguise`.
+    pub kind: String,
+    /// Where they go first.
+    pub remote: SocketAddr,
+    /// Node ids of the relays, the next one first.
+    pub via: Vec<String>,
+    /// Unix second.
+    pub since: u64,
+    /// Why this one.
+    pub reason: String,
 }
 
 impl Status {

@@ -18,7 +18,7 @@ use crate::claims::{Claim, Claims};
 use crate::device::Device;
 use crate::identity::{Identity, NodeId};
 use crate::key::{Ipv4Range, NetworkKeys};
-use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, RecordBody, RecordError};
+use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, MAX_RELAYS, RecordBody, RecordError};
 
 /// Most peers of a network. A known one is never given up for a new one.
 pub const MAX_PEERS: usize = 4096;
@@ -54,6 +54,8 @@ pub struct Peer {
     pub endpoints: Vec<SocketAddr>,
     /// LAN devices that it fronts.
     pub devices: Vec<Device>,
+    /// Relays that it has links to.
+    pub relays: Vec<(NodeId, SocketAddr)>,
     /// Until when its record counts (Unix seconds).
     pub expires: u64,
     claimed_at: u64,
@@ -80,6 +82,8 @@ pub struct Said<'a> {
     pub endpoints: &'a [SocketAddr],
     /// LAN devices that it fronts.
     pub devices: &'a [Device],
+    /// Relays that it has links to, the nearest first.
+    pub relays: &'a [(NodeId, SocketAddr)],
 }
 
 /// The members of one network.
@@ -200,6 +204,7 @@ impl Membership {
             last.attempt == self.state.attempt
                 && last.endpoints == endpoints
                 && last.devices == said.devices
+                && last.relays == said.relays
                 && last.version >= self.state.version
                 && last.expires > now + LIFETIME / 2
         });
@@ -217,6 +222,7 @@ impl Membership {
             claimed_at: self.state.claimed_at,
             endpoints,
             devices: said.devices.to_vec(),
+            relays: said.relays.iter().take(MAX_RELAYS).copied().collect(),
             version: self.state.version,
             expires: now + LIFETIME,
         };
@@ -234,6 +240,7 @@ impl Membership {
             block,
             endpoints: body.endpoints,
             devices: body.devices,
+            relays: body.relays,
             expires: body.expires,
             claimed_at: body.claimed_at,
             version: body.version,

@@ -34,3 +34,5 @@ pub const SPARSE_LANE: u8 = 1 << (LANE_BITS - 1);
 /// authenticated on its way, so the receiving kernel takes it as a partial checksum and nobody computes it.
 /// All other flags are zero; a datagram with one of them set is dropped.
 pub const FLAG_PARTIAL_CHECKSUM: u8 = 1;
+/// Flag of a data datagram: it seals no packet but a message about paths ([`crate::path::probe`]).
+pub const FLAG_CONTROL: u8 = 2;

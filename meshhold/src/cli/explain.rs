@@ -102,7 +102,7 @@ fn render(explanation: &Explanation, traffic: Traffic, port: Option<u16>) -> Str
         let _ = writeln!(text, "peer: {} {}", printable(&peer.name), peer.node_id);
     }
     if let Some(path) = &explanation.path {
-        let _ = writeln!(text, "path: {}", path.remote);
+        let _ = writeln!(text, "path: {path}");
     }
     if let Some(entry) = &explanation.scope_entry {
         let _ = writeln!(text, "opened by: {entry}");

@@ -81,12 +81,11 @@ fn failure(answers: &[Answer], now: &Explanation) -> String {
             )
         }
         (_, Some(peer), Some(path)) if answers.contains(&Answer::Unreachable) => {
-            format!("{} says it is unreachable (path {})", printable(&peer.name), path.remote)
+            format!("{} says it is unreachable (path {path})", printable(&peer.name))
         }
         (_, Some(peer), Some(path)) => format!(
-            "the circuit to {} is up (path {}), and no echo came back: the host or device behind it is off or drops ICMP",
+            "the circuit to {} is up (path {path}), and no echo came back: the host or device behind it is off or drops ICMP",
             printable(&peer.name),
-            path.remote
         ),
         (_, None, _) => "nobody answers".to_owned(),
     }
@@ -100,7 +99,7 @@ fn summary(
     failure: Option<String>,
 ) -> String {
     let peer = now.peer.as_ref().map(|peer| format!(" of {}", printable(&peer.name))).unwrap_or_default();
-    let path = now.path.as_ref().map(|path| format!(", path {}", path.remote)).unwrap_or_default();
+    let path = now.path.as_ref().map(|path| format!(", path {path}")).unwrap_or_default();
     let mut text = format!("{address}{peer}{path}: {} of {count} echoes", replies.len());
     if let (Some(least), Some(most)) = (least(replies), least_by(replies, |value| -value)) {
         let mean = replies.iter().sum::<f64>() / replies.len() as f64;

@@ -115,7 +115,7 @@ fn peer_rows(peer: &PeerStatus) -> Vec<Vec<String>> {
     let state = match (peer.state, &peer.path) {
         (PeerState::Connected, Some(path)) => {
             let rtt = peer.rtt_ms.map(|rtt| format!(" {rtt:.1} ms")).unwrap_or_default();
-            format!("connected via {}{rtt}", path.remote)
+            format!("connected via {path}{rtt}")
         }
         (PeerState::Connected, None) => "connected".to_owned(),
         (PeerState::Connecting, _) => "connecting".to_owned(),
@@ -141,7 +141,13 @@ mod tests {
             ipv4: Some([198, 18, 4, 17].into()),
             ipv6: "fd12:3::1".parse().unwrap(),
             state: PeerState::Connected,
-            path: Some(PathStatus { kind: PathKind::Direct, remote: "192.0.2.1:7777".parse().unwrap() }),
+            path: Some(PathStatus {
+                kind: PathKind::Direct,
+                remote: "192.0.2.1:7777".parse().unwrap(),
+                via: Vec::new(),
+                since: 0,
+                reason: String::new(),
+            }),
             rtt_ms: Some(0.84),
             cipher: Some("chacha20-poly1305".into()),
             rx_bytes: 1,

@@ -107,9 +107,8 @@ fn explain(path: &Path, text: &str, error: &serde_yaml::Error) -> ConfigError {
         None => (text.lines().count().max(1), message.as_str()),
     };
     let (at, what) = split_key(message);
-    let (key, what) = match (what.strip_suffix(super::value::UNSUPPORTED), backquoted(what)) {
-        (Some(_), _) => (at.to_owned(), "not supported by this version; remove it".to_owned()),
-        (None, Some((kind @ ("unknown field" | "duplicate field"), name, rest))) => {
+    let (key, what) = match backquoted(what) {
+        Some((kind @ ("unknown field" | "duplicate field"), name, rest)) => {
             let section = at.trim_end_matches('.');
             let key = if section.is_empty() || section.ends_with(name) {
                 name.to_owned()

@@ -48,8 +48,49 @@ pub struct Config {
     /// The mesh LAN.
     #[serde(deserialize_with = "value::section")]
     pub meshlan: MeshlanConfig,
-    #[serde(deserialize_with = "value::unsupported")]
-    relay: (),
+    /// What this node forwards for others.
+    #[serde(deserialize_with = "value::section")]
+    pub relay: RelayConfig,
+}
+
+/// Section `relay`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelayConfig {
+    /// True: forward sealed datagrams of circuits between nodes that have links to this one.
+    pub enabled: bool,
+    /// Most circuits.
+    pub circuits: u32,
+    /// Most circuits that one node may ask for.
+    pub circuits_per_source: u32,
+    /// Most megabits a second of each direction of a circuit.
+    pub rate_mbit: u32,
+    /// Most megabits a second of all circuits that one node asked for.
+    pub source_rate_mbit: u32,
+}
+
+impl RelayConfig {
+    /// Most bytes a second of each direction of a circuit.
+    pub fn rate(&self) -> u64 {
+        u64::from(self.rate_mbit) * 125_000
+    }
+
+    /// Most bytes a second of all circuits that one node asked for.
+    pub fn source_rate(&self) -> u64 {
+        u64::from(self.source_rate_mbit) * 125_000
+    }
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            circuits: 16_384,
+            circuits_per_source: 4_096,
+            rate_mbit: 100_000,
+            source_rate_mbit: 100_000,
+        }
+    }
 }
 
 /// Section `node`.

@@ -17,9 +17,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use zeroize::Zeroizing;
 
-/// What the parser says was expected where a key has no feature behind it yet.
-pub(super) const UNSUPPORTED: &str = "a key that this version supports";
-
 const SWARM_HRP: Hrp = Hrp::parse_unchecked("swarm");
 
 /// The shared secret that closes the underlay; printed as `swarm1…` with a checksum.
@@ -108,18 +105,6 @@ pub(super) fn section<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     input: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
-}
-
-pub(super) fn unsupported<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {
-    struct Refuse;
-    impl Visitor<'_> for Refuse {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(UNSUPPORTED)
-        }
-    }
-    input.deserialize_any(Refuse)
 }
 
 pub(super) fn dns_upstream<'de, D: Deserializer<'de>>(input: D) -> Result<(), D::Error> {

@@ -366,8 +366,24 @@ pub enum PeerState {
 pub struct PathStatus {
     /// Direct or not.
     pub kind: PathKind,
-    /// The address that datagrams go to.
+    /// The address that datagrams go to: the peer's, or that of the first relay.
     pub remote: SocketAddr,
+    /// Node ids of the relays, the next one first.
+    pub via: Vec<String>,
+    /// Since when, in seconds of the Unix epoch.
+    pub since: u64,
+    /// Why this one: a part of a sentence.
+    pub reason: String,
+}
+
+impl std::fmt::Display for PathStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            PathKind::Direct => self.remote.fmt(f),
+            PathKind::Relay if self.via.len() > 1 => write!(f, "{} relays, the first at {}", self.via.len(), self.remote),
+            PathKind::Relay => write!(f, "a relay at {}", self.remote),
+        }
+    }
 }
 
 /// Kind of a path.
@@ -376,4 +392,6 @@ pub struct PathStatus {
 pub enum PathKind {
     /// Straight to the peer.
     Direct,
+    /// Through relays.
+    Relay,
 }

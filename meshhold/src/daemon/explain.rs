@@ -13,7 +13,6 @@ use meshhold_core::scope::Protocol;
 
 use super::Daemon;
 use super::network::Network;
-use super::status::path;
 use super::view;
 use crate::control::api::{DropsReply, ExplainRequest, Explanation, PeerName, Traffic, Verdict};
 use crate::datapath::policy::Policy;
@@ -147,7 +146,7 @@ impl Daemon {
             scope_entry: incoming.and_then(|(network, service)| scope_entry(network, service)),
             listener: incoming.and_then(|(network, service)| listener(network, packet, service)),
             peer: peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.clone() }),
-            path: circuit.and_then(|circuit| path(&circuit)),
+            path: circuit.and_then(|circuit| self.path_status(&circuit)),
         }
     }
 }

@@ -4,12 +4,13 @@
 //! not know keys, circuits or records.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use meshhold_common::Reason;
+use meshhold_core::path::Path;
 
 use crate::config::Config;
 use crate::control::api::{DatapathMode, DatapathStatus};
@@ -257,9 +258,16 @@ impl Lan {
         }
     }
 
-    pub(super) fn inject(&self, from: SocketAddr, datagram: Vec<u8>) {
+    pub(super) fn inject(&self, from: Path, datagram: Vec<u8>) {
         if let Some(workers) = &self.workers {
             workers.inject(from, datagram);
+        }
+    }
+
+    /// Sends a message about paths on a session.
+    pub(super) fn control(&self, local_index: u32, path: Path, message: Vec<u8>) {
+        if let Some(workers) = &self.workers {
+            workers.send_control(local_index, path, message);
         }
     }
 

@@ -13,6 +13,7 @@ mod keys;
 mod lan;
 mod names;
 mod network;
+mod paths;
 mod place;
 mod start;
 mod state;
@@ -25,10 +26,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use meshhold_core::circuit::Traffic;
 use meshhold_core::identity::Identity;
 use meshhold_core::membership::{Change, Said};
+use meshhold_core::path::Path;
 use meshhold_core::record::Envelope;
+use meshhold_core::wire::{TYPE_DATA, TYPE_RELAY};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -41,11 +43,12 @@ use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
-use circuits::{CircuitTable, Effect};
+use circuits::CircuitTable;
 use drops::{Drops, Recent};
 use gateway::Gateway;
 use lan::Lan;
 use names::Names;
+use paths::Ways;
 use network::Network;
 use state::StateFile;
 
@@ -104,6 +107,7 @@ struct Daemon {
     networks: BTreeMap<u16, Network>,
     callers: Callers,
     circuits: CircuitTable,
+    ways: Ways,
     links: Links,
     lan: Lan,
     gateway: Gateway,
@@ -129,13 +133,13 @@ impl Daemon {
         let mut tick = tokio::time::interval(TICK);
         let mut news = Vec::with_capacity(BURST);
         loop {
-            let timer = self.circuits.machine.poll_timeout().unwrap_or_else(|| Instant::now() + TICK);
+            let timer = self.next_timer();
             tokio::select! {
                 Some(event) = inputs.workers.recv() => self.on_worker(event),
                 1.. = inputs.links.recv_many(&mut news, BURST) => news.drain(..).for_each(|event| self.on_link(event)),
                 Some(call) = inputs.calls.recv() => self.on_call(call).await,
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
-                () = tokio::time::sleep_until(timer.into()) => self.circuits.tick(Instant::now()),
+                () = tokio::time::sleep_until(timer.into()) => self.on_timer(Instant::now()),
                 _ = tick.tick() => {
                     self.on_tick().await;
                     self.look_at_routes().await;
@@ -147,6 +151,16 @@ impl Daemon {
             }
             self.settle().await;
         }
+    }
+
+    fn next_timer(&self) -> Instant {
+        let timers = self.circuits.machine.poll_timeout().into_iter().chain(self.ways_timeout());
+        timers.min().unwrap_or_else(|| Instant::now() + TICK)
+    }
+
+    fn on_timer(&mut self, now: Instant) {
+        self.circuits.tick(now);
+        self.on_ways_timer(now);
     }
 
     /// Leaves nothing behind.
@@ -163,7 +177,10 @@ impl Daemon {
         let now = Instant::now();
         match event {
             WorkerEvent::Confirmed { local_index } => self.circuits.machine.confirmed(now, local_index),
-            WorkerEvent::Moved { local_index, from } => self.circuits.machine.moved(now, local_index, from),
+            WorkerEvent::Moved { local_index, from } => self.on_moved(now, local_index, from),
+            WorkerEvent::Control { local_index, from, message } => {
+                self.on_control(now, local_index, from, &message);
+            }
             WorkerEvent::Wanted { peer_index } => self.connect(now, peer_index),
             WorkerEvent::Exhausted { local_index } => self.circuits.machine.exhausted(now, local_index),
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
@@ -176,10 +193,10 @@ impl Daemon {
     }
 
     /// A datagram that reached a worker's socket but isn't its to open.
-    fn on_foreign(&mut self, now: Instant, from: SocketAddr, datagram: Vec<u8>) {
+    fn on_foreign(&mut self, now: Instant, from: Path, datagram: Vec<u8>) {
         match datagram.first() {
             Some(&first) if first >= meshhold_core::wire::QUIC_FIRST_BYTE => {
-                self.links.inject(from, datagram)
+                self.links.inject(from.remote, datagram)
             }
             _ => self.circuits.machine.handle_datagram(now, from, &datagram),
         }
@@ -190,16 +207,23 @@ impl Daemon {
             LinkEvent::Circuit { from, datagram } => self.on_circuit(from, datagram),
             LinkEvent::Envelope(envelope) => self.on_envelope(&envelope),
             LinkEvent::Reflexive { addr, .. } => self.on_reflexive(addr),
-            LinkEvent::Up { node, remote } => tracing::info!(%node, %remote, "link up"),
-            LinkEvent::Down { node } => tracing::info!(%node, "link down"),
+            LinkEvent::Relay { from, message } => self.ways.relays.handle(Instant::now(), from, message),
+            LinkEvent::Moved { node, remote } => self.ways.relays.link_moved(node, remote),
+            LinkEvent::Up { node, remote, rtt } => {
+                tracing::info!(%node, %remote, "link up");
+                self.ways.relays.link_up(Instant::now(), node, remote, rtt);
+            }
+            LinkEvent::Down { node } => {
+                tracing::info!(%node, "link down");
+                self.ways.relays.link_down(Instant::now(), node);
+            }
         }
     }
 
     fn on_circuit(&mut self, from: SocketAddr, datagram: Vec<u8>) {
-        if datagram.first() == Some(&meshhold_core::wire::TYPE_DATA) {
-            self.lan.inject(from, datagram);
-        } else {
-            self.circuits.machine.handle_datagram(Instant::now(), from, &datagram);
+        match datagram.first() {
+            Some(&(TYPE_DATA | TYPE_RELAY)) => self.lan.inject(from.into(), datagram),
+            _ => self.circuits.machine.handle_datagram(Instant::now(), from.into(), &datagram),
         }
     }
 
@@ -233,6 +257,9 @@ impl Daemon {
         if *event == NetEvent::AddressesChanged {
             self.find_endpoints().await;
         }
+        if matches!(event, NetEvent::AddressesChanged | NetEvent::RoutesChanged) {
+            self.shake(Instant::now());
+        }
     }
 
     /// Looks again for the addresses at which others may reach us.
@@ -264,36 +291,17 @@ impl Daemon {
         }
     }
 
-    fn connect(&mut self, now: Instant, peer_index: u32) {
-        let found = self.networks.values().find_map(|network| {
-            let peer = network
-                .members
-                .peers()
-                .find(|p| self.callers.known((network.id, p.node)) == Some(peer_index))?;
-            Some((network.id, peer.node, peer.endpoints.clone()))
-        });
-        if let Some((network, node, endpoints)) = found {
-            self.circuits.machine.connect(now, network, node, &endpoints);
-        }
-    }
-
     async fn on_tick(&mut self) {
         let (now, unix) = (Instant::now(), unix_now());
-        for of in self.lan.activity() {
-            let total = Traffic {
-                tx_packets: of.tx_packets,
-                rx_packets: of.rx_packets,
-                tx_bytes: of.tx_bytes,
-                rx_bytes: of.rx_bytes,
-            };
-            self.circuits.machine.activity(now, of.local_index, total);
-        }
+        self.account(now);
         self.expire(unix);
         let endpoints: Vec<_> = self.endpoints.iter().chain(&self.reflexive).copied().collect();
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.lan.sweep();
         self.refresh_names().await;
-        let said = Said { endpoints: &endpoints, devices: &self.gateway.devices() };
+        self.ways.paths.set_own(endpoints.clone());
+        let relays = self.near_relays();
+        let said = Said { endpoints: &endpoints, devices: &self.gateway.devices(), relays: &relays };
         for network in self.networks.values_mut() {
             if let Some(envelope) = network.news(unix, &self.identity, said) {
                 self.links.publish(envelope);
@@ -330,13 +338,7 @@ impl Daemon {
 
     /// Brings the packet path up to what is known now.
     async fn settle(&mut self) {
-        let (effects, changed) = self.circuits.drain();
-        for effect in effects {
-            match effect {
-                Effect::Send(to, datagram) => self.links.send_datagram(to, &datagram),
-                Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
-            }
-        }
+        self.settle_circuits(Instant::now());
         let mut stale = std::mem::take(&mut self.stale);
         if stale.addresses {
             stale.policy |= self.place().await;
@@ -349,10 +351,12 @@ impl Daemon {
             let policy = view::policy(&self.networks, &mut self.callers, &self.gateway, listen);
             self.lan.apply(Arc::new(policy));
         }
-        if stale.policy || stale.table || changed {
+        if stale.policy || stale.table {
             let enforce = self.lan.enforced_here();
             let peers = &self.circuits.peers;
-            self.lan.publish(view::table(&self.networks, &mut self.callers, peers, &self.gateway, enforce));
+            let mut table = view::table(&self.networks, &mut self.callers, peers, &self.gateway, enforce);
+            (table.doors, table.legs) = (self.doors(), self.legs());
+            self.lan.publish(table);
         }
         if stale.addresses {
             self.set_addresses().await;

@@ -15,6 +15,7 @@ use super::drops::{Drops, Recent};
 use super::gateway::Gateway;
 use super::lan::Prepared;
 use super::names::Names;
+use super::paths::Ways;
 use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
 use crate::config::store::KeyStore;
@@ -42,6 +43,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let mut lan = Prepared::new(&config, count).await;
     let workers_config = WorkersConfig {
         interface: lan.queues.take(),
+        relay: config.relay.enabled,
         listen: config.node.listen,
         count,
         mtu: config.meshlan.mtu,
@@ -73,7 +75,9 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
     machine.set_swarm_key(swarm_key);
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
+    let ways = Ways::new(identity.node_id(), &config.relay, [seed(), seed()]);
     let mut daemon = Daemon {
+        ways,
         identity,
         store,
         state: state_file,

@@ -33,7 +33,7 @@ impl Daemon {
                     ipv4: Some(network.shown(peer.ipv4)),
                     ipv6: peer.ipv6,
                     state: circuit.map_or(PeerState::Idle, |c| state(c.state)),
-                    path: circuit.and_then(path),
+                    path: circuit.and_then(|circuit| self.path_status(circuit)),
                     rtt_ms: circuit.and_then(|c| c.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
                     cipher: circuit.and_then(|c| c.cipher).map(|cipher| label(cipher).to_owned()),
                     rx_bytes,
@@ -59,6 +59,20 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// How a circuit's datagrams travel; none while there is no circuit.
+    pub(super) fn path_status(&self, circuit: &CircuitStatus) -> Option<PathStatus> {
+        let path = circuit.remote.filter(|_| circuit.state == CircuitState::Connected)?;
+        let decision = self.ways.paths.current((circuit.network, circuit.peer));
+        let via = self.ways.relays.via(path);
+        Some(PathStatus {
+            kind: if path.is_direct() { PathKind::Direct } else { PathKind::Relay },
+            remote: path.remote,
+            via: via.iter().map(ToString::to_string).collect(),
+            since: unix_now() - decision.map_or(0, |decision| decision.at.elapsed().as_secs()),
+            reason: decision.map(|decision| decision.reason.clone()).unwrap_or_default(),
+        })
+    }
+
     /// Bytes received from and sent to each peer over its present sessions.
     fn traffic(&self) -> BTreeMap<PeerKey, (u64, u64)> {
         let mut sums: BTreeMap<PeerKey, (u64, u64)> = BTreeMap::new();
@@ -103,11 +117,6 @@ fn state(state: CircuitState) -> PeerState {
         CircuitState::Connecting => PeerState::Connecting,
         CircuitState::Connected => PeerState::Connected,
     }
-}
-
-pub(super) fn path(circuit: &CircuitStatus) -> Option<PathStatus> {
-    let remote = circuit.remote?;
-    (circuit.state == CircuitState::Connected).then_some(PathStatus { kind: PathKind::Direct, remote })
 }
 
 fn label(cipher: Cipher) -> &'static str {

@@ -4,17 +4,19 @@
 //! sees. Must not know how either is applied.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use meshhold_core::address::Block;
 use meshhold_core::device::Device;
+use meshhold_core::path::Path;
 use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
 use super::callers::{Callers, PeerKey, caller4, caller6};
 use super::gateway::Gateway;
 use super::network::Network;
+use super::paths;
 use crate::datapath::policy::{DevicePolicy, NetworkPolicy, PeerPolicy, Policy, PortRange};
 use crate::datapath::table::{OwnNetwork, PeerRoute, Table, TransmitPath};
 
@@ -26,14 +28,15 @@ pub(super) struct Sessions {
     /// Local index of the one that sends.
     pub(super) sending: Option<u32>,
     /// Where its datagrams go.
-    pub(super) remote: Option<SocketAddr>,
+    pub(super) remote: Option<Path>,
 }
 
 impl Sessions {
     fn transmit(&self) -> Option<TransmitPath> {
         let sending = self.sending?;
         let session = self.receiving.iter().find(|s| s.local_index == sending)?;
-        Some(TransmitPath { session: Arc::clone(session), remote: self.remote? })
+        let path = self.remote?;
+        Some(TransmitPath { session: Arc::clone(session), path, mtu: paths::inner_mtu(path) })
     }
 }
 

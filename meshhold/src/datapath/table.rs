@@ -3,12 +3,15 @@
 //!
 //! Owns the address index. Replaced whole, never changed; must not know how packets are sealed or sent.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use meshhold_core::path::Path;
 use meshhold_core::session::Session;
 
 use super::policy::Policy;
+use super::relay::{Hop, Leg};
 use super::renumber::LocalView;
 
 /// Prefix length of an IPv4 block's index entry: blocks are made of /28s.
@@ -38,8 +41,10 @@ pub struct OwnNetwork {
 pub struct TransmitPath {
     /// Session to seal with.
     pub session: Arc<Session>,
-    /// UDP address of the peer (or of whatever passes it on).
-    pub remote: SocketAddr,
+    /// Where its datagrams go.
+    pub path: Path,
+    /// Longest inner packet that the path carries, in bytes.
+    pub mtu: u16,
 }
 
 /// One peer: what it owns and how to reach it.
@@ -81,6 +86,10 @@ pub struct Table {
     pub sessions: Vec<(u32, Arc<Session>)>,
     /// `Some` where the workers enforce it, because no eBPF program does.
     pub policy: Option<Arc<Policy>>,
+    /// By which labels others reach this node, and the paths back to them.
+    pub doors: HashMap<Hop, Path>,
+    /// What this node relays and no kernel program does.
+    pub legs: Vec<Leg>,
     /// /28 number and position in `peers`, sorted.
     slices4: Vec<(u32, usize)>,
     /// Upper 64 bits and position in `peers`, sorted.
@@ -104,7 +113,7 @@ impl Table {
         let mut nets6: Vec<_> = peers.iter().enumerate().map(|(at, peer)| (upper(peer.net6.0), at)).collect();
         slices4.sort_unstable();
         nets6.sort_unstable();
-        Self { networks, peers, sessions, policy, slices4, nets6 }
+        Self { networks, peers, sessions, policy, slices4, nets6, ..Self::default() }
     }
 
     /// Who owns `address`. Where two peers claim it, the one with the lower index.

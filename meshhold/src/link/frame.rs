@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use meshhold_core::gossip::Message;
+use meshhold_core::relay;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -30,6 +31,8 @@ pub(super) enum Frame {
     },
     /// About topics.
     Gossip(Message),
+    /// About relayed paths.
+    Relay(relay::Message),
 }
 
 /// Why a stream of frames ended.
@@ -98,6 +101,7 @@ mod tests {
             Frame::Observed { address: "[2001:db8::1]:7777".parse().unwrap() },
             Frame::Gossip(Message::Subscribe { topics: vec![[1; 32], [2; 32]] }),
             Frame::Gossip(digest),
+            Frame::Relay(relay::Message::Here),
         ] {
             let bytes = encode(&frame).unwrap();
             assert_eq!(bytes.len() - 4, u32::from_be_bytes(*bytes.first_chunk().unwrap()) as usize);
@@ -110,7 +114,7 @@ mod tests {
         let good = encode(&Frame::Observed { address: "192.0.2.1:7777".parse().unwrap() }).unwrap();
         let trailing = [&good[4..], &[0]].concat();
         let endless = [&[2, 0][..], &[0xff; 9], &[1]].concat();
-        for bytes in [&[][..], &[3], &[0xff; 40], &good[4..good.len() - 1], &trailing, &endless] {
+        for bytes in [&[][..], &[9], &[0xff; 40], &good[4..good.len() - 1], &trailing, &endless] {
             assert_eq!(decode(bytes), None, "{bytes:?}");
         }
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use meshhold_core::gossip::{Gossip, LinkId, Output, Topic};
 use meshhold_core::identity::NodeId;
 use meshhold_core::record::Envelope;
+use meshhold_core::relay;
 use quinn::Connection;
 use rand_core::{OsRng, RngCore as _};
 use tokio::sync::mpsc;
@@ -51,6 +52,7 @@ pub(super) enum Command {
     Subscribe(Topic),
     Unsubscribe(Topic),
     Want(Vec<(NodeId, Vec<SocketAddr>)>),
+    Say(NodeId, relay::Message),
 }
 
 #[derive(Debug)]
@@ -153,6 +155,17 @@ impl State {
         }
     }
 
+    /// Takes note of a far end that is at another address now, and tells it.
+    fn follow(&mut self, id: LinkId) -> Vec<LinkEvent> {
+        let Some(link) = self.links.get_mut(&id) else { return Vec::new() };
+        let (node, remote) = (link.node, canonical(link.connection.remote_address()));
+        if std::mem::replace(&mut link.remote, remote) == remote {
+            return Vec::new();
+        }
+        self.send(id, Frame::Observed { address: remote });
+        vec![LinkEvent::Moved { node, remote }]
+    }
+
     /// Sends what is to be sent; returns what the daemon is to hear.
     fn carry_out(&self, outputs: Vec<Output>) -> Vec<LinkEvent> {
         let mut events = Vec::new();
@@ -215,6 +228,11 @@ impl Hub {
                 state.gossip.unsubscribe(&topic);
                 Vec::new()
             }
+            Command::Say(node, message) => {
+                let link = state.by_node.get(&node).copied();
+                link.into_iter().for_each(|link| state.send(link, Frame::Relay(message.clone())));
+                Vec::new()
+            }
             Command::Want(wanted) => {
                 self.targets.want(wanted, Instant::now());
                 let State { gossip, by_node, .. } = &mut *state;
@@ -240,6 +258,12 @@ impl Hub {
     fn on_frame(&mut self, link: LinkId, frame: Frame) -> Vec<LinkEvent> {
         let mut state = self.shared.lock();
         let Some(from) = state.links.get(&link).map(|link| link.node) else { return Vec::new() };
+        let mut events = state.follow(link);
+        events.extend(self.on_frame_of(&mut state, from, link, frame));
+        events
+    }
+
+    fn on_frame_of(&self, state: &mut State, from: NodeId, link: LinkId, frame: Frame) -> Vec<LinkEvent> {
         match frame {
             Frame::Hello { .. } => {
                 state.violation(link, "a second Hello");
@@ -248,6 +272,7 @@ impl Hub {
             Frame::Observed { address } => {
                 vec![LinkEvent::Reflexive { from, addr: canonical(address) }]
             }
+            Frame::Relay(message) => vec![LinkEvent::Relay { from, message }],
             Frame::Gossip(message) => {
                 let outputs = state.gossip.handle(now_unix(), link, message);
                 state.carry_out(outputs)
@@ -272,7 +297,7 @@ impl Hub {
         self.next_link += 1;
         let link = self.next_link;
         let (queue, frames) = mpsc::channel(LINK_QUEUE);
-        let (remote, outgoing) = (greeted.remote(), greeted.outgoing);
+        let (remote, outgoing, rtt) = (greeted.remote(), greeted.outgoing, greeted.connection.rtt());
         tracing::debug!(%node, %remote, outgoing, "link up");
         state.links.insert(
             link,
@@ -296,7 +321,7 @@ impl Hub {
         }
         let outputs = if needed { state.gossip.introduce(link) } else { Vec::new() };
         self.targets.linked(&node);
-        let mut events = vec![LinkEvent::Up { node, remote }];
+        let mut events = vec![LinkEvent::Up { node, remote, rtt }];
         events.extend(state.carry_out(outputs));
         events
     }
@@ -339,19 +364,14 @@ impl Hub {
     fn keep_house(&mut self) -> Vec<LinkEvent> {
         let mut state = self.shared.lock();
         let several = state.links.len() > 1;
-        let mut moved = Vec::new();
-        for (&id, link) in &mut state.links {
-            let remote = canonical(link.connection.remote_address());
-            if std::mem::replace(&mut link.remote, remote) != remote {
-                moved.push((id, remote));
-            }
+        for link in state.links.values() {
             let spare = link.outgoing && !self.targets.contains(&link.node);
             if spare && several && link.since.elapsed() > SPARE_AGE {
                 Close::Done.apply(&link.connection, "no longer needed");
             }
         }
-        moved.into_iter().for_each(|(id, address)| state.send(id, Frame::Observed { address }));
-        Vec::new()
+        let links: Vec<LinkId> = state.links.keys().copied().collect();
+        links.into_iter().flat_map(|link| state.follow(link)).collect()
     }
 
     fn dial_due(&mut self) {

@@ -27,6 +27,7 @@ use meshhold_core::gossip::{Gossip, Limits, Topic};
 use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::multiaddr::Multiaddr;
 use meshhold_core::record::Envelope;
+use meshhold_core::relay;
 use rand_core::{OsRng, RngCore as _};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -76,6 +77,22 @@ pub enum LinkEvent {
         node: NodeId,
         /// Its address.
         remote: SocketAddr,
+        /// Round-trip time so far.
+        rtt: Duration,
+    },
+    /// The far end of the link to `node` is at another address now.
+    Moved {
+        /// The far end.
+        node: NodeId,
+        /// Its address.
+        remote: SocketAddr,
+    },
+    /// The far end of a link says something about relayed paths.
+    Relay {
+        /// Who.
+        from: NodeId,
+        /// What.
+        message: relay::Message,
     },
     /// The link to `node` is gone.
     Down {
@@ -169,6 +186,11 @@ impl Links {
     /// Spreads an envelope of a topic subscribed to.
     pub fn publish(&self, envelope: Envelope) {
         self.command(Command::Publish(Box::new(envelope)));
+    }
+
+    /// Says something about relayed paths on the link to `node`, if there is one.
+    pub fn say(&self, node: NodeId, message: relay::Message) {
+        self.command(Command::Say(node, message));
     }
 
     /// Takes part in a topic. What is known of it comes as events.

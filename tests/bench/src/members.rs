@@ -63,6 +63,7 @@ fn record(identity: &Identity, number: usize, now: u64) -> RecordBody {
         claimed_at: now,
         endpoints: endpoints.into(),
         devices: Vec::new(),
+        relays: Vec::new(),
         version: now,
         expires: now + LIFETIME,
     }

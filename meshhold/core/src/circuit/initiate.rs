@@ -2,7 +2,6 @@
 //!
 //! Owns nothing of its own; the state is the peer's. Must not know when to start.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
@@ -12,6 +11,7 @@ use super::peer::{Live, Pending, Traffic};
 use super::{Circuits, Output, PeerKey, session};
 use crate::cookie::{COOKIE_LIFETIME, MacKeys};
 use crate::handshake::{Accept, Initiation, Initiator};
+use crate::path::Path;
 use crate::wire::MAX_LANES;
 
 impl Circuits {
@@ -32,10 +32,14 @@ impl Circuits {
         let cookie = peer.cookie.as_ref().filter(|(_, since)| now.duration_since(*since) < COOKIE_LIFETIME);
         let datagram = frame::initiation(local_index, &noise, &keys, cookie.map(|(cookie, _)| cookie));
         let Some(framed) = Framed::initiation(&datagram) else { return };
-        peer.pending = Some(Pending { state, local_index, mac1: *framed.mac1, sent_at: now });
-        let mut targets: Vec<SocketAddr> = peer.remote.iter().chain(&peer.endpoints).copied().collect();
+        let mac1 = *framed.mac1;
+        // A session that is renewed in time stays where it is.
+        let renewal = peer.sending.is_some() && peer.attempts.is_some_and(|attempts| attempts.is_first());
+        let others: &[Path] = if renewal && peer.unanswered_since.is_none() { &[] } else { &peer.endpoints };
+        let mut targets: Vec<Path> = peer.remote.iter().chain(others).copied().collect();
         let mut seen = std::collections::BTreeSet::new();
         targets.retain(|to| seen.insert(*to));
+        peer.pending = Some(Pending { state, local_index, mac1, datagram: datagram.clone(), sent_at: now });
         for to in targets {
             self.push(Output::Transmit { to, datagram: datagram.clone() });
         }
@@ -55,7 +59,7 @@ impl Circuits {
         Some((state, noise, keys))
     }
 
-    pub(super) fn on_response(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    pub(super) fn on_response(&mut self, now: Instant, from: Path, datagram: &[u8]) {
         let Some(framed) = Framed::response(datagram) else { return };
         let Some(&key) = self.indices.get(&framed.receiver) else { return };
         let Some(network) = self.networks.get(&key.0) else { return };

@@ -15,7 +15,6 @@ mod tests;
 mod timers;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +28,7 @@ use crate::handshake::random::SeededRng;
 use crate::identity::{Identity, NodeId};
 use crate::key::NetworkId;
 use crate::limiter::Limiter;
+use crate::path::Path;
 use crate::session::{Cipher, Secret, Session};
 use crate::wire::{LANE_BITS, MAX_LANES, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE};
 use peer::{Live, Peer};
@@ -46,7 +46,7 @@ pub enum Output {
     /// Send a datagram from the shared port.
     Transmit {
         /// Where to.
-        to: SocketAddr,
+        to: Path,
         /// All of it.
         datagram: Vec<u8>,
     },
@@ -59,7 +59,7 @@ pub enum Output {
         /// Keys and indices.
         session: Arc<Session>,
         /// Where its datagrams go.
-        remote: SocketAddr,
+        remote: Path,
         /// It may be sent on at once.
         transmit: bool,
     },
@@ -78,7 +78,7 @@ pub enum Output {
         /// Of one of its sessions.
         local_index: u32,
         /// The address.
-        remote: SocketAddr,
+        remote: Path,
     },
     /// Send an empty data datagram.
     Keepalive {
@@ -122,7 +122,7 @@ pub struct CircuitStatus {
     /// Its state.
     pub state: CircuitState,
     /// Where datagrams go.
-    pub remote: Option<SocketAddr>,
+    pub remote: Option<Path>,
     /// Round trip of the last handshake that we began.
     pub rtt: Option<Duration>,
     /// Cipher of the sending session.
@@ -211,7 +211,7 @@ impl Circuits {
     }
 
     /// Brings a circuit up, or gives a handshake under way new endpoints to try.
-    pub fn connect(&mut self, now: Instant, network: NetworkId, peer: NodeId, endpoints: &[SocketAddr]) {
+    pub fn connect(&mut self, now: Instant, network: NetworkId, peer: NodeId, endpoints: &[Path]) {
         let possible = peer != self.node && peer.noise_public().is_some();
         if !possible || !self.networks.contains_key(&network) || !self.has_room((network, peer)) {
             return;
@@ -223,8 +223,21 @@ impl Circuits {
         }
     }
 
+    /// A handshake under way tries one more path at once.
+    pub fn try_path(&mut self, network: NetworkId, peer: NodeId, path: Path) {
+        let Some(entry) = self.peers.get_mut(&(network, peer)) else { return };
+        if !entry.endpoints.contains(&path) {
+            entry.endpoints.insert(0, path);
+            entry.endpoints.truncate(peer::MAX_ENDPOINTS);
+        }
+        if let Some(pending) = &entry.pending {
+            let datagram = pending.datagram.clone();
+            self.push(Output::Transmit { to: path, datagram });
+        }
+    }
+
     /// Takes a handshake datagram. Anything wrong is dropped without an answer.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    pub fn handle_datagram(&mut self, now: Instant, from: Path, datagram: &[u8]) {
         match datagram.first() {
             Some(&TYPE_INITIATION) => self.on_initiation(now, from, datagram),
             Some(&TYPE_RESPONSE) => self.on_response(now, from, datagram),
@@ -258,11 +271,13 @@ impl Circuits {
         }
     }
 
-    /// An authenticated datagram of a session came from another address.
-    pub fn moved(&mut self, _now: Instant, local_index: u32, from: SocketAddr) {
-        let Some((_, peer)) = self.owner(local_index) else { return };
-        peer.remote = Some(from);
-        self.push(Output::Move { local_index, remote: from });
+    /// The circuit's datagrams go by another path from now on.
+    pub fn use_path(&mut self, network: NetworkId, peer: NodeId, path: Path) {
+        let Some(entry) = self.peers.get_mut(&(network, peer)) else { return };
+        let Some(local_index) = entry.sending else { return };
+        if entry.remote.replace(path) != Some(path) {
+            self.push(Output::Move { local_index, remote: path });
+        }
     }
 
     /// Totals of a session so far, to be told about once a second.

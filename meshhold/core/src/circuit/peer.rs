@@ -2,11 +2,11 @@
 //!
 //! Owns the timing rules (WireGuard's). Must not know other peers, keys or datagrams.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::cookie::MAC;
 use crate::handshake::Initiator;
+use crate::path::Path;
 use crate::session::{Cipher, Secret};
 
 /// Age at which the initiator of a session renews it.
@@ -31,6 +31,8 @@ pub(super) struct Pending {
     pub(super) state: Initiator,
     pub(super) local_index: u32,
     pub(super) mac1: [u8; MAC],
+    /// As it was sent, for paths that are found later.
+    pub(super) datagram: Vec<u8>,
     pub(super) sent_at: Instant,
 }
 
@@ -54,6 +56,10 @@ impl Attempts {
         self.made += 1;
     }
 
+    pub(super) fn is_first(&self) -> bool {
+        self.made == 1
+    }
+
     pub(super) fn are_over(&self, now: Instant) -> bool {
         now.duration_since(self.since) >= GIVE_UP_AFTER
     }
@@ -67,7 +73,7 @@ pub(super) struct Live {
     pub(super) initiator: bool,
     pub(super) confirmed: bool,
     /// Where the handshake message came from.
-    pub(super) remote: SocketAddr,
+    pub(super) remote: Path,
     pub(super) cipher: Cipher,
     pub(super) traffic: Traffic,
 }
@@ -87,8 +93,8 @@ pub struct Traffic {
 
 /// The circuit to one peer.
 pub(super) struct Peer {
-    pub(super) endpoints: Vec<SocketAddr>,
-    pub(super) remote: Option<SocketAddr>,
+    pub(super) endpoints: Vec<Path>,
+    pub(super) remote: Option<Path>,
     pub(super) pending: Option<Pending>,
     pub(super) attempts: Option<Attempts>,
     pub(super) sessions: Vec<Live>,

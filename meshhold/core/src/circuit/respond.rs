@@ -3,7 +3,6 @@
 //! Owns the order of the checks, cheap before dear: length, `mac1`, load, cookie or per-source limit, Noise,
 //! replay. Must not know retries.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::frame::{self, Framed};
@@ -12,6 +11,7 @@ use super::{Circuits, Output, PeerKey, session};
 use crate::cookie::MacKeys;
 use crate::handshake::{Accept, Initiation, Responder};
 use crate::key::NetworkId;
+use crate::path::Path;
 use crate::session::Cipher;
 use crate::wire::MAX_LANES;
 
@@ -42,7 +42,7 @@ impl Load {
 }
 
 impl Circuits {
-    pub(super) fn on_initiation(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
+    pub(super) fn on_initiation(&mut self, now: Instant, from: Path, datagram: &[u8]) {
         let Some(framed) = Framed::initiation(datagram) else { return };
         let fits = |network: &super::Network| network.inbound.check_mac1(framed.before_mac1, framed.mac1);
         let Some(network) = self.networks.iter().find(|(_, network)| fits(network)).map(|(id, _)| *id) else {
@@ -50,11 +50,11 @@ impl Circuits {
         };
         if self.load.is_high(now) {
             let jar = &mut self.cookies;
-            if !jar.check(now, from, framed.before_mac2, framed.mac2, &mut self.rng) {
+            if !jar.check(now, from.remote, framed.before_mac2, framed.mac2, &mut self.rng) {
                 return self.send_cookie(now, network, from, &framed);
             }
         }
-        if !self.limiter.allow(now, from.ip()) {
+        if !self.limiter.allow(now, from.remote.ip()) {
             return;
         }
         let rng = self.rng.fork();
@@ -69,7 +69,7 @@ impl Circuits {
         &mut self,
         now: Instant,
         network: NetworkId,
-        from: SocketAddr,
+        from: Path,
         sender: u32,
         responder: Responder,
         said: &Initiation,
@@ -104,8 +104,8 @@ impl Circuits {
         self.push(Output::Transmit { to: from, datagram });
     }
 
-    fn send_cookie(&mut self, now: Instant, network: NetworkId, from: SocketAddr, framed: &Framed<'_>) {
-        let cookie = self.cookies.cookie(now, from, &mut self.rng);
+    fn send_cookie(&mut self, now: Instant, network: NetworkId, from: Path, framed: &Framed<'_>) {
+        let cookie = self.cookies.cookie(now, from.remote, &mut self.rng);
         let Some(network) = self.networks.get(&network) else { return };
         if let Some(sealed) = network.inbound.seal(&cookie, framed.mac1, &mut self.rng) {
             self.push(Output::Transmit { to: from, datagram: frame::cookie(framed.sender, &sealed) });

@@ -30,6 +30,7 @@ fn signed(keys: &NetworkKeys, member: u8, version: u64) -> Envelope {
         claimed_at: NOW,
         endpoints: Vec::new(),
         devices: Vec::new(),
+        relays: Vec::new(),
         version,
         expires: LATER,
     };

@@ -22,6 +22,8 @@ pub const LIFETIME: u64 = 24 * 3600;
 pub const SKEW: u64 = 3600;
 /// Most endpoints of a record.
 pub const MAX_ENDPOINTS: usize = 16;
+/// Most relays of a record.
+pub const MAX_RELAYS: usize = 4;
 /// Longest name, in bytes.
 pub const MAX_NAME: usize = 63;
 /// Most bytes of the sealed part.
@@ -45,6 +47,8 @@ pub struct RecordBody {
     pub endpoints: Vec<SocketAddr>,
     /// LAN devices that it fronts.
     pub devices: Vec<Device>,
+    /// Relays that it has links to, the nearest first, and where these can be dialed.
+    pub relays: Vec<(NodeId, SocketAddr)>,
     /// Grows with every statement.
     pub version: u64,
     /// Until when it counts (Unix seconds).
@@ -205,6 +209,7 @@ impl RecordBody {
         if body.endpoints.len() > MAX_ENDPOINTS
             || body.name.len() > MAX_NAME
             || body.name.chars().any(char::is_control)
+            || body.relays.len() > MAX_RELAYS
             || !Device::are_sound(&body.devices)
         {
             return Err(RecordError::Format);

@@ -22,6 +22,7 @@ fn body(node: NodeId) -> RecordBody {
         claimed_at: NOW - 5,
         endpoints: vec!["192.0.2.1:7777".parse().unwrap(), "[2001:db8::1]:7777".parse().unwrap()],
         devices: Vec::new(),
+        relays: Vec::new(),
         version: 9,
         expires: NOW + LIFETIME,
     }

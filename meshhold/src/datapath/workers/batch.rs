@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use meshhold_common::Reason;
-use meshhold_core::wire::{DATA_HEADER, TAG};
+use meshhold_core::path::Path;
+use meshhold_core::wire::{DATA_HEADER, LABEL_HEADER, TAG, TYPE_RELAY};
 
 use super::udp::WorkerSocket;
 use crate::datapath::counters::ReasonCounters;
@@ -42,7 +43,7 @@ struct Run {
     /// Size of each datagram but the last.
     segment: usize,
     datagrams: usize,
-    to: SocketAddr,
+    to: Path,
     closed: bool,
 }
 
@@ -68,9 +69,12 @@ impl SendBatch {
         Self { buffer: vec![0; CAPACITY].into(), used: 0, runs: Vec::with_capacity(MAX_RUNS), segmentation }
     }
 
-    /// Room for the next datagram of `len` bytes to `to`; sends what is there if there is too little. `None` where no
+    /// Room for the next datagram of `len` bytes to `to`, behind a label where the path has one; sends what is there if there is too little. `None` where no
     /// datagram can be that long. The room becomes part of the batch by [`Self::commit`].
-    pub(super) fn room(&mut self, len: usize, to: SocketAddr, exit: Exit<'_>) -> Option<&mut [u8]> {
+    pub(super) fn room(&mut self, len: usize, to: Path, exit: Exit<'_>) -> Option<&mut [u8]> {
+        let header = to.label.map(label_header);
+        let front = header.map_or(0, |header| header.len());
+        let len = front + len;
         if len > MAX_RUN {
             return None;
         }
@@ -78,11 +82,14 @@ impl SendBatch {
         if self.used + len > self.buffer.len() || (!joins && self.runs.len() == MAX_RUNS) {
             self.flush(exit);
         }
-        self.buffer.get_mut(self.used..self.used + len)
+        let (before, room) = self.buffer.get_mut(self.used..self.used + len)?.split_at_mut_checked(front)?;
+        header.iter().for_each(|header| before.copy_from_slice(header));
+        Some(room)
     }
 
     /// Adds the datagram that was written into the room of the same `len` and `to`.
-    pub(super) fn commit(&mut self, len: usize, to: SocketAddr) {
+    pub(super) fn commit(&mut self, len: usize, to: Path) {
+        let len = len + to.label.map_or(0, |_| LABEL_HEADER);
         let segmentation = self.segmentation;
         match self.runs.last_mut() {
             Some(run) if segmentation && run.takes(len, to) => {
@@ -93,6 +100,21 @@ impl SendBatch {
             _ => self.runs.push(Run { start: self.used, len, segment: len, datagrams: 1, to, closed: false }),
         }
         self.used += len;
+    }
+
+    /// Sends `bytes` as they are, as datagrams of `segment` bytes, after all that waits.
+    pub(super) fn forward(&mut self, bytes: &[u8], segment: usize, to: SocketAddr, exit: Exit<'_>) {
+        if bytes.len() <= segment
+            && let Some(room) = self.room(bytes.len(), to.into(), exit)
+        {
+            room.copy_from_slice(bytes);
+            return self.commit(bytes.len(), to.into());
+        }
+        self.flush(exit);
+        let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(to) };
+        if let Err(error) = send(&[whole], exit) {
+            exit.counters.add(reason(&error), bytes.len().div_ceil(segment.max(1)) as u64);
+        }
     }
 
     /// Sends everything; what the kernel still doesn't take after [`PATIENCE`] is dropped and counted.
@@ -118,7 +140,7 @@ impl SendBatch {
 
     /// One system call with the runs from `first` on.
     fn send_from(&self, first: usize, exit: Exit<'_>) -> io::Result<usize> {
-        let mut out = [Outgoing { bytes: &[], segment: 0, to: SocketAddr::from(([0; 4], 0)) }; MAX_RUNS];
+        let mut out = [Outgoing { bytes: &[], segment: 0, to: ([0; 4], 0).into() }; MAX_RUNS];
         let mut count = 0;
         for (slot, run) in out.iter_mut().zip(self.runs.iter().skip(first)) {
             *slot = self.outgoing(run, exit);
@@ -130,7 +152,7 @@ impl SendBatch {
     fn outgoing(&self, run: &Run, exit: Exit<'_>) -> Outgoing<'_> {
         let bytes = self.buffer.get(run.start..run.start + run.len).unwrap_or_default();
         let segment = if run.datagrams > 1 { run.segment as u16 } else { 0 };
-        Outgoing { bytes, segment, to: exit.socket.native(run.to) }
+        Outgoing { bytes, segment, to: exit.socket.native(run.to.remote) }
     }
 
     /// A run was refused: one by one if it was a run of several, else dropped and counted.
@@ -157,13 +179,18 @@ impl SendBatch {
 }
 
 impl Run {
-    fn takes(&self, len: usize, to: SocketAddr) -> bool {
+    fn takes(&self, len: usize, to: Path) -> bool {
         !self.closed
             && len <= self.segment
             && self.to == to
             && self.datagrams < MAX_DATAGRAMS
             && self.len + len <= MAX_RUN
     }
+}
+
+fn label_header(label: u32) -> [u8; LABEL_HEADER] {
+    let [a, b, c, d] = label.to_be_bytes();
+    [TYPE_RELAY, 0, 0, 0, a, b, c, d]
 }
 
 /// Waits while the socket is full, but no longer than [`PATIENCE`].

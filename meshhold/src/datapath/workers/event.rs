@@ -4,10 +4,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use meshhold_core::path::Path;
 
 use crate::platform::linux::sys_net;
 
@@ -22,12 +23,21 @@ pub enum WorkerEvent {
         /// Of the session.
         local_index: u32,
     },
-    /// An authenticated datagram came from another address than the session's remote.
+    /// An authenticated packet came by another path than the one in use.
     Moved {
         /// Of the session.
         local_index: u32,
-        /// The new address.
-        from: SocketAddr,
+        /// The new path.
+        from: Path,
+    },
+    /// A message about paths, authenticated.
+    Control {
+        /// Of the session.
+        local_index: u32,
+        /// The path to answer by.
+        from: Path,
+        /// Its bytes.
+        message: Vec<u8>,
     },
     /// Packets wait for a peer that has no session to send on. Repeated while they wait.
     Wanted {
@@ -42,7 +52,7 @@ pub enum WorkerEvent {
     /// A datagram that is not circuit data arrived at a worker's socket.
     Foreign {
         /// Sender.
-        from: SocketAddr,
+        from: Path,
         /// Its bytes.
         datagram: Vec<u8>,
     },
@@ -59,9 +69,11 @@ pub enum WorkerEvent {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Treat these bytes as received from there.
-    Datagram(SocketAddr, Vec<u8>),
+    Datagram(Path, Vec<u8>),
     /// Send an empty data datagram on this session.
     Keepalive(u32),
+    /// Send this message about paths on this session, by this path.
+    Control(u32, Path, Vec<u8>),
 }
 
 /// The sending end of a worker's commands.

@@ -9,6 +9,7 @@ mod hold;
 pub mod offload;
 mod reads;
 mod receive;
+mod relay;
 mod run;
 mod session;
 mod shared;
@@ -23,7 +24,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use meshhold_common::Reason;
-use meshhold_core::wire::{MAX_LANES, SPARSE_LANE};
+use meshhold_core::path::Path;
+use meshhold_core::wire::{LABEL_HEADER, MAX_LANES, SPARSE_LANE, TYPE_RELAY};
 use tokio::sync::mpsc;
 
 pub use self::batch::largest_super_packet;
@@ -34,6 +36,7 @@ use self::shared::Shared;
 pub use self::tun::TunQueues;
 use self::udp::Port;
 use super::counters::Activity;
+use super::relay::{Hop, LegTraffic};
 use super::table::Table;
 use crate::platform::linux::sched;
 
@@ -45,8 +48,10 @@ const SLICE: Duration = Duration::from_micros(100);
 /// What workers are started with.
 #[derive(Debug)]
 pub struct WorkersConfig {
-    /// The TUN queues, one a worker; `None` starts no worker and only the control socket.
+    /// The TUN queues, one a worker; `None` starts only the control socket, unless this node relays.
     pub interface: Option<TunQueues>,
+    /// Start workers where there is no interface too, to relay.
+    pub relay: bool,
     /// The shared UDP port; `[::]:7777` serves IPv4 too. Port 0 picks a free one.
     pub listen: SocketAddr,
     /// Number of workers, 1 to [`MAX_LANES`].
@@ -75,7 +80,9 @@ impl Workers {
     /// The port is taken, or a socket or thread can't be made.
     pub fn start(config: WorkersConfig) -> anyhow::Result<Started> {
         let queues = config.interface.map(TunQueues::into_pairs).unwrap_or_default();
-        let count = config.count.min(queues.len()).min(usize::from(MAX_LANES));
+        let most = if queues.is_empty() && config.relay { config.count } else { queues.len() };
+        let count = config.count.min(most).min(usize::from(MAX_LANES));
+        let queues = queues.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         let port = Port::open(config.listen, count, config.offload)?;
         let shared = Arc::new(Shared::new(count));
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -86,7 +93,7 @@ impl Workers {
             inboxes.push(inbox);
         }
         let mut workers = Self { shared, mailboxes, threads: Vec::new() };
-        let parts = queues.into_iter().zip(port.workers).zip(inboxes);
+        let parts = queues.zip(port.workers).zip(inboxes);
         for (id, ((queues, sockets), inbox)) in parts.enumerate() {
             let outside = run::Outside {
                 shared: workers.shared.clone(),
@@ -121,8 +128,15 @@ impl Workers {
         }
     }
 
+    /// Sends a message about paths on the session, by any path.
+    pub fn send_control(&self, local_index: u32, path: Path, message: Vec<u8>) {
+        if let Some(mailbox) = self.mailboxes.first() {
+            mailbox.send(Command::Control(local_index, path, message));
+        }
+    }
+
     /// Hands over a data datagram that arrived at the control socket.
-    pub fn inject(&self, from: SocketAddr, datagram: Vec<u8>) {
+    pub fn inject(&self, from: Path, datagram: Vec<u8>) {
         if let Some(mailbox) = self.mailboxes.get(owner(&datagram, self.mailboxes.len())) {
             mailbox.send(Command::Datagram(from, datagram));
         }
@@ -136,6 +150,11 @@ impl Workers {
     /// Traffic of every current session.
     pub fn activity(&self) -> Vec<Activity> {
         self.shared.activity()
+    }
+
+    /// What the workers did for each leg.
+    pub fn relayed(&self) -> Vec<(Hop, LegTraffic)> {
+        self.shared.relayed()
     }
 
     /// Stops the threads and waits for them; the TUN queues and sockets close with them.
@@ -155,9 +174,10 @@ impl Drop for Workers {
     }
 }
 
-/// The worker that owns the lane of a data datagram's receiver index.
+/// The worker that owns the lane of a data datagram's receiver index, behind a label too.
 fn owner(datagram: &[u8], workers: usize) -> usize {
-    let lane = datagram.get(7).map_or(0, |byte| byte & (SPARSE_LANE - 1));
+    let front = if datagram.first() == Some(&TYPE_RELAY) { LABEL_HEADER } else { 0 };
+    let lane = datagram.get(front + 7).map_or(0, |byte| byte & (SPARSE_LANE - 1));
     usize::from(lane) % workers.max(1)
 }
 

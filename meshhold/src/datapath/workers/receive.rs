@@ -4,20 +4,21 @@
 //! whose inner source is not the sender's own.
 
 use std::io::{ErrorKind, IoSlice};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use meshhold_common::Reason;
-use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TYPE_DATA};
+use meshhold_core::path::Path;
+use meshhold_core::wire::{DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, LABEL_HEADER, TYPE_DATA, TYPE_RELAY};
 
 use super::event::{Command, WorkerEvent};
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
 use super::offload::virtio;
+use super::relay;
 use super::run::{Ready, SOCKET, Wake, Worker};
 use super::session::{Class, DataHeader, LocalSession};
 use super::shared::Snapshot;
@@ -29,8 +30,8 @@ use crate::platform::linux::sys_net::{self, Received};
 
 /// Receive calls for sparse lanes in one turn.
 const BURST: usize = 16;
-/// How often the same new address of a session is reported.
-const REPEAT_MOVED: Duration = Duration::from_secs(1);
+/// How often the same other path of a session is reported.
+const REPEAT_MOVED: Duration = Duration::from_millis(250);
 
 /// An inner packet that may go to the TUN: where it starts in the receive buffer.
 struct Opened {
@@ -91,13 +92,18 @@ impl Worker {
     fn handle(&mut self, buffer: &mut [u8], got: Received, snapshot: &mut Arc<Snapshot>) {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-        self.receive(bytes, got.segment, got.from, &Wake { snapshot, now: Instant::now() });
+        self.receive(bytes, got.segment, got.from.into(), &Wake { snapshot, now: Instant::now() });
     }
 
     /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.
-    pub(super) fn receive(&mut self, bytes: &mut [u8], segment: usize, from: SocketAddr, wake: &Wake<'_>) {
+    pub(super) fn receive(&mut self, bytes: &mut [u8], segment: usize, from: Path, wake: &Wake<'_>) {
         let mut start = 0;
         while start < bytes.len() {
+            let forwarded = self.relay(bytes.get(start..).unwrap_or_default(), segment, from, wake);
+            if forwarded > 0 {
+                start += forwarded;
+                continue;
+            }
             let end = (start + segment.max(1)).min(bytes.len());
             match self.open(bytes, start..end, from, wake) {
                 Ok(Some(opened)) => self.deliver(bytes, opened),
@@ -117,9 +123,10 @@ impl Worker {
         &mut self,
         bytes: &mut [u8],
         range: Range<usize>,
-        from: SocketAddr,
+        from: Path,
         wake: &Wake<'_>,
     ) -> Result<Option<Opened>, Reason> {
+        let (range, from) = unlabelled(bytes, range, from, wake)?;
         let start = range.start + DATA_HEADER;
         let datagram = bytes.get_mut(range).unwrap_or_default();
         let Some(header) = DataHeader::of(datagram) else {
@@ -141,6 +148,12 @@ impl Worker {
         let len = lane.open(&header, sealed).ok_or(Reason::BadTag)?;
         let packet = sealed.get_mut(..len).unwrap_or_default();
         let peer = wake.snapshot.table.peer(local.shared.peer).ok_or(Reason::NoSession)?;
+        confirm(local, &self.outside.events);
+        if header.flags & FLAG_CONTROL != 0 {
+            let local_index = local.shared.session.local_index;
+            self.report(WorkerEvent::Control { local_index, from, message: packet.to_vec() });
+            return Ok(None);
+        }
         if let Some(traffic) = local.shared.traffic(self.id) {
             traffic.rx_packets.add(1);
             traffic.rx_bytes.add(len as u64);
@@ -181,10 +194,11 @@ impl Worker {
         Err(Reason::TooBig)
     }
 
-    /// Handshakes and QUIC belong to the control socket; they get here only when the steering program doesn't work.
-    fn pass_on_foreign(&self, datagram: &[u8], from: SocketAddr) -> Result<(), Reason> {
+    /// Handshakes come here behind a label. Others and QUIC belong to the control socket, and get here only when the steering
+    /// program doesn't work.
+    fn pass_on_foreign(&self, datagram: &[u8], from: Path) -> Result<(), Reason> {
         match datagram.first() {
-            None | Some(&TYPE_DATA) => Err(Reason::Truncated),
+            None | Some(&TYPE_DATA | &TYPE_RELAY) => Err(Reason::Truncated),
             Some(_) => {
                 self.report(WorkerEvent::Foreign { from, datagram: datagram.to_vec() });
                 Ok(())
@@ -255,13 +269,24 @@ fn complete(packet: &mut [u8]) {
     }
 }
 
-fn report_arrival(
-    local: &mut LocalSession,
-    peer: &PeerRoute,
-    from: SocketAddr,
+/// Takes off the label of a datagram that came through relays.
+fn unlabelled(
+    bytes: &[u8],
+    range: Range<usize>,
+    from: Path,
     wake: &Wake<'_>,
-    events: &tokio::sync::mpsc::Sender<WorkerEvent>,
-) {
+) -> Result<(Range<usize>, Path), Reason> {
+    let datagram = bytes.get(range.clone()).unwrap_or_default();
+    if datagram.first() != Some(&TYPE_RELAY) {
+        return Ok((range, from));
+    }
+    let hop = relay::hop(datagram, from).ok_or(Reason::Truncated)?;
+    let back = wake.snapshot.table.doors.get(&hop).ok_or(Reason::UnknownLabel)?;
+    Ok((range.start + LABEL_HEADER..range.end, *back))
+}
+
+/// The peer has shown that it has the session.
+fn confirm(local: &LocalSession, events: &tokio::sync::mpsc::Sender<WorkerEvent>) {
     let local_index = local.shared.session.local_index;
     let confirmed = &local.shared.confirmed;
     if !confirmed.load(Relaxed)
@@ -270,10 +295,20 @@ fn report_arrival(
     {
         confirmed.store(false, Relaxed);
     }
-    let Some(known) = peer.transmit.as_ref().map(|path| path.remote) else {
+}
+
+fn report_arrival(
+    local: &mut LocalSession,
+    peer: &PeerRoute,
+    from: Path,
+    wake: &Wake<'_>,
+    events: &tokio::sync::mpsc::Sender<WorkerEvent>,
+) {
+    let local_index = local.shared.session.local_index;
+    let Some(known) = peer.transmit.as_ref().map(|transmit| transmit.path) else {
         return;
     };
-    let reported = |(address, at)| address == from && wake.now.saturating_duration_since(at) < REPEAT_MOVED;
+    let reported = |(path, at)| path == from && wake.now.saturating_duration_since(at) < REPEAT_MOVED;
     if known == from || local.moved.is_some_and(reported) {
         return;
     }

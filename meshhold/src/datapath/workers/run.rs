@@ -103,17 +103,20 @@ impl Worker {
     /// A worker that is ready to [`Self::run`]. `offload`: segmentation towards the network.
     pub(super) fn new(
         id: usize,
-        tun: TunPair,
+        tun: Option<TunPair>,
         sockets: Pair,
         (mtu, offload): (usize, bool),
         outside: Outside,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let socket = WorkerSocket::new(sockets)?;
-        epoll.watch(tun.bulk.descriptor(), TUN)?;
-        if let Some(sparse) = &tun.sparse {
-            epoll.watch(sparse.descriptor(), SPARSE_TUN)?;
+        if let Some(pair) = &tun {
+            epoll.watch(pair.bulk.descriptor(), TUN)?;
+            if let Some(sparse) = &pair.sparse {
+                epoll.watch(sparse.descriptor(), SPARSE_TUN)?;
+            }
         }
+        let joins = tun.as_ref().is_some_and(|pair| pair.bulk.offload() == Offload::TcpAndUdp);
         epoll.watch(socket.descriptor(), SOCKET)?;
         epoll.watch(socket.sparse(), SPARSE_SOCKET)?;
         epoll.watch(outside.inbox.bell(), BELL)?;
@@ -121,8 +124,8 @@ impl Worker {
         Ok(Self {
             id,
             mtu,
-            coalescer: Coalescer::new(tun.bulk.offload() == Offload::TcpAndUdp),
-            tun: Some(tun),
+            coalescer: Coalescer::new(joins),
+            tun,
             outlet: Outlet { socket, counters },
             batch: SendBatch::new(offload),
             sessions: Sessions::new(id, outside.others.len()),
@@ -200,6 +203,7 @@ impl Worker {
             let wake = Wake { snapshot, now: Instant::now() };
             match command {
                 Command::Keepalive(local_index) => self.send_keepalive(local_index, &wake),
+                Command::Control(local_index, path, message) => self.send_control(local_index, path, &message),
                 Command::Datagram(from, mut bytes) => {
                     let len = bytes.len();
                     self.receive(&mut bytes, len, from, &wake);

@@ -2,10 +2,10 @@
 //!
 //! Owns what must have a single writer. Must not know tables or sockets.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use meshhold_core::path::Path;
 use meshhold_core::replay::ReplayWindow;
 use meshhold_core::session::{SendCounter, Session};
 use meshhold_core::wire::{DATA_HEADER, LANE_BITS, SPARSE_LANE, TAG, TYPE_DATA};
@@ -32,8 +32,8 @@ pub(super) struct LocalSession {
     lanes: Vec<Lane>,
     /// One beside each.
     sparse: Vec<Lane>,
-    /// The last address that was reported as new, and when.
-    pub(super) moved: Option<(SocketAddr, Instant)>,
+    /// The last path that was reported as new, and when.
+    pub(super) moved: Option<(Path, Instant)>,
 }
 
 /// All sessions of one worker, by local index.

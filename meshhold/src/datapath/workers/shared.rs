@@ -12,7 +12,9 @@ use arc_swap::{ArcSwap, Guard};
 use meshhold_common::Reason;
 use meshhold_core::session::Session;
 
+use super::relay::Legs;
 use crate::datapath::counters::{Activity, ReasonCounters, Traffic};
+use crate::datapath::relay::{Hop, LegTraffic};
 use crate::datapath::table::Table;
 use crate::datapath::userspace::Rules;
 
@@ -44,6 +46,7 @@ pub(super) struct Snapshot {
     pub(super) table: Arc<Table>,
     pub(super) sessions: Vec<Arc<SharedSession>>,
     pub(super) rules: Option<Arc<Rules>>,
+    pub(super) legs: Legs,
 }
 
 /// Shared by the handle and all workers.
@@ -76,6 +79,11 @@ impl Shared {
         now.saturating_duration_since(self.started).as_secs() as u32
     }
 
+    /// Nanoseconds since start, the clock of the relays' budgets.
+    pub(super) fn nanoseconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.started).as_nanos() as u64
+    }
+
     pub(super) fn publish(&self, table: Arc<Table>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.snapshot.load_full();
@@ -90,7 +98,8 @@ impl Shared {
             Some(rules) if rules.enforces(policy) => rules.clone(),
             other => Arc::new(Rules::new(policy.clone(), other.as_deref(), self.second(Instant::now()))),
         });
-        self.snapshot.store(Arc::new(Snapshot { table, sessions, rules }));
+        let legs = Legs::of(&table.legs, &before.legs);
+        self.snapshot.store(Arc::new(Snapshot { table, sessions, rules, legs }));
         self.version.fetch_add(1, Release);
     }
 
@@ -140,6 +149,10 @@ impl Shared {
         let of =
             |shared: &Arc<SharedSession>| Activity::of(shared.session.local_index, shared.traffic.iter());
         self.load().sessions.iter().map(of).collect()
+    }
+
+    pub(super) fn relayed(&self) -> Vec<(Hop, LegTraffic)> {
+        self.load().legs.traffic()
     }
 
     pub(super) fn stop(&self) {

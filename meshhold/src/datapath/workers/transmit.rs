@@ -3,11 +3,12 @@
 //! Owns the order of the checks on outgoing packets. Nothing of a read is trusted, the virtio header neither.
 
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use meshhold_common::Reason;
-use meshhold_core::wire::{DATA_HEADER, FLAG_PARTIAL_CHECKSUM, TAG};
+use meshhold_core::path::Path;
+use meshhold_core::wire::{DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, TAG};
 
 use super::event::WorkerEvent;
 use super::offload::checksum::finish;
@@ -83,7 +84,7 @@ impl Worker {
             view.to_real().packet(packet, leaves_partial(virtio, packet));
         }
         let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
-        if segments.longest() > self.mtu {
+        if segments.longest() > self.mtu.min(path.mtu.into()) {
             return self.send_cut((path, view), class, read, wake);
         }
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
@@ -94,7 +95,7 @@ impl Worker {
         let (mut packets, mut bytes) = (0, 0);
         while let Some(len) = segments.next_len() {
             let size = DATA_HEADER + len + TAG;
-            let room = self.batch.room(size, path.remote, exit).ok_or(Reason::TooBig)?;
+            let room = self.batch.room(size, path.path, exit).ok_or(Reason::TooBig)?;
             let packet = room.get_mut(DATA_HEADER..DATA_HEADER + len).ok_or(Reason::TooBig)?;
             segments.write_next(packet).ok_or(Reason::Malformed)?;
             let lane = local.lane(class, position).ok_or(Reason::NoSession)?;
@@ -102,7 +103,7 @@ impl Worker {
                 report_exhausted(local, &self.outside.events);
                 return Err(Reason::NoSession);
             }
-            self.batch.commit(size, path.remote);
+            self.batch.commit(size, path.path);
             packets += 1;
             bytes += len as u64;
         }
@@ -113,7 +114,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The kernel heeds the interface's MTU; LAN devices that this node fronts don't know it. What may be fragmented is, of
+    /// The kernel heeds the interface's MTU; LAN devices that this node fronts don't know it, and a path may carry less. What may be fragmented is, of
     /// the rest the sender is told.
     fn send_cut(
         &mut self,
@@ -135,9 +136,10 @@ impl Worker {
             finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())
                 .ok_or(Reason::Malformed)?;
         }
-        let fragments = Fragments::plan(packet, self.mtu).filter(|_| virtio.gso_type == GSO_NONE);
+        let mtu = self.mtu.min(path.mtu.into());
+        let fragments = Fragments::plan(packet, mtu).filter(|_| virtio.gso_type == GSO_NONE);
         let Some(mut fragments) = fragments else {
-            self.reject(icmp::Error::TooBig(self.mtu as u16), packet, wake);
+            self.reject(icmp::Error::TooBig(mtu as u16), packet, wake);
             return Err(Reason::TooBig);
         };
         let mut piece = std::mem::take(&mut self.piece);
@@ -198,21 +200,32 @@ impl Worker {
             return;
         };
         let peer = wake.snapshot.table.peer(local.shared.peer);
-        let Some(remote) = peer.and_then(|peer| peer.transmit.as_ref()).map(|path| path.remote) else {
+        let Some(path) = peer.and_then(|peer| peer.transmit.as_ref()).map(|transmit| transmit.path) else {
             return;
         };
-        if self.seal_empty(local_index, remote).is_none() {
+        if self.seal_message(local_index, path, 0, &[]).is_none() {
             self.drop_packet(Reason::NoSession);
         }
     }
 
-    fn seal_empty(&mut self, local_index: u32, remote: SocketAddr) -> Option<()> {
-        const SIZE: usize = DATA_HEADER + TAG;
+    /// A message about paths, by any path.
+    pub(super) fn send_control(&mut self, local_index: u32, path: Path, message: &[u8]) {
+        if self.seal_message(local_index, path, FLAG_CONTROL, message).is_none() {
+            self.drop_packet(Reason::NoSession);
+        }
+    }
+
+    fn seal_message(&mut self, local_index: u32, path: Path, flags: u8, message: &[u8]) -> Option<()> {
+        let size = DATA_HEADER + message.len() + TAG;
         let local = self.sessions.find(local_index)?;
-        let room = self.batch.room(SIZE, remote, self.outlet.exit())?;
-        local.lane(Class::Bulk, 0)?.seal(0, room)?;
-        self.batch.commit(SIZE, remote);
-        local.shared.traffic(self.id)?.tx_packets.add(1);
+        let room = self.batch.room(size, path, self.outlet.exit())?;
+        room.get_mut(DATA_HEADER..DATA_HEADER + message.len())?.copy_from_slice(message);
+        local.lane(Class::Bulk, 0)?.seal(flags, room)?;
+        self.batch.commit(size, path);
+        // Messages about paths are not what a circuit is there for: they neither answer nor ask for an answer.
+        if flags & FLAG_CONTROL == 0 {
+            local.shared.traffic(self.id)?.tx_packets.add(1);
+        }
         Some(())
     }
 

@@ -9,7 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
-use meshhold_core::wire::{SPARSE_LANE, TYPE_DATA};
+use meshhold_core::wire::{LABEL_HEADER, SPARSE_LANE, TYPE_DATA, TYPE_RELAY};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::platform::linux::sys_net::{self, Instruction};
@@ -17,6 +17,9 @@ use crate::platform::linux::sys_net::{self, Instruction};
 /// Bytes of each socket buffer: what 10 Gbit/s brings in 6 ms.
 const BUFFER: usize = 8 << 20;
 const LOAD_BYTE: u16 = 0x30;
+/// The index is 0 unless loaded.
+const LOAD_INDEX: u16 = 0x01;
+const LOAD_BYTE_AT_INDEX: u16 = 0x50;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_ANY: u16 = 0x45;
 const ADD: u16 = 0x04;
@@ -111,15 +114,18 @@ fn set(socket: &Socket, level: i32, option: i32, value: i32) {
     }
 }
 
-/// Circuit data goes to the worker of its lane, there to the bulk or the sparse socket; everything else to the last of
-/// the group: the control socket.
-fn steering(workers: u32) -> [Instruction; 12] {
+/// Circuit data goes to the worker of its lane, there to the bulk or the sparse socket, and so does what a label stands
+/// before; everything else to the last of the group: the control socket.
+fn steering(workers: u32) -> [Instruction; 14] {
     let sparse = u32::from(SPARSE_LANE);
+    let any = u8::from(workers > 0);
     [
         (LOAD_BYTE, 0, 0, 0),
-        (JUMP_IF_EQUAL, u8::from(workers > 0), 0, u32::from(TYPE_DATA)),
+        (JUMP_IF_EQUAL, 3 * any, 0, u32::from(TYPE_DATA)),
+        (JUMP_IF_EQUAL, any, 0, u32::from(TYPE_RELAY)),
         (RETURN, 0, 0, 2 * workers),
-        (LOAD_BYTE, 0, 0, 7),
+        (LOAD_INDEX, 0, 0, LABEL_HEADER as u32),
+        (LOAD_BYTE_AT_INDEX, 0, 0, 7),
         (JUMP_IF_ANY, 3, 0, sparse),
         (AND, 0, 0, sparse - 1),
         (MODULO, 0, 0, workers.max(1)),
@@ -130,6 +136,7 @@ fn steering(workers: u32) -> [Instruction; 12] {
         (RETURN_ACCUMULATOR, 0, 0, 0),
     ]
 }
+
 /// One worker's sockets, ready for use.
 #[derive(Debug)]
 pub(super) struct WorkerSocket {
@@ -193,8 +200,11 @@ mod tests {
             let pair = &port.workers[usize::from(lane % SPARSE_LANE) % 3];
             let socket = if lane < SPARSE_LANE { &pair.bulk } else { &pair.sparse };
             assert_eq!(readable(socket), datagram, "lane {lane}");
+            let labelled = [&[TYPE_RELAY, 0, 0, 0, 1, 2, 3, 0x47][..], &datagram].concat();
+            sender().send_to(&labelled, to).unwrap();
+            assert_eq!(readable(socket), labelled, "lane {lane} behind a label");
         }
-        for first in [1, 2, 3, 5, 0x40, 0xc0, 0xff] {
+        for first in [1, 2, 3, 6, 0x40, 0xc0, 0xff] {
             let datagram = [first, 0, 0, 0, 0, 0, 0, 1];
             sender().send_to(&datagram, to).unwrap();
             assert_eq!(readable(&port.control), datagram, "first byte {first}");
@@ -205,7 +215,7 @@ mod tests {
     fn without_workers_all_goes_to_control() {
         let port = Port::open("127.0.0.1:0".parse().unwrap(), 0, true).unwrap();
         let to = port.control.local_addr().unwrap();
-        for first in [4, 1, 0x40] {
+        for first in [4, 5, 1, 0x40] {
             sender().send_to(&[first; 16], to).unwrap();
             assert_eq!(readable(&port.control), [first; 16]);
         }

@@ -23,6 +23,7 @@ fn news(member: u8, version: u64) -> Envelope {
         claimed_at: now,
         endpoints: Vec::new(),
         devices: Vec::new(),
+        relays: Vec::new(),
         version,
         expires: now + LIFETIME,
     };

@@ -67,7 +67,7 @@ impl Node {
 
     async fn until_up(&mut self, with: NodeId) -> SocketAddr {
         let up = |event| match event {
-            LinkEvent::Up { node, remote } if node == with => Some(remote),
+            LinkEvent::Up { node, remote, .. } if node == with => Some(remote),
             _ => None,
         };
         self.until("the link", up).await

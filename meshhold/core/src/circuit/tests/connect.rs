@@ -123,7 +123,7 @@ fn status_tells_state_address_round_trip_and_cipher() {
 #[test]
 fn a_member_behind_the_second_of_its_endpoints_is_found() {
     let mut wire = Wire::members(2, 1);
-    let endpoints = ["198.51.100.1:1".parse().unwrap(), wire.hosts[1].at];
+    let endpoints = ["198.51.100.1:1".parse::<std::net::SocketAddr>().unwrap().into(), wire.hosts[1].at];
     wire.hosts[0].circuits.connect(wire.now, NETWORK, id(2), &endpoints);
     wire.drain(0);
     wire.run(Duration::from_millis(500));

@@ -1,6 +1,8 @@
 //! Load: who floods gets cookies, who receives at its address gets through.
 
 use std::net::SocketAddr;
+
+use crate::path::Path;
 use std::time::{Duration, Instant};
 
 use super::nodes::{NETWORK, address, id, member, transmits};
@@ -15,7 +17,7 @@ fn flood(receiver: &mut Circuits, now: Instant) {
     let datagram = transmits(&mut sender).remove(0).1;
     let mut answers = 0;
     for n in 0..150u16 {
-        receiver.handle_datagram(now, SocketAddr::from(([198, 51, 100, n as u8], 1000 + n)), &datagram);
+        receiver.handle_datagram(now, SocketAddr::from(([198, 51, 100, n as u8], 1000 + n)).into(), &datagram);
         for (_, answer) in transmits(receiver) {
             answers += 1;
             assert_eq!(answer[0], if n < 100 { TYPE_RESPONSE } else { TYPE_COOKIE });
@@ -30,7 +32,7 @@ fn first_initiation(sender: &mut Circuits, now: Instant) -> Vec<u8> {
     transmits(sender).remove(0).1
 }
 
-fn only_answer(circuits: &mut Circuits, now: Instant, from: SocketAddr, datagram: &[u8]) -> Vec<u8> {
+fn only_answer(circuits: &mut Circuits, now: Instant, from: Path, datagram: &[u8]) -> Vec<u8> {
     circuits.handle_datagram(now, from, datagram);
     let mut answers = transmits(circuits);
     assert_eq!(answers.len(), 1);
@@ -48,7 +50,7 @@ fn a_cookie_is_taken_from_its_address_and_port_only() {
     let second = only_answer(&mut sender, now, address(2), &cookie);
     assert_eq!(second[0], TYPE_INITIATION);
     let mut other_port = address(1);
-    other_port.set_port(7778);
+    other_port.remote.set_port(7778);
     let cases = [(other_port, TYPE_COOKIE), (address(3), TYPE_COOKIE), (address(1), TYPE_RESPONSE)];
     for (from, answer) in cases {
         assert_eq!(only_answer(&mut receiver, now, from, &second)[0], answer, "{from}");
@@ -116,7 +118,7 @@ fn cookie_replies_cannot_make_an_initiator_flood() {
     for _ in 0..50 {
         // A responder that never takes the cookie: each reply comes from another port.
         let mut from = address(1);
-        from.set_port(1000 + sent);
+        from.remote.set_port(1000 + sent);
         let cookie = only_answer(&mut receiver, now, from, &datagram);
         sender.handle_datagram(now, address(2), &cookie);
         let Some((_, next)) = transmits(&mut sender).pop() else { break };

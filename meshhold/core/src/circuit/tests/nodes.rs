@@ -1,6 +1,8 @@
 //! Nodes for tests: who they are, where they are, and their circuits, all from fixed seeds.
 
 use std::net::SocketAddr;
+
+use crate::path::Path;
 use std::time::Duration;
 
 use crate::circuit::{Circuits, Output};
@@ -20,8 +22,8 @@ pub(super) fn id(number: u8) -> NodeId {
     identity(number).node_id()
 }
 
-pub(super) fn address(number: u8) -> SocketAddr {
-    SocketAddr::from(([192, 0, 2, number], 7777))
+pub(super) fn address(number: u8) -> Path {
+    SocketAddr::from(([192, 0, 2, number], 7777)).into()
 }
 
 pub(super) fn circuits(number: u8, lanes: u8, offers: &[(Cipher, u32)], seed: u64) -> Circuits {
@@ -37,7 +39,7 @@ pub(super) fn member(number: u8, seed: u64) -> Circuits {
 }
 
 /// All datagrams that wait, and nothing else.
-pub(super) fn transmits(circuits: &mut Circuits) -> Vec<(SocketAddr, Vec<u8>)> {
+pub(super) fn transmits(circuits: &mut Circuits) -> Vec<(Path, Vec<u8>)> {
     let outputs = std::iter::from_fn(|| circuits.poll_output());
     outputs
         .filter_map(|output| match output {

@@ -43,7 +43,7 @@ fn made() -> BTreeMap<&'static str, String> {
     let response = transmits(&mut bob).remove(0).1;
     // Repetitions bring load, and load brings cookies.
     for port in 0..100 {
-        bob.handle_datagram(now, SocketAddr::from(([198, 51, 100, 1], port)), &initiation);
+        bob.handle_datagram(now, SocketAddr::from(([198, 51, 100, 1], port)).into(), &initiation);
     }
     while bob.poll_output().is_some() {}
     bob.handle_datagram(now, address(1), &initiation);

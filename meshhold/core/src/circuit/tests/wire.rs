@@ -3,7 +3,7 @@
 //! Owns what daemon and workers do in earnest: keeps sessions, carries data, reports confirmation and activity.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use crate::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Held {
     pub(super) session: Arc<Session>,
     pub(super) peer: NodeId,
-    pub(super) remote: SocketAddr,
+    pub(super) remote: Path,
     pub(super) traffic: Traffic,
     heard: bool,
 }
@@ -31,7 +31,7 @@ pub(super) struct Held {
 /// One node.
 pub(super) struct Host {
     pub(super) circuits: Circuits,
-    pub(super) at: SocketAddr,
+    pub(super) at: Path,
     pub(super) held: BTreeMap<u32, Held>,
     pub(super) sending: BTreeMap<NodeId, u32>,
     /// Names of outputs with the second at which they came, without datagrams.
@@ -51,7 +51,7 @@ pub(super) struct Wire {
     /// Handshake datagrams by type, as sent.
     pub(super) handshakes: [u64; 4],
     pub(super) lost_data: u64,
-    queue: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    queue: BTreeMap<(Instant, u64), (Path, Path, Vec<u8>)>,
     serial: u64,
     next_tick: Instant,
     rng: StdRng,
@@ -208,7 +208,7 @@ impl Wire {
         }
     }
 
-    fn put(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
+    fn put(&mut self, from: Path, to: Path, datagram: Vec<u8>) {
         let copies = if self.rng.gen_bool(self.weather.repeat) { 2 } else { 1 };
         for _ in 0..copies {
             if self.rng.gen_bool(self.weather.loss) {
@@ -270,7 +270,7 @@ impl Wire {
         }
     }
 
-    fn arrive(&mut self, from: SocketAddr, to: SocketAddr, datagram: &[u8]) {
+    fn arrive(&mut self, from: Path, to: Path, datagram: &[u8]) {
         let Some(at) = self.hosts.iter().position(|host| host.at == to) else { return };
         match datagram[0] {
             TYPE_INITIATION | TYPE_RESPONSE | TYPE_COOKIE => {
@@ -281,7 +281,7 @@ impl Wire {
         self.drain(at);
     }
 
-    fn open(&mut self, at: usize, from: SocketAddr, datagram: &[u8]) {
+    fn open(&mut self, at: usize, from: Path, datagram: &[u8]) {
         let index = u32::from_be_bytes(datagram[4..8].try_into().unwrap());
         let bytes = u64::from_be_bytes(datagram[8..16].try_into().unwrap());
         let host = &mut self.hosts[at];
@@ -297,7 +297,8 @@ impl Wire {
             host.circuits.confirmed(self.now, index);
         } else if held.remote != from {
             held.remote = from;
-            host.circuits.moved(self.now, index, from);
+            let (network, peer) = host.circuits.owner(index).unwrap().0;
+            host.circuits.use_path(network, peer, from);
         }
     }
 }

@@ -1,0 +1,269 @@
+//! Paths: where the datagrams of a circuit go, which are tried, which is taken and why.
+//!
+//! Owns what a path is, and the choice among the paths of every connected peer: probes inside the circuit, direct before
+//! relayed, a quick look when an active circuit falls silent. Must not know how a relayed path is set up, sockets or sessions.
+//!
+//! The loop contract is that of [`crate::circuit`]: after any call take [`Paths::poll_output`] until it is empty, sleep
+//! until [`Paths::poll_timeout`], call [`Paths::handle_timeout`].
+
+mod budget;
+mod peer;
+pub mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rand_core::RngCore;
+
+use crate::circuit::Traffic;
+use crate::handshake::random::SeededRng;
+use crate::identity::NodeId;
+use crate::key::NetworkId;
+use budget::Budget;
+use peer::Peer;
+pub use peer::{Decision, Trial};
+use probe::{MAX_CANDIDATES, Message};
+
+/// A peer in one network.
+pub type PeerKey = (NetworkId, NodeId);
+
+/// Straight to an address, or to a relay that knows the datagrams by a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path {
+    /// The peer's address, or that of the first relay.
+    pub remote: SocketAddr,
+    /// `Some` through relays.
+    pub label: Option<u32>,
+}
+
+impl Path {
+    /// Through relays, the first of which is at `remote`.
+    pub fn relayed(remote: SocketAddr, label: u32) -> Self {
+        Self { remote, label: Some(label) }
+    }
+
+    /// Whether nobody forwards.
+    pub fn is_direct(&self) -> bool {
+        self.label.is_none()
+    }
+}
+
+impl From<SocketAddr> for Path {
+    fn from(remote: SocketAddr) -> Self {
+        Self { remote, label: None }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.label {
+            None => self.remote.fmt(f),
+            Some(label) => write!(f, "{} by label {label:08x}", self.remote),
+        }
+    }
+}
+
+/// What the owner of the paths is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a control message on the circuit's sending session.
+    Send {
+        /// The circuit.
+        peer: PeerKey,
+        /// By this path, whatever the circuit uses.
+        path: Path,
+        /// The message.
+        message: Message,
+    },
+    /// Let the circuit's datagrams go by this path.
+    Use {
+        /// The circuit.
+        peer: PeerKey,
+        /// The path.
+        path: Path,
+    },
+    /// The present path is doubtful: relayed ones are wanted.
+    WantRelay {
+        /// The circuit.
+        peer: PeerKey,
+    },
+}
+
+/// The paths of all connected peers.
+pub struct Paths {
+    peers: BTreeMap<PeerKey, Peer>,
+    own: Vec<SocketAddr>,
+    outputs: VecDeque<Output>,
+    budget: Budget,
+    rng: SeededRng,
+}
+
+impl Paths {
+    /// No peer yet.
+    pub fn new(rng_seed: [u8; 32]) -> Self {
+        let (peers, own, outputs) = (BTreeMap::new(), Vec::new(), VecDeque::new());
+        Self { peers, own, outputs, budget: Budget::default(), rng: SeededRng::new(rng_seed) }
+    }
+
+    /// Where this node may be reached, the best first: what peers are told.
+    pub fn set_own(&mut self, mut own: Vec<SocketAddr>) {
+        own.retain(is_usable);
+        own.truncate(MAX_CANDIDATES);
+        self.own = own;
+    }
+
+    /// A circuit's datagrams go by `path` now: it has just come up, or a handshake was answered there.
+    pub fn taken(&mut self, now: Instant, key: PeerKey, path: Path, endpoints: &[SocketAddr]) {
+        let peer = self.peers.entry(key).or_insert_with(|| Peer::new(now));
+        if peer.current == Some(path) {
+            return;
+        }
+        let first = peer.current.is_none();
+        peer.take(now, path, "a handshake was answered here".to_owned());
+        peer.add(now, endpoints.iter().copied().filter(is_usable).map(Path::from));
+        if first {
+            self.punch(now, key);
+        }
+    }
+
+    /// There is no circuit with the peer any more.
+    pub fn down(&mut self, key: PeerKey) {
+        self.peers.remove(&key);
+    }
+
+    /// A relayed path was set up for the peer.
+    pub fn opened(&mut self, now: Instant, key: PeerKey, path: Path) {
+        self.with(now, key, |peer, now| peer.add(now, [path]));
+    }
+
+    /// A relayed path is gone.
+    pub fn closed(&mut self, now: Instant, path: Path) {
+        let users: Vec<PeerKey> =
+            self.peers.iter().filter(|(_, peer)| peer.knows(path)).map(|(key, _)| *key).collect();
+        for key in users {
+            self.with(now, key, |peer, now| peer.forget(now, path));
+        }
+    }
+
+    /// An authenticated datagram came by another path than the circuit's own.
+    pub fn arrived(&mut self, now: Instant, key: PeerKey, from: Path) {
+        self.with(now, key, |peer, now| peer.arrived(now, from));
+    }
+
+    /// A control message of the peer.
+    pub fn message(&mut self, now: Instant, key: PeerKey, from: Path, message: &Message) {
+        match message {
+            Message::Ping { id } => {
+                let message = Message::Pong { id: *id, seen: from.remote };
+                self.outputs.push_back(Output::Send { peer: key, path: from, message });
+                self.with(now, key, |peer, now| peer.add(now, [from]));
+            }
+            Message::Pong { id, .. } => self.with(now, key, |peer, now| peer.answered(now, *id)),
+            Message::Candidates { endpoints } => {
+                let paths = endpoints.iter().copied().filter(is_usable).map(Path::from);
+                self.with(now, key, |peer, now| {
+                    peer.add(now, paths);
+                    peer.try_all(now);
+                });
+            }
+        }
+    }
+
+    /// Totals of the circuit's sending session so far.
+    pub fn traffic(&mut self, now: Instant, key: PeerKey, total: Traffic) {
+        self.with(now, key, |peer, now| peer.account(now, total));
+    }
+
+    /// Addresses or routes of this host changed, or it slept: everything is looked at again.
+    pub fn shaken(&mut self, now: Instant) {
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        for key in keys {
+            self.with(now, key, Peer::doubt);
+            self.punch(now, key);
+        }
+    }
+
+    /// Whether any circuit was used a moment ago, so that its traffic is worth a look several times a second.
+    pub fn is_active(&self, now: Instant) -> bool {
+        self.peers.values().any(|peer| peer.is_active(now))
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.peers.values().filter_map(Peer::next).min()
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due = self.peers.iter().filter(|(_, peer)| peer.next().is_some_and(|at| at <= now));
+        let due: Vec<PeerKey> = due.map(|(key, _)| *key).collect();
+        for key in due {
+            self.with(now, key, Peer::look);
+        }
+    }
+
+    /// Path, since when, and why.
+    pub fn current(&self, key: PeerKey) -> Option<&Decision> {
+        self.peers.get(&key)?.decisions.back()
+    }
+
+    /// What was decided lately, oldest first, and all that is tried.
+    pub fn report(&self, key: PeerKey) -> Option<(Vec<Decision>, Vec<Trial>)> {
+        let peer = self.peers.get(&key)?;
+        Some((peer.decisions.iter().cloned().collect(), peer.trials.clone()))
+    }
+
+    /// Tells the peer where we are, and tries all paths, as it will when it hears that.
+    fn punch(&mut self, now: Instant, key: PeerKey) {
+        let endpoints = self.own.clone();
+        let Some(path) = self.peers.get(&key).and_then(|peer| peer.current) else { return };
+        self.outputs.push_back(Output::Send { peer: key, path, message: Message::Candidates { endpoints } });
+        self.with(now, key, Peer::try_all);
+    }
+
+    /// Changes a peer and does what follows from it.
+    fn with(&mut self, now: Instant, key: PeerKey, change: impl FnOnce(&mut Peer, Instant)) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let before = peer.current;
+        change(peer, now);
+        while let Some(at) = peer.due(now) {
+            if !self.budget.take(now) {
+                peer.postpone(at, now + Duration::from_millis(50));
+                continue;
+            }
+            let id = self.rng.next_u32();
+            if let Some(path) = peer.sent(at, id, now) {
+                self.outputs.push_back(Output::Send { peer: key, path, message: Message::Ping { id } });
+            }
+        }
+        if std::mem::take(&mut peer.wants_relay) {
+            self.outputs.push_back(Output::WantRelay { peer: key });
+        }
+        let punch = std::mem::take(&mut peer.wants_punch);
+        if let Some(path) = peer.current.filter(|path| before != Some(*path)) {
+            self.outputs.push_back(Output::Use { peer: key, path });
+        }
+        if punch {
+            self.punch(now, key);
+        }
+    }
+}
+
+/// Whether a node could be reached there at all (RFC 6890).
+pub fn is_usable(address: &SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let reserved = match ip {
+        std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] >= 240 || ip.octets()[0] == 0,
+        std::net::IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
+    };
+    address.port() != 0 && !reserved && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()
+}

@@ -1,0 +1,392 @@
+//! The paths to one peer: which are tried, which is in use, and when to doubt it.
+//!
+//! Owns the rules of choice and all its timing. Must not know other peers, what is sent for a probe, or how.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Path;
+use crate::circuit::Traffic;
+
+/// Most paths tried for one peer.
+const MAX_TRIALS: usize = 24;
+/// Decisions that are remembered.
+const MAX_DECISIONS: usize = 32;
+/// Pauses between the probes of a new path; then it rests until the next punch.
+const PAUSES: [u64; 5] = [100, 200, 400, 800, 1_600];
+/// After this a probe is lost.
+const LOST: Duration = Duration::from_secs(3);
+/// For how long after its last packet a circuit is active.
+const ACTIVE: Duration = Duration::from_secs(2);
+/// Silence after sending, on an active circuit, that raises doubt.
+const UNANSWERED: Duration = Duration::from_millis(200);
+/// The same where nothing was sent, or where the peer answers probes only.
+const SILENT: Duration = Duration::from_millis(400);
+/// Shortest wait for the answer to a doubt.
+const PATIENCE: Duration = Duration::from_millis(150);
+/// Rounds of doubt that come quickly; after them one a second.
+const QUICK_ROUNDS: u32 = 12;
+/// For how long after its last packet a circuit's path is doubted.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+/// For how long after its last packet a direct path is kept open.
+const KEPT: Duration = Duration::from_secs(180);
+/// Silence that a path is trusted to survive, until it shows that it doesn't.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(1);
+/// How long after a change of path stragglers on the old one mean nothing.
+const STRAGGLERS: Duration = Duration::from_millis(500);
+/// Pause between attempts to leave a relayed path; doubles up to the longest.
+const FIRST_PUNCH: Duration = Duration::from_secs(2);
+const LONGEST_PUNCH: Duration = Duration::from_secs(120);
+/// What another path of the same kind must be better by: an eighth, and this.
+const BETTER_BY: Duration = Duration::from_millis(3);
+
+/// Why a path was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// When.
+    pub at: Instant,
+    /// The path.
+    pub path: Path,
+    /// A part of a sentence.
+    pub reason: String,
+}
+
+/// One path that was tried.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// The path.
+    pub path: Path,
+    /// Smoothed round-trip time.
+    pub rtt: Option<Duration>,
+    /// Probes sent.
+    pub sent: u32,
+    /// Probes answered.
+    pub answered: u32,
+    /// Last answer.
+    pub proven: Option<Instant>,
+    pending: VecDeque<(u32, Instant)>,
+    pauses: usize,
+    next: Option<Instant>,
+}
+
+impl Trial {
+    fn new(path: Path, now: Instant) -> Self {
+        let pending = VecDeque::new();
+        Self { path, rtt: None, sent: 0, answered: 0, proven: None, pending, pauses: 0, next: Some(now) }
+    }
+
+    /// A few probes from `now` on.
+    fn probe(&mut self, now: Instant) {
+        (self.pauses, self.next) = (0, Some(now));
+    }
+
+    /// One probe now.
+    fn probe_once(&mut self, now: Instant) {
+        (self.pauses, self.next) = (PAUSES.len(), Some(now));
+    }
+}
+
+/// A doubt about the path in use.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    round: u32,
+    next: Instant,
+}
+
+/// The paths to one peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) current: Option<Path>,
+    pub(super) trials: Vec<Trial>,
+    pub(super) decisions: VecDeque<Decision>,
+    pub(super) wants_relay: bool,
+    pub(super) wants_punch: bool,
+    left: Option<(Path, Instant)>,
+    traffic: Option<Traffic>,
+    /// Last datagram with a packet in it.
+    used: Instant,
+    /// Something was sent since the last sign of life.
+    owed: bool,
+    /// The path in use was known to work.
+    verified: Instant,
+    /// Datagrams came by another path.
+    astray: Option<Instant>,
+    doubt: Option<Doubt>,
+    /// Its traffic is looked at.
+    watched: bool,
+    keepalive: Duration,
+    punch: (Instant, Duration),
+}
+
+impl Peer {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            current: None,
+            trials: Vec::new(),
+            decisions: VecDeque::new(),
+            wants_relay: false,
+            wants_punch: false,
+            left: None,
+            traffic: None,
+            used: now,
+            owed: false,
+            verified: now,
+            astray: None,
+            doubt: None,
+            watched: true,
+            keepalive: KEEPALIVE,
+            punch: (now + FIRST_PUNCH, FIRST_PUNCH),
+        }
+    }
+
+    pub(super) fn knows(&self, path: Path) -> bool {
+        self.trials.iter().any(|trial| trial.path == path)
+    }
+
+    pub(super) fn is_active(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.used) < ACTIVE
+    }
+
+    /// Paths that may work. One that is known and rests is tried again.
+    pub(super) fn add(&mut self, now: Instant, paths: impl IntoIterator<Item = Path>) {
+        for path in paths {
+            match self.trials.iter_mut().find(|trial| trial.path == path) {
+                Some(trial) if trial.next.is_none() && trial.proven.is_none() => trial.probe(now),
+                Some(_) => {}
+                None => {
+                    self.make_room();
+                    self.trials.push(Trial::new(path, now));
+                    self.punch.1 = FIRST_PUNCH;
+                }
+            }
+        }
+    }
+
+    fn make_room(&mut self) {
+        if self.trials.len() < MAX_TRIALS {
+            return;
+        }
+        let current = self.current;
+        let spare = |trial: &&Trial| Some(trial.path) != current;
+        let oldest = self.trials.iter().filter(spare).min_by_key(|trial| trial.proven).map(|trial| trial.path);
+        self.trials.retain(|trial| Some(trial.path) != oldest);
+    }
+
+    pub(super) fn forget(&mut self, now: Instant, path: Path) {
+        self.trials.retain(|trial| trial.path != path);
+        if self.current == Some(path) {
+            self.doubt(now);
+        }
+    }
+
+    /// Takes `path`.
+    pub(super) fn take(&mut self, now: Instant, path: Path, reason: String) {
+        if self.current == Some(path) {
+            return;
+        }
+        self.left = self.current.replace(path).map(|left| (left, now));
+        (self.verified, self.doubt, self.owed, self.astray) = (now, None, false, None);
+        self.add(now, [path]);
+        if !path.is_direct() {
+            self.punch = (now + FIRST_PUNCH, FIRST_PUNCH);
+        }
+        if self.decisions.len() == MAX_DECISIONS {
+            self.decisions.pop_front();
+        }
+        self.decisions.push_back(Decision { at: now, path, reason });
+    }
+
+    /// A few probes by every path but the one in use.
+    pub(super) fn try_all(&mut self, now: Instant) {
+        let current = self.current;
+        self.trials.iter_mut().filter(|trial| Some(trial.path) != current).for_each(|trial| trial.probe(now));
+    }
+
+    /// An authenticated datagram came by `from`.
+    pub(super) fn arrived(&mut self, now: Instant, from: Path) {
+        let Some(current) = self.current.filter(|current| *current != from) else { return };
+        let straggler = |(left, at): (Path, Instant)| left == from && now.duration_since(at) < STRAGGLERS;
+        if self.left.is_some_and(straggler) {
+            return;
+        }
+        self.add(now, [from]);
+        if from.is_direct() || !current.is_direct() {
+            return self.take(now, from, "the peer sends by it".to_owned());
+        }
+        // Perhaps the peer has just not left the relay yet, perhaps it had to go back to it.
+        self.astray = Some(now);
+        if self.doubt.is_none() {
+            self.doubt(now);
+        }
+    }
+
+    /// A probe was answered.
+    pub(super) fn answered(&mut self, now: Instant, id: u32) {
+        let found = |trial: &Trial| trial.pending.iter().any(|(pending, _)| *pending == id);
+        let Some(trial) = self.trials.iter_mut().find(|trial| found(trial)) else { return };
+        let sent = trial.pending.iter().find(|(pending, _)| *pending == id).map_or(now, |(_, sent)| *sent);
+        let rtt = now.saturating_duration_since(sent);
+        trial.pending.retain(|(pending, _)| *pending != id);
+        trial.answered += 1;
+        trial.rtt = Some(trial.rtt.map_or(rtt, |old| (old * 3 + rtt) / 4));
+        (trial.proven, trial.next) = (Some(now), None);
+        let path = trial.path;
+        if self.current == Some(path) {
+            (self.verified, self.doubt, self.astray) = (now, None, None);
+            return;
+        }
+        self.consider(now, path);
+    }
+
+    /// Whether a path that has just proven itself is better than the one in use.
+    fn consider(&mut self, now: Instant, path: Path) {
+        let Some(current) = self.current else { return };
+        if self.doubt.is_some_and(|doubt| doubt.round > 1) {
+            if current.is_direct() && now.duration_since(self.verified) > self.keepalive / 2 {
+                self.keepalive = (self.keepalive / 2).max(SHORTEST_KEEPALIVE);
+            }
+            return self.take(now, path, format!("no answer by {current}"));
+        }
+        match (path.is_direct(), current.is_direct()) {
+            (true, false) => self.take(now, path, "direct and proven".to_owned()),
+            (false, true) => {}
+            _ => self.compare(now, path, current),
+        }
+    }
+
+    fn compare(&mut self, now: Instant, path: Path, current: Path) {
+        let rtt = |path| self.trials.iter().find(|trial| trial.path == path)?.rtt;
+        let (Some(new), Some(old)) = (rtt(path), rtt(current)) else { return };
+        if new + new / 8 + BETTER_BY < old {
+            self.take(now, path, format!("{} instead of {} µs", new.as_micros(), old.as_micros()));
+        }
+    }
+
+    /// Counts what was sent and received.
+    pub(super) fn account(&mut self, now: Instant, total: Traffic) {
+        let Some(before) = self.traffic.replace(total) else { return };
+        if total.tx_bytes > before.tx_bytes || total.rx_bytes > before.rx_bytes {
+            (self.used, self.watched) = (now, true);
+        }
+        let is_astray = self.astray.is_some_and(|at| now.duration_since(at) < STRAGGLERS);
+        if total.rx_packets > before.rx_packets && !is_astray {
+            (self.verified, self.owed) = (now, false);
+            self.doubt = None;
+        }
+        self.owed |= total.tx_bytes > before.tx_bytes;
+    }
+
+    /// Doubts the path in use: probes it now.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.doubt = Some(Doubt { round: 0, next: now });
+        self.look(now);
+    }
+
+    /// Does what is due.
+    pub(super) fn look(&mut self, now: Instant) {
+        self.lose_old(now);
+        match self.doubt {
+            Some(doubt) if doubt.next <= now => self.doubt_more(now, doubt),
+            None if self.watched && self.doubt_at() <= now => self.begin_to_doubt(now),
+            _ => {}
+        }
+        if self.keepalive_at().is_some_and(|at| at <= now) {
+            self.probe_current(now);
+        }
+        if self.punch_at().is_some_and(|at| at <= now) {
+            self.wants_punch = true;
+            self.punch = (now + self.punch.1, (self.punch.1 * 2).min(LONGEST_PUNCH));
+        }
+    }
+
+    /// When something has to be looked at.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let probe = self.trials.iter().filter_map(|trial| trial.next).min();
+        let doubt = self.doubt.map(|doubt| doubt.next).or(self.watched.then(|| self.doubt_at()));
+        [probe, doubt, self.keepalive_at(), self.punch_at()].into_iter().flatten().min()
+    }
+
+    fn doubt_at(&self) -> Instant {
+        self.verified + if self.owed { UNANSWERED } else { SILENT }
+    }
+
+    fn begin_to_doubt(&mut self, now: Instant) {
+        if !self.is_active(now) {
+            self.watched = false;
+            return;
+        }
+        self.doubt = Some(Doubt { round: 0, next: now });
+        // A circuit that has fallen silent is asked once; only what is sent later is reason to ask again.
+        self.watched = self.owed;
+        if let Some(doubt) = self.doubt {
+            self.doubt_more(now, doubt);
+        }
+    }
+
+    fn doubt_more(&mut self, now: Instant, Doubt { round, .. }: Doubt) {
+        if now.saturating_duration_since(self.used) > GIVEN_UP {
+            self.doubt = None;
+            return;
+        }
+        let current = self.trials.iter().find(|trial| Some(trial.path) == self.current);
+        let rtt = current.and_then(|trial| trial.rtt).unwrap_or_default();
+        let mut pause = PATIENCE.max(rtt * 5 / 2);
+        if round > QUICK_ROUNDS {
+            pause = Duration::from_secs(1);
+        }
+        self.doubt = Some(Doubt { round: round + 1, next: now + pause });
+        if round >= 1 {
+            self.trials.iter_mut().for_each(|trial| trial.probe_once(now));
+            self.wants_relay |= round % 8 == 1;
+            self.wants_punch |= round % 8 == 2;
+        }
+        self.probe_current(now);
+    }
+
+    fn probe_current(&mut self, now: Instant) {
+        let current = self.current;
+        let trial = self.trials.iter_mut().find(|trial| Some(trial.path) == current);
+        trial.into_iter().for_each(|trial| trial.probe_once(now));
+    }
+
+    /// When the path in use needs a datagram, lest a NAT forgets it.
+    fn keepalive_at(&self) -> Option<Instant> {
+        let current = self.trials.iter().find(|trial| Some(trial.path) == self.current)?;
+        let last = current.pending.back().map(|(_, sent)| *sent).into_iter().chain(current.proven);
+        let at = last.chain([self.verified]).max()? + self.keepalive;
+        (current.path.is_direct() && self.doubt.is_none() && at < self.used + KEPT).then_some(at)
+    }
+
+    fn punch_at(&self) -> Option<Instant> {
+        let relayed = self.current.is_some_and(|path| !path.is_direct());
+        (relayed && self.watched).then_some(self.punch.0)
+    }
+
+    fn lose_old(&mut self, now: Instant) {
+        for trial in &mut self.trials {
+            trial.pending.retain(|(_, sent)| now.duration_since(*sent) < LOST);
+        }
+    }
+
+    /// Place of a trial whose probe is due.
+    pub(super) fn due(&self, now: Instant) -> Option<usize> {
+        self.trials.iter().position(|trial| trial.next.is_some_and(|at| at <= now))
+    }
+
+    pub(super) fn postpone(&mut self, at: usize, to: Instant) {
+        if let Some(trial) = self.trials.get_mut(at) {
+            trial.next = Some(to);
+        }
+    }
+
+    /// A probe with this id is sent; yields where.
+    pub(super) fn sent(&mut self, at: usize, id: u32, now: Instant) -> Option<Path> {
+        let trial = self.trials.get_mut(at)?;
+        trial.next = PAUSES.get(trial.pauses).map(|pause| now + Duration::from_millis(*pause));
+        trial.pauses += 1;
+        trial.sent += 1;
+        trial.pending.push_back((id, now));
+        Some(trial.path)
+    }
+}

@@ -1,0 +1,233 @@
+//! Which way circuits go: relays asked for and served, paths tried and taken.
+//!
+//! Owns the traffic between the machines of the core that know of paths, the links and the workers. Must not know why a path is
+//! better than another (that is `meshhold-core`).
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use meshhold_core::circuit::Traffic;
+use meshhold_core::identity::NodeId;
+use meshhold_core::membership::Peer;
+use meshhold_core::path::probe::Message;
+use meshhold_core::path::{Output, Path, Paths};
+use meshhold_core::relay::{self, Limits, Relays};
+use meshhold_core::wire::{DATA_HEADER, LABEL_HEADER, TAG, TYPE_RELAY};
+
+use super::Daemon;
+use super::callers::PeerKey;
+use super::circuits::Effect;
+use crate::config::RelayConfig;
+use crate::datapath::relay::{Hop, Leg};
+
+/// What every underlay carries, until a path shows that it carries less.
+const UNDERLAY_MTU: usize = 1500;
+const IPV4_UDP: usize = 28;
+const IPV6_UDP: usize = 48;
+
+/// The machines.
+pub(super) struct Ways {
+    /// Which path each circuit takes.
+    pub(super) paths: Paths,
+    /// Who forwards for whom.
+    pub(super) relays: Relays,
+    /// Numbers of the nodes that asked for what is relayed.
+    sources: BTreeMap<NodeId, u32>,
+}
+
+impl Ways {
+    /// No path yet.
+    pub(super) fn new(own: NodeId, config: &RelayConfig, seeds: [[u8; 32]; 2]) -> Self {
+        let limits = Limits {
+            enabled: config.enabled,
+            circuits: config.circuits as usize,
+            circuits_per_source: config.circuits_per_source as usize,
+        };
+        let [paths, relays] = seeds;
+        Self {
+            paths: Paths::new(paths),
+            relays: Relays::new(own, limits, relays),
+            sources: BTreeMap::new(),
+        }
+    }
+}
+
+/// Longest inner packet by a path.
+pub(super) fn inner_mtu(path: Path) -> u16 {
+    let outer = if path.remote.is_ipv4() { IPV4_UDP } else { IPV6_UDP };
+    let label = path.label.map_or(0, |_| LABEL_HEADER);
+    (UNDERLAY_MTU - outer - label - DATA_HEADER - TAG) as u16
+}
+
+impl Daemon {
+    /// Packets wait for a peer: everything that may lead to it is tried at once.
+    pub(super) fn connect(&mut self, now: Instant, peer_index: u32) {
+        let found = self.networks.values().find_map(|network| {
+            let mut peers = network.members.peers();
+            let peer = peers.find(|p| self.callers.known((network.id, p.node)) == Some(peer_index))?;
+            Some(((network.id, peer.node), peer.endpoints.clone()))
+        });
+        let Some((key, endpoints)) = found else { return };
+        let endpoints: Vec<Path> = endpoints.into_iter().map(Path::from).collect();
+        self.circuits.machine.connect(now, key.0, key.1, &endpoints);
+        self.want_relay(now, key, false);
+    }
+
+    fn want_relay(&mut self, now: Instant, key: PeerKey, anew: bool) {
+        let relays: Vec<NodeId> = self.relays_of(key).into_iter().map(|(relay, _)| relay).collect();
+        self.ways.relays.want(now, key, &relays, anew);
+    }
+
+    /// The relays that a peer says it has links to.
+    fn relays_of(&self, key: PeerKey) -> Vec<(NodeId, SocketAddr)> {
+        self.peer(key).map(|peer| peer.relays.clone()).unwrap_or_default()
+    }
+
+    fn peer(&self, (network, node): PeerKey) -> Option<&Peer> {
+        let network = self.networks.values().find(|n| n.id == network)?;
+        network.members.peers().find(|peer| peer.node == node)
+    }
+
+    /// The relays that others can reach this node by, and where these are.
+    pub(super) fn near_relays(&self) -> Vec<(NodeId, SocketAddr)> {
+        self.ways.relays.near().into_iter().map(|(node, address, _)| (node, address)).collect()
+    }
+
+    /// By which labels others reach this node.
+    pub(super) fn doors(&self) -> HashMap<Hop, Path> {
+        let doors = self.ways.relays.doors().into_iter();
+        doors.map(|(remote, label, back)| (Hop { remote, label }, back)).collect()
+    }
+
+    /// A message about paths that came on a session.
+    pub(super) fn on_control(&mut self, now: Instant, local_index: u32, from: Path, message: &[u8]) {
+        let Some(key) = self.circuits.owner(local_index) else { return };
+        if let Some(message) = Message::decode(message) {
+            self.ways.paths.message(now, key, from, &message);
+        }
+    }
+
+    /// A packet came by another path than its circuit's.
+    pub(super) fn on_moved(&mut self, now: Instant, local_index: u32, from: Path) {
+        if let Some(key) = self.circuits.owner(local_index) {
+            self.ways.paths.arrived(now, key, from);
+        }
+    }
+
+    /// Tells circuits and paths what was sent and received.
+    pub(super) fn account(&mut self, now: Instant) {
+        for of in self.lan.activity() {
+            let total = Traffic {
+                tx_packets: of.tx_packets,
+                rx_packets: of.rx_packets,
+                tx_bytes: of.tx_bytes,
+                rx_bytes: of.rx_bytes,
+            };
+            self.circuits.machine.activity(now, of.local_index, total);
+            let owner = self.circuits.owner(of.local_index);
+            if let Some(key) = owner.filter(|key| self.circuits.is_sending(*key, of.local_index)) {
+                self.ways.paths.traffic(now, key, total);
+            }
+        }
+    }
+
+    /// Addresses or routes changed.
+    pub(super) fn shake(&mut self, now: Instant) {
+        self.ways.relays.shaken();
+        self.ways.paths.shaken(now);
+    }
+
+    pub(super) fn on_ways_timer(&mut self, now: Instant) {
+        if self.ways.paths.is_active(now) {
+            self.account(now);
+        }
+        self.ways.paths.handle_timeout(now);
+        self.ways.relays.handle_timeout(now);
+    }
+
+    /// When paths or relays have something to do.
+    pub(super) fn ways_timeout(&self) -> Option<Instant> {
+        self.ways.paths.poll_timeout().into_iter().chain(self.ways.relays.poll_timeout()).min()
+    }
+
+    /// Carries out what circuits, paths and relays want, until none wants anything.
+    pub(super) fn settle_circuits(&mut self, now: Instant) {
+        loop {
+            self.settle_ways(now);
+            let (effects, changed) = self.circuits.drain();
+            self.stale.table |= changed;
+            if effects.is_empty() {
+                return;
+            }
+            effects.into_iter().for_each(|effect| self.carry_out(now, effect));
+        }
+    }
+
+    fn carry_out(&mut self, now: Instant, effect: Effect) {
+        match effect {
+            Effect::Send(Path { remote, label: None }, datagram) => self.links.send_datagram(remote, &datagram),
+            Effect::Send(Path { remote, label: Some(label) }, datagram) => {
+                let [a, b, c, d] = label.to_be_bytes();
+                let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], &*datagram].concat();
+                self.links.send_datagram(remote, &labelled);
+            }
+            Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
+            Effect::Up(key, path) => {
+                let endpoints = self.peer(key).map(|peer| peer.endpoints.clone()).unwrap_or_default();
+                self.ways.paths.taken(now, key, path, &endpoints);
+            }
+            Effect::Down(key) => {
+                self.ways.paths.down(key);
+                self.ways.relays.close(key);
+            }
+        }
+    }
+
+    /// Does what the machines want done.
+    fn settle_ways(&mut self, now: Instant) {
+        while let Some(output) = self.ways.relays.poll_output() {
+            match output {
+                relay::Output::Send { to, message } => self.links.say(to, message),
+                relay::Output::Changed => self.stale.table = true,
+                relay::Output::Ready { peer, path } => {
+                    self.ways.paths.opened(now, peer, path);
+                    self.circuits.machine.try_path(peer.0, peer.1, path);
+                }
+                relay::Output::Gone { path } => self.ways.paths.closed(now, path),
+                relay::Output::Failed { peer, reason } => tracing::info!(peer = %peer.1, "{reason}"),
+            }
+        }
+        while let Some(output) = self.ways.paths.poll_output() {
+            match output {
+                Output::Send { peer, path, message } => self.send_control(peer, path, &message),
+                Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
+                Output::WantRelay { peer } => self.want_relay(now, peer, true),
+            }
+        }
+    }
+
+    fn send_control(&self, peer: PeerKey, path: Path, message: &Message) {
+        if let Some(local_index) = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending) {
+            self.lan.control(local_index, path, message.encode());
+        }
+    }
+
+    /// What the packet path forwards for others.
+    pub(super) fn legs(&mut self) -> Vec<Leg> {
+        let config = &self.config.relay;
+        let passages = self.ways.relays.passages();
+        let sources = &mut self.ways.sources;
+        let mut leg = |passage: relay::Forwarded| {
+            let next = u32::try_from(sources.len()).unwrap_or(u32::MAX);
+            Leg {
+                from: Hop { remote: passage.from, label: passage.label },
+                to: passage.to,
+                rate: config.rate(),
+                source: *sources.entry(passage.source).or_insert(next),
+                source_rate: config.source_rate(),
+            }
+        };
+        passages.into_iter().map(&mut leg).collect()
+    }
+}

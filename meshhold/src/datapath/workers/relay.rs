@@ -1,0 +1,164 @@
+//! Relaying in user space: datagrams go on as they came, behind the label that they came with.
+//!
+//! Owns the legs that are in use, with their budgets and counters. Must not know who asked for them, or what a datagram holds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use meshhold_common::Reason;
+use meshhold_core::path::Path;
+use meshhold_core::wire::{LABEL_HEADER, TYPE_RELAY};
+
+use super::run::{Wake, Worker};
+use crate::datapath::relay::{Hop, Leg, LegTraffic};
+
+/// How far a budget may be ahead of its rate, in nanoseconds.
+const BURST: u64 = 50_000_000;
+
+/// A leg in use, shared by all workers.
+#[derive(Debug)]
+pub(super) struct LiveLeg {
+    leg: Leg,
+    budget: Budget,
+    source: Arc<Budget>,
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    over_rate: AtomicU64,
+}
+
+/// Bytes a second, counted as the time until which they are used up.
+#[derive(Debug, Default)]
+struct Budget(AtomicU64);
+
+/// All legs in use.
+#[derive(Debug, Default)]
+pub(super) struct Legs(HashMap<Hop, Arc<LiveLeg>>);
+
+/// How a relay knows a labelled datagram that came directly from `from`.
+pub(super) fn hop(datagram: &[u8], from: Path) -> Option<Hop> {
+    let &[kind, _, _, _, a, b, c, d] = datagram.first_chunk::<LABEL_HEADER>()?;
+    let label = u32::from_be_bytes([a, b, c, d]);
+    (kind == TYPE_RELAY && from.is_direct()).then_some(Hop { remote: from.remote, label })
+}
+
+impl Legs {
+    /// These legs; what is known of one that was there already is kept.
+    pub(super) fn of(wanted: &[Leg], before: &Self) -> Self {
+        let mut sources: HashMap<u32, Arc<Budget>> =
+            before.0.values().map(|live| (live.leg.source, live.source.clone())).collect();
+        let mut adopt = |leg: &Leg| match before.0.get(&leg.from) {
+            Some(live) if live.leg == *leg => live.clone(),
+            _ => Arc::new(LiveLeg::new(*leg, sources.entry(leg.source).or_default().clone())),
+        };
+        Self(wanted.iter().map(|leg| (leg.from, adopt(leg))).collect())
+    }
+
+    /// What was done for each.
+    pub(super) fn traffic(&self) -> Vec<(Hop, LegTraffic)> {
+        let of = |live: &LiveLeg| LegTraffic {
+            packets: live.packets.load(Relaxed),
+            bytes: live.bytes.load(Relaxed),
+            over_rate: live.over_rate.load(Relaxed),
+        };
+        self.0.iter().map(|(hop, live)| (*hop, of(live))).collect()
+    }
+}
+
+impl LiveLeg {
+    fn new(leg: Leg, source: Arc<Budget>) -> Self {
+        let [packets, bytes, over_rate] = [0; 3].map(AtomicU64::new);
+        Self { leg, budget: Budget::default(), source, packets, bytes, over_rate }
+    }
+
+    /// Whether `bytes` may pass at `now` nanoseconds.
+    fn admits(&self, now: u64, bytes: usize) -> bool {
+        self.budget.take(now, bytes, self.leg.rate) && self.source.take(now, bytes, self.leg.source_rate)
+    }
+}
+
+impl Budget {
+    fn take(&self, now: u64, bytes: usize, rate: u64) -> bool {
+        let cost = (bytes as u64).saturating_mul(1_000_000_000) / rate.max(1);
+        let spend = |used: u64| {
+            let used = used.max(now);
+            (used <= now + BURST).then_some(used.saturating_add(cost))
+        };
+        self.0.fetch_update(Relaxed, Relaxed, spend).is_ok()
+    }
+}
+
+impl Worker {
+    /// Sends on what starts `bytes`, if a leg takes it: as many datagrams of `segment` bytes as carry one label. Yields how many
+    /// bytes were dealt with.
+    pub(super) fn relay(&mut self, bytes: &[u8], segment: usize, from: Path, wake: &Wake<'_>) -> usize {
+        let Some(live) = hop(bytes, from).and_then(|hop| wake.snapshot.legs.0.get(&hop)) else { return 0 };
+        let segment = segment.max(1);
+        let header = bytes.get(..LABEL_HEADER);
+        let alike = bytes.chunks(segment).take_while(|datagram| datagram.get(..LABEL_HEADER) == header);
+        let run = bytes.get(..alike.map(<[u8]>::len).sum()).unwrap_or_default();
+        let count = run.len().div_ceil(segment) as u64;
+        if !live.admits(self.outside.shared.nanoseconds(wake.now), run.len()) {
+            live.over_rate.fetch_add(count, Relaxed);
+            self.outlet.counters.add(Reason::OverRate, count);
+            return run.len();
+        }
+        live.packets.fetch_add(count, Relaxed);
+        live.bytes.fetch_add(run.len() as u64, Relaxed);
+        self.outlet.counters.add(Reason::PassRelay, count);
+        self.batch.forward(run, segment, live.leg.to, self.outlet.exit());
+        run.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leg(label: u32, rate: u64, source: u32) -> Leg {
+        let from = Hop { remote: ([192, 0, 2, 1], 7777).into(), label };
+        Leg { from, to: ([192, 0, 2, 2], 7777).into(), rate, source, source_rate: 1_500_000 }
+    }
+
+    /// Bytes that pass in ten seconds of twice the rate.
+    fn passed(live: &[&LiveLeg]) -> u64 {
+        let mut sum = 0;
+        for now in (0..10_000).map(|ms| ms * 1_000_000) {
+            for live in live {
+                sum += if live.admits(now, 2_000) { 2_000 } else { 0 };
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn rates_hold_for_a_leg_and_for_all_of_a_source() {
+        let legs = Legs::of(&[leg(1, 1_000_000, 1)], &Legs::default());
+        let one = passed(&[&legs.0[&leg(1, 0, 0).from]]);
+        assert!((9_800_000..10_500_000).contains(&one), "{one}");
+        let legs = Legs::of(&[leg(1, 1_000_000, 1), leg(2, 1_000_000, 1)], &Legs::default());
+        let both: Vec<_> = legs.0.values().map(AsRef::as_ref).collect();
+        let two = passed(&both);
+        assert!((14_500_000..15_800_000).contains(&two), "{two}");
+    }
+
+    #[test]
+    fn counters_stay_while_a_leg_does() {
+        let before = Legs::of(&[leg(1, 10, 1), leg(2, 10, 1)], &Legs::default());
+        before.0[&leg(1, 10, 1).from].packets.store(7, Relaxed);
+        let after = Legs::of(&[leg(1, 10, 1), leg(3, 10, 1)], &before);
+        let packets: u64 = after.traffic().iter().map(|(_, traffic)| traffic.packets).sum();
+        assert_eq!((after.0.len(), packets), (2, 7));
+    }
+
+    #[test]
+    fn only_labelled_datagrams_that_came_directly_have_a_hop() {
+        let direct = Path::from(std::net::SocketAddr::from(([192, 0, 2, 1], 7777)));
+        let datagram = [TYPE_RELAY, 0, 0, 0, 0, 0, 1, 2, 4];
+        assert_eq!(hop(&datagram, direct), Some(Hop { remote: direct.remote, label: 0x102 }));
+        assert_eq!(hop(&datagram, Path::relayed(direct.remote, 1)), None);
+        assert_eq!(hop(&datagram[..7], direct), None);
+        assert_eq!(hop(&datagram[8..], direct), None);
+    }
+}
