@@ -60,6 +60,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         identity: identity.clone(),
         swarm_key,
         bootstrap: config.bootstrap_peers.clone(),
+        relays: config.relay.enabled,
         snapshot: state.links,
     };
     let (links, link_events) = Links::start(control_socket, links_config)?;

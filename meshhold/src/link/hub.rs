@@ -101,6 +101,8 @@ pub(super) struct Hub {
     pub(super) shared: Shared,
     pub(super) events: mpsc::Sender<LinkEvent>,
     pub(super) next_link: LinkId,
+    /// This node relays.
+    pub(super) relays: bool,
 }
 
 impl Shared {
@@ -272,7 +274,13 @@ impl Hub {
             Frame::Observed { address } => {
                 vec![LinkEvent::Reflexive { from, addr: canonical(address) }]
             }
-            Frame::Relay(message) => vec![LinkEvent::Relay { from, message }],
+            Frame::Relay(message) => {
+                let both_relay = self.relays && matches!(message, relay::Message::Ways(_));
+                let outputs = if both_relay { state.gossip.carry(link) } else { Vec::new() };
+                let mut events = state.carry_out(outputs);
+                events.push(LinkEvent::Relay { from, message });
+                events
+            }
             Frame::Gossip(message) => {
                 let outputs = state.gossip.handle(now_unix(), link, message);
                 state.carry_out(outputs)

@@ -54,6 +54,8 @@ pub struct LinksConfig {
     pub swarm_key: Option<[u8; 32]>,
     /// Nodes to keep links to, always.
     pub bootstrap: Vec<Multiaddr>,
+    /// This node relays: other relays are told what its links talk about.
+    pub relays: bool,
     /// What [`Links::snapshot`] gave in an earlier life.
     pub snapshot: Snapshot,
 }
@@ -150,7 +152,7 @@ impl Links {
         control_socket: std::net::UdpSocket,
         config: LinksConfig,
     ) -> anyhow::Result<(Self, mpsc::Receiver<LinkEvent>)> {
-        let LinksConfig { identity, swarm_key, bootstrap, snapshot } = config;
+        let LinksConfig { identity, swarm_key, bootstrap, relays, snapshot } = config;
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let swarm = swarm_key.as_ref().map(SwarmKey::new);
         let socket = LinkSocket::new(control_socket, swarm, events.clone())
@@ -168,7 +170,7 @@ impl Links {
         let instance = OsRng.next_u64();
         let dialer = Dialer { own, endpoint: endpoint.clone(), tls, with_mac, instance, inputs };
         tokio::spawn(accept(dialer.clone()));
-        let hub = Hub { dialer, targets, shared: shared.clone(), events, next_link: 0 };
+        let hub = Hub { dialer, targets, shared: shared.clone(), events, next_link: 0, relays };
         tokio::spawn(hub.run(from_links, from_daemon));
         Ok((Self { socket, endpoint, shared, commands }, receiver))
     }

@@ -31,6 +31,8 @@ pub type LinkId = u64;
 pub const MAX_SUBSCRIBE: usize = 64;
 /// Most entries in one [`Message::Digest`] or [`Message::Want`], and most envelopes of a topic.
 pub const MAX_ENTRIES: usize = 4096;
+/// Links whose topics a relay may name to another one.
+const RELAYED_LINKS: usize = 16;
 /// Entries of a digest that cost as much of the budget as one push.
 const ENTRIES_PER_COST: usize = 64;
 
@@ -136,6 +138,8 @@ struct Link {
     node: NodeId,
     /// We named our own topics to it.
     introduced: bool,
+    /// It is told of every topic that others name.
+    carries: bool,
     /// Topics either end named on this link.
     topics: BTreeSet<Topic>,
     budget: u32,
@@ -159,7 +163,7 @@ impl Gossip {
     /// A link to `node` is there. Nothing is told on it before [`Gossip::introduce`] or the far end's first word.
     pub fn link_up(&mut self, now_unix: u64, link: LinkId, node: NodeId) {
         let (budget, budget_at) = (self.limits.burst, now_unix);
-        self.links.insert(link, Link { node, introduced: false, topics: BTreeSet::new(), budget, budget_at });
+        self.links.insert(link, Link { node, introduced: false, carries: false, topics: BTreeSet::new(), budget, budget_at });
     }
 
     /// A link is gone.
@@ -177,6 +181,17 @@ impl Gossip {
         state.topics.extend(topics.iter().copied());
         let message = |topics: &[Topic]| Message::Subscribe { topics: topics.to_vec() };
         topics.chunks(MAX_SUBSCRIBE).map(|part| Output::Send { link, message: message(part) }).collect()
+    }
+
+    /// Both ends relay: names the topics of all other links, now and when they come, so that members of one network find each
+    /// other over relays that share none of them.
+    pub fn carry(&mut self, link: LinkId) -> Vec<Output> {
+        let named: BTreeSet<Topic> = self.links.values().flat_map(|state| state.topics.iter().copied()).collect();
+        let Some(state) = self.links.get_mut(&link) else { return Vec::new() };
+        state.carries = true;
+        let fresh: Vec<Topic> = named.into_iter().filter(|topic| state.topics.insert(*topic)).collect();
+        let message = |topics: &[Topic]| Message::Subscribe { topics: topics.to_vec() };
+        fresh.chunks(MAX_SUBSCRIBE).map(|part| Output::Send { link, message: message(part) }).collect()
     }
 
     /// Takes part in a topic: delivers what is held of it and asks the links for more.
@@ -288,7 +303,7 @@ impl Gossip {
 
     fn on_subscribe(&mut self, link: LinkId, topics: &[Topic]) -> Vec<Output> {
         let Some(state) = self.links.get_mut(&link) else { return Vec::new() };
-        let most = self.limits.topics_per_link;
+        let most = self.limits.topics_per_link * if state.carries { RELAYED_LINKS } else { 1 };
         let mut accepted = Vec::new();
         for &topic in topics {
             let foreign = state.topics.iter().filter(|topic| !self.store.is_own(topic)).count();
@@ -297,7 +312,15 @@ impl Gossip {
                 accepted.push(topic);
             }
         }
-        accepted.into_iter().map(|topic| Output::Send { link, message: self.digest(topic) }).collect()
+        let digests = accepted.iter().map(|topic| Output::Send { link, message: self.digest(*topic) });
+        let mut outputs: Vec<Output> = digests.collect();
+        for (&other, state) in self.links.iter_mut().filter(|(other, state)| state.carries && **other != link) {
+            let topics: Vec<Topic> = accepted.iter().filter(|topic| state.topics.insert(**topic)).copied().collect();
+            if !topics.is_empty() {
+                outputs.push(Output::Send { link: other, message: Message::Subscribe { topics } });
+            }
+        }
+        outputs
     }
 
     fn on_digest(&self, link: LinkId, topic: Topic, entries: &[(Slot, u64)]) -> Vec<Output> {

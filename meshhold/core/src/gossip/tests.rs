@@ -124,6 +124,30 @@ fn a_relay_without_the_key_carries_news_and_keeps_it_for_later_comers() {
 }
 
 #[test]
+fn relays_in_a_row_or_a_ring_carry_topics_that_none_of_them_shares() {
+    let (key, other) = (network(1), network(2));
+    let mut world = World::new(5);
+    let relays = [2, 3, 4];
+    for (dialer, answerer) in [(2, 3), (3, 4), (4, 2)] {
+        world.wire(dialer, answerer);
+    }
+    world.act(0, |gossip| gossip.subscribe(key.topic_id()));
+    world.wire(0, 2);
+    for ((relay, link), (to, _)) in world.wires.clone() {
+        if relays.contains(&relay) && relays.contains(&to) {
+            world.act(relay, |gossip| gossip.carry(link));
+        }
+    }
+    world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 1)));
+    world.act(1, |gossip| gossip.subscribe(key.topic_id()));
+    world.act(1, |gossip| gossip.subscribe(other.topic_id()));
+    world.wire(1, 3);
+    assert_eq!(world.delivered, [(1, slot(&key, 0), 1)]);
+    world.act(1, |gossip| gossip.publish(NOW, signed(&key, 1, 1)));
+    assert_eq!(world.delivered[1..], [(0, slot(&key, 1), 1)]);
+}
+
+#[test]
 fn rings_end_and_every_member_hears_once() {
     let key = network(1);
     let mut world = World::new(5);
