@@ -19,6 +19,7 @@ pub mod multiaddr;
 pub mod name;
 pub mod path;
 pub mod record;
+pub mod reflexive;
 pub mod relay;
 pub mod replay;
 pub mod scope;

@@ -114,7 +114,6 @@ struct Daemon {
     names: Names,
     recent: Recent,
     endpoints: Vec<SocketAddr>,
-    reflexive: Vec<SocketAddr>,
     warnings: Vec<String>,
     stale: Stale,
     saved_at: Instant,
@@ -206,7 +205,7 @@ impl Daemon {
         match event {
             LinkEvent::Circuit { from, datagram } => self.on_circuit(from, datagram),
             LinkEvent::Envelope(envelope) => self.on_envelope(&envelope),
-            LinkEvent::Reflexive { addr, .. } => self.on_reflexive(addr),
+            LinkEvent::Reflexive { from, addr } => self.ways.reflexive.report(from, addr),
             LinkEvent::Relay { from, message } => self.ways.relays.handle(Instant::now(), from, message),
             LinkEvent::Moved { node, remote } => self.ways.relays.link_moved(node, remote),
             LinkEvent::Up { node, remote, rtt } => {
@@ -215,6 +214,7 @@ impl Daemon {
             }
             LinkEvent::Down { node } => {
                 tracing::info!(%node, "link down");
+                self.ways.reflexive.gone(node);
                 self.ways.relays.link_down(Instant::now(), node);
             }
         }
@@ -240,13 +240,6 @@ impl Daemon {
             }
             Ok(_) => self.stale.policy = true,
             Err(error) => tracing::debug!(network = %network.name, %error, "record refused"),
-        }
-    }
-
-    fn on_reflexive(&mut self, addr: SocketAddr) {
-        if !self.reflexive.contains(&addr) {
-            self.reflexive.push(addr);
-            self.reflexive.truncate(4);
         }
     }
 
@@ -295,11 +288,11 @@ impl Daemon {
         let (now, unix) = (Instant::now(), unix_now());
         self.account(now);
         self.expire(unix);
-        let endpoints: Vec<_> = self.endpoints.iter().chain(&self.reflexive).copied().collect();
+        let endpoints = self.public_endpoints();
+        self.ways.paths.set_own(self.all_endpoints());
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.lan.sweep();
         self.refresh_names().await;
-        self.ways.paths.set_own(endpoints.clone());
         let relays = self.near_relays();
         let said = Said { endpoints: &endpoints, devices: &self.gateway.devices(), relays: &relays };
         for network in self.networks.values_mut() {
@@ -353,8 +346,8 @@ impl Daemon {
         }
         if stale.policy || stale.table {
             let enforce = self.lan.enforced_here();
-            let peers = &self.circuits.peers;
-            let mut table = view::table(&self.networks, &mut self.callers, peers, &self.gateway, enforce);
+            let circuits = (&self.circuits.peers, &self.ways.paths);
+            let mut table = view::table(&self.networks, &mut self.callers, circuits, &self.gateway, enforce);
             (table.doors, table.legs) = (self.doors(), self.legs());
             self.lan.publish(table);
         }

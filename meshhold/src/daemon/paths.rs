@@ -12,8 +12,9 @@ use meshhold_core::identity::NodeId;
 use meshhold_core::membership::Peer;
 use meshhold_core::path::probe::Message;
 use meshhold_core::path::{Output, Path, Paths};
+use meshhold_core::reflexive::Reflexive;
 use meshhold_core::relay::{self, Limits, Relays};
-use meshhold_core::wire::{DATA_HEADER, LABEL_HEADER, TAG, TYPE_RELAY};
+use meshhold_core::wire::TYPE_RELAY;
 
 use super::Daemon;
 use super::callers::PeerKey;
@@ -21,24 +22,21 @@ use super::circuits::Effect;
 use crate::config::RelayConfig;
 use crate::datapath::relay::{Hop, Leg};
 
-/// What every underlay carries, until a path shows that it carries less.
-const UNDERLAY_MTU: usize = 1500;
-const IPV4_UDP: usize = 28;
-const IPV6_UDP: usize = 48;
-
 /// The machines.
 pub(super) struct Ways {
     /// Which path each circuit takes.
     pub(super) paths: Paths,
     /// Who forwards for whom.
     pub(super) relays: Relays,
+    /// Where others see this node.
+    pub(super) reflexive: Reflexive,
     /// Numbers of the nodes that asked for what is relayed.
     sources: BTreeMap<NodeId, u32>,
 }
 
 impl Ways {
     /// No path yet.
-    pub(super) fn new(own: NodeId, config: &RelayConfig, seeds: [[u8; 32]; 2]) -> Self {
+    pub(super) fn new(own: NodeId, config: &RelayConfig, mtu: u16, seeds: [[u8; 32]; 2]) -> Self {
         let limits = Limits {
             enabled: config.enabled,
             circuits: config.circuits as usize,
@@ -46,18 +44,12 @@ impl Ways {
         };
         let [paths, relays] = seeds;
         Self {
-            paths: Paths::new(paths),
+            paths: Paths::new(mtu, paths),
+            reflexive: Reflexive::default(),
             relays: Relays::new(own, limits, relays),
             sources: BTreeMap::new(),
         }
     }
-}
-
-/// Longest inner packet by a path.
-pub(super) fn inner_mtu(path: Path) -> u16 {
-    let outer = if path.remote.is_ipv4() { IPV4_UDP } else { IPV6_UDP };
-    let label = path.label.map_or(0, |_| LABEL_HEADER);
-    (UNDERLAY_MTU - outer - label - DATA_HEADER - TAG) as u16
 }
 
 impl Daemon {
@@ -92,6 +84,16 @@ impl Daemon {
     /// The relays that others can reach this node by, and where these are.
     pub(super) fn near_relays(&self) -> Vec<(NodeId, SocketAddr)> {
         self.ways.relays.near().into_iter().map(|(node, address, _)| (node, address)).collect()
+    }
+
+    /// Where anybody may reach this node: its own addresses, and those that two others agree on.
+    pub(super) fn public_endpoints(&self) -> Vec<SocketAddr> {
+        joined(&self.endpoints, &self.ways.reflexive.agreed())
+    }
+
+    /// Where a peer may reach this node that tries at the same time as we do.
+    pub(super) fn all_endpoints(&self) -> Vec<SocketAddr> {
+        joined(&self.endpoints, &self.ways.reflexive.all())
     }
 
     /// By which labels others reach this node.
@@ -200,16 +202,18 @@ impl Daemon {
         }
         while let Some(output) = self.ways.paths.poll_output() {
             match output {
-                Output::Send { peer, path, message } => self.send_control(peer, path, &message),
+                Output::Send { peer, path, message, size } => self.send_control(peer, path, message.padded(size)),
+                Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
+                Output::Resized { .. } => self.stale.table = true,
                 Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
                 Output::WantRelay { peer } => self.want_relay(now, peer, true),
             }
         }
     }
 
-    fn send_control(&self, peer: PeerKey, path: Path, message: &Message) {
+    fn send_control(&self, peer: PeerKey, path: Path, message: Vec<u8>) {
         if let Some(local_index) = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending) {
-            self.lan.control(local_index, path, message.encode());
+            self.lan.control(local_index, path, message);
         }
     }
 
@@ -230,4 +234,9 @@ impl Daemon {
         };
         passages.into_iter().map(&mut leg).collect()
     }
+}
+
+fn joined(first: &[SocketAddr], then: &[SocketAddr]) -> Vec<SocketAddr> {
+    let fresh = then.iter().filter(|address| !first.contains(address));
+    first.iter().chain(fresh).copied().collect()
 }

@@ -76,7 +76,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
     machine.set_swarm_key(swarm_key);
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
-    let ways = Ways::new(identity.node_id(), &config.relay, [seed(), seed()]);
+    let ways = Ways::new(identity.node_id(), &config.relay, config.meshlan.mtu, [seed(), seed()]);
     let mut daemon = Daemon {
         ways,
         identity,
@@ -91,7 +91,6 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         recent: Recent::default(),
         gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
-        reflexive: Vec::new(),
         warnings: Vec::new(),
         stale: Stale::default(),
         saved_at: Instant::now(),

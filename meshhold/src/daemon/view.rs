@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use meshhold_core::address::Block;
 use meshhold_core::device::Device;
-use meshhold_core::path::Path;
+use meshhold_core::path::{Path, Paths};
 use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
 use super::callers::{Callers, PeerKey, caller4, caller6};
 use super::gateway::Gateway;
 use super::network::Network;
-use super::paths;
 use crate::datapath::policy::{DevicePolicy, NetworkPolicy, PeerPolicy, Policy, PortRange};
 use crate::datapath::table::{OwnNetwork, PeerRoute, Table, TransmitPath};
 
@@ -32,11 +31,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    fn transmit(&self) -> Option<TransmitPath> {
+    fn transmit(&self, mtu: u16) -> Option<TransmitPath> {
         let sending = self.sending?;
         let session = self.receiving.iter().find(|s| s.local_index == sending)?;
-        let path = self.remote?;
-        Some(TransmitPath { session: Arc::clone(session), path, mtu: paths::inner_mtu(path) })
+        Some(TransmitPath { session: Arc::clone(session), path: self.remote?, mtu })
     }
 }
 
@@ -99,7 +97,7 @@ fn open_ports(rule: &PortRule, listen: u16) -> Vec<PortRange> {
 pub(super) fn table(
     networks: &BTreeMap<u16, Network>,
     callers: &mut Callers,
-    circuits: &BTreeMap<PeerKey, Sessions>,
+    (circuits, paths): (&BTreeMap<PeerKey, Sessions>, &Paths),
     gateway: &Gateway,
     enforce: Option<Arc<Policy>>,
 ) -> Table {
@@ -117,7 +115,7 @@ pub(super) fn table(
                 block4: (network.shown(peer.block.base4), 28),
                 net6: (peer.block.base6, 64),
                 view: network.local_view(),
-                transmit: circuit.and_then(Sessions::transmit),
+                transmit: circuit.and_then(|circuit| circuit.transmit(paths.mtu(key).unwrap_or(u16::MAX))),
             });
         }
     }

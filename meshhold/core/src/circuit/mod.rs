@@ -271,6 +271,15 @@ impl Circuits {
         }
     }
 
+    /// Nothing is heard on the circuit: sets it up anew, while the old session may still be right.
+    pub fn refresh(&mut self, now: Instant, network: NetworkId, peer: NodeId) {
+        let Some(entry) = self.peers.get_mut(&(network, peer)) else { return };
+        if entry.attempts.is_none() && entry.sending.is_some() {
+            entry.unanswered_since.get_or_insert(now);
+            self.renew(now, (network, peer));
+        }
+    }
+
     /// The circuit's datagrams go by another path from now on.
     pub fn use_path(&mut self, network: NetworkId, peer: NodeId, path: Path) {
         let Some(entry) = self.peers.get_mut(&(network, peer)) else { return };

@@ -7,6 +7,7 @@
 //! until [`Paths::poll_timeout`], call [`Paths::handle_timeout`].
 
 mod budget;
+mod mtu;
 mod peer;
 pub mod probe;
 #[cfg(test)]
@@ -78,6 +79,18 @@ pub enum Output {
         path: Path,
         /// The message.
         message: Message,
+        /// To be padded to this length.
+        size: usize,
+    },
+    /// Nothing answers by any path: the session itself may be dead.
+    Renew {
+        /// The circuit.
+        peer: PeerKey,
+    },
+    /// A path carries longer or shorter packets than before.
+    Resized {
+        /// The circuit.
+        peer: PeerKey,
     },
     /// Let the circuit's datagrams go by this path.
     Use {
@@ -97,16 +110,17 @@ pub enum Output {
 pub struct Paths {
     peers: BTreeMap<PeerKey, Peer>,
     own: Vec<SocketAddr>,
+    mtu: u16,
     outputs: VecDeque<Output>,
     budget: Budget,
     rng: SeededRng,
 }
 
 impl Paths {
-    /// No peer yet.
-    pub fn new(rng_seed: [u8; 32]) -> Self {
+    /// No peer yet. `mtu`: the longest inner packet that paths have to carry, in bytes.
+    pub fn new(mtu: u16, rng_seed: [u8; 32]) -> Self {
         let (peers, own, outputs) = (BTreeMap::new(), Vec::new(), VecDeque::new());
-        Self { peers, own, outputs, budget: Budget::default(), rng: SeededRng::new(rng_seed) }
+        Self { peers, own, outputs, mtu, budget: Budget::default(), rng: SeededRng::new(rng_seed) }
     }
 
     /// Where this node may be reached, the best first: what peers are told.
@@ -118,7 +132,7 @@ impl Paths {
 
     /// A circuit's datagrams go by `path` now: it has just come up, or a handshake was answered there.
     pub fn taken(&mut self, now: Instant, key: PeerKey, path: Path, endpoints: &[SocketAddr]) {
-        let peer = self.peers.entry(key).or_insert_with(|| Peer::new(now));
+        let peer = self.peers.entry(key).or_insert_with(|| Peer::new(self.mtu, now));
         if peer.current == Some(path) {
             return;
         }
@@ -159,7 +173,7 @@ impl Paths {
         match message {
             Message::Ping { id } => {
                 let message = Message::Pong { id: *id, seen: from.remote };
-                self.outputs.push_back(Output::Send { peer: key, path: from, message });
+                self.outputs.push_back(Output::Send { peer: key, path: from, message, size: 0 });
                 self.with(now, key, |peer, now| peer.add(now, [from]));
             }
             Message::Pong { id, .. } => self.with(now, key, |peer, now| peer.answered(now, *id)),
@@ -211,6 +225,11 @@ impl Paths {
         }
     }
 
+    /// Longest inner packet that the peer's path carries, in bytes.
+    pub fn mtu(&self, key: PeerKey) -> Option<u16> {
+        self.peers.get(&key)?.mtu()
+    }
+
     /// Path, since when, and why.
     pub fn current(&self, key: PeerKey) -> Option<&Decision> {
         self.peers.get(&key)?.decisions.back()
@@ -226,14 +245,15 @@ impl Paths {
     fn punch(&mut self, now: Instant, key: PeerKey) {
         let endpoints = self.own.clone();
         let Some(path) = self.peers.get(&key).and_then(|peer| peer.current) else { return };
-        self.outputs.push_back(Output::Send { peer: key, path, message: Message::Candidates { endpoints } });
+        let message = Message::Candidates { endpoints };
+        self.outputs.push_back(Output::Send { peer: key, path, message, size: 0 });
         self.with(now, key, Peer::try_all);
     }
 
     /// Changes a peer and does what follows from it.
     fn with(&mut self, now: Instant, key: PeerKey, change: impl FnOnce(&mut Peer, Instant)) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let before = peer.current;
+        let before = (peer.current, peer.mtu());
         change(peer, now);
         while let Some(at) = peer.due(now) {
             if !self.budget.take(now) {
@@ -242,15 +262,30 @@ impl Paths {
             }
             let id = self.rng.next_u32();
             if let Some(path) = peer.sent(at, id, now) {
-                self.outputs.push_back(Output::Send { peer: key, path, message: Message::Ping { id } });
+                let message = Message::Ping { id };
+                self.outputs.push_back(Output::Send { peer: key, path, message, size: 0 });
             }
+        }
+        if let Some((path, size)) = peer.mtu_due(now)
+            && self.budget.take(now)
+        {
+            let (id, peer_key) = (self.rng.next_u32(), key);
+            peer.mtu_sent(now, id, size);
+            let (message, size) = (Message::Ping { id }, size.into());
+            self.outputs.push_back(Output::Send { peer: peer_key, path, message, size });
+        }
+        if std::mem::take(&mut peer.wants_renewal) {
+            self.outputs.push_back(Output::Renew { peer: key });
         }
         if std::mem::take(&mut peer.wants_relay) {
             self.outputs.push_back(Output::WantRelay { peer: key });
         }
         let punch = std::mem::take(&mut peer.wants_punch);
-        if let Some(path) = peer.current.filter(|path| before != Some(*path)) {
+        let after = (peer.current, peer.mtu());
+        if let Some(path) = after.0.filter(|path| before.0 != Some(*path)) {
             self.outputs.push_back(Output::Use { peer: key, path });
+        } else if after.1 != before.1 {
+            self.outputs.push_back(Output::Resized { peer: key });
         }
         if punch {
             self.punch(now, key);

@@ -6,7 +6,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Path;
+use super::mtu::Mtu;
 use crate::circuit::Traffic;
+use crate::wire::{DATA_HEADER, LABEL_HEADER, TAG};
 
 /// Most paths tried for one peer.
 const MAX_TRIALS: usize = 24;
@@ -20,8 +22,10 @@ const LOST: Duration = Duration::from_secs(3);
 const ACTIVE: Duration = Duration::from_secs(2);
 /// Silence after sending, on an active circuit, that raises doubt.
 const UNANSWERED: Duration = Duration::from_millis(200);
-/// The same where nothing was sent, or where the peer answers probes only.
+/// The same where nothing was sent.
 const SILENT: Duration = Duration::from_millis(400);
+/// The same where the peer answers probes only: perhaps what is sent needs no answer.
+const ONE_WAY: Duration = Duration::from_secs(1);
 /// Shortest wait for the answer to a doubt.
 const PATIENCE: Duration = Duration::from_millis(150);
 /// Rounds of doubt that come quickly; after them one a second.
@@ -40,6 +44,13 @@ const FIRST_PUNCH: Duration = Duration::from_secs(2);
 const LONGEST_PUNCH: Duration = Duration::from_secs(120);
 /// What another path of the same kind must be better by: an eighth, and this.
 const BETTER_BY: Duration = Duration::from_millis(3);
+
+/// Longest inner packet by a path over the usual Ethernet; where `most` is more, the underlay is not the usual.
+fn usual(path: Path, most: u16) -> u16 {
+    const ETHERNET: usize = 1500;
+    let outer = if path.remote.is_ipv4() { 28 } else { 48 } + path.label.map_or(0, |_| LABEL_HEADER);
+    if usize::from(most) > ETHERNET { most } else { (ETHERNET - outer - DATA_HEADER - TAG) as u16 }
+}
 
 /// Why a path was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,12 +113,18 @@ pub(super) struct Peer {
     pub(super) decisions: VecDeque<Decision>,
     pub(super) wants_relay: bool,
     pub(super) wants_punch: bool,
+    pub(super) wants_renewal: bool,
+    /// Of the path in use.
+    mtu: Mtu,
+    most: u16,
     left: Option<(Path, Instant)>,
     traffic: Option<Traffic>,
     /// Last datagram with a packet in it.
     used: Instant,
     /// Something was sent since the last sign of life.
     owed: bool,
+    /// Only probes were answered lately.
+    one_way: bool,
     /// The path in use was known to work.
     verified: Instant,
     /// Datagrams came by another path.
@@ -120,17 +137,21 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(most: u16, now: Instant) -> Self {
         Self {
+            mtu: Mtu::new(most, now),
+            most,
             current: None,
             trials: Vec::new(),
             decisions: VecDeque::new(),
             wants_relay: false,
             wants_punch: false,
+            wants_renewal: false,
             left: None,
             traffic: None,
             used: now,
             owed: false,
+            one_way: false,
             verified: now,
             astray: None,
             doubt: None,
@@ -187,6 +208,7 @@ impl Peer {
         }
         self.left = self.current.replace(path).map(|left| (left, now));
         (self.verified, self.doubt, self.owed, self.astray) = (now, None, false, None);
+        self.mtu = Mtu::new(self.most.min(usual(path, self.most)), now);
         self.add(now, [path]);
         if !path.is_direct() {
             self.punch = (now + FIRST_PUNCH, FIRST_PUNCH);
@@ -223,6 +245,7 @@ impl Peer {
 
     /// A probe was answered.
     pub(super) fn answered(&mut self, now: Instant, id: u32) {
+        self.mtu.answered(id, now);
         let found = |trial: &Trial| trial.pending.iter().any(|(pending, _)| *pending == id);
         let Some(trial) = self.trials.iter_mut().find(|trial| found(trial)) else { return };
         let sent = trial.pending.iter().find(|(pending, _)| *pending == id).map_or(now, |(_, sent)| *sent);
@@ -233,7 +256,11 @@ impl Peer {
         (trial.proven, trial.next) = (Some(now), None);
         let path = trial.path;
         if self.current == Some(path) {
-            (self.verified, self.doubt, self.astray) = (now, None, None);
+            if self.owed && self.doubt.is_some() {
+                // Small ones get through; what about those that carry data?
+                self.mtu.doubt(now);
+            }
+            (self.verified, self.doubt, self.astray, self.one_way) = (now, None, None, self.owed);
             return;
         }
         self.consider(now, path);
@@ -271,7 +298,7 @@ impl Peer {
         }
         let is_astray = self.astray.is_some_and(|at| now.duration_since(at) < STRAGGLERS);
         if total.rx_packets > before.rx_packets && !is_astray {
-            (self.verified, self.owed) = (now, false);
+            (self.verified, self.owed, self.one_way) = (now, false, false);
             self.doubt = None;
         }
         self.owed |= total.tx_bytes > before.tx_bytes;
@@ -300,15 +327,41 @@ impl Peer {
         }
     }
 
+    /// Longest packet that the path in use carries.
+    pub(super) fn mtu(&self) -> Option<u16> {
+        self.current.map(|_| self.mtu.get())
+    }
+
+    /// The path in use, and the length of a probe that is due.
+    pub(super) fn mtu_due(&mut self, now: Instant) -> Option<(Path, u16)> {
+        let path = self.current.filter(|_| self.watched && self.doubt.is_none())?;
+        Some((path, self.mtu.due(now)?))
+    }
+
+    pub(super) fn mtu_sent(&mut self, now: Instant, id: u32, size: u16) {
+        self.mtu.sent(id, size, now + self.patience());
+    }
+
+    /// How long an answer by the path in use may take.
+    fn patience(&self) -> Duration {
+        let current = self.trials.iter().find(|trial| Some(trial.path) == self.current);
+        PATIENCE.max(current.and_then(|trial| trial.rtt).unwrap_or_default() * 5 / 2)
+    }
+
     /// When something has to be looked at.
     pub(super) fn next(&self) -> Option<Instant> {
         let probe = self.trials.iter().filter_map(|trial| trial.next).min();
         let doubt = self.doubt.map(|doubt| doubt.next).or(self.watched.then(|| self.doubt_at()));
-        [probe, doubt, self.keepalive_at(), self.punch_at()].into_iter().flatten().min()
+        let size = (self.watched && self.doubt.is_none() && self.current.is_some()).then(|| self.mtu.next());
+        [probe, doubt, size, self.keepalive_at(), self.punch_at()].into_iter().flatten().min()
     }
 
     fn doubt_at(&self) -> Instant {
-        self.verified + if self.owed { UNANSWERED } else { SILENT }
+        match (self.owed, self.one_way) {
+            (true, false) => self.verified + UNANSWERED,
+            (false, _) => self.verified + SILENT,
+            (true, true) => self.verified + ONE_WAY,
+        }
     }
 
     fn begin_to_doubt(&mut self, now: Instant) {
@@ -329,17 +382,13 @@ impl Peer {
             self.doubt = None;
             return;
         }
-        let current = self.trials.iter().find(|trial| Some(trial.path) == self.current);
-        let rtt = current.and_then(|trial| trial.rtt).unwrap_or_default();
-        let mut pause = PATIENCE.max(rtt * 5 / 2);
-        if round > QUICK_ROUNDS {
-            pause = Duration::from_secs(1);
-        }
+        let pause = if round > QUICK_ROUNDS { Duration::from_secs(1) } else { self.patience() };
         self.doubt = Some(Doubt { round: round + 1, next: now + pause });
         if round >= 1 {
             self.trials.iter_mut().for_each(|trial| trial.probe_once(now));
             self.wants_relay |= round % 8 == 1;
             self.wants_punch |= round % 8 == 2;
+            self.wants_renewal |= round % 8 == 3;
         }
         self.probe_current(now);
     }

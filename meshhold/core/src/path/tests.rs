@@ -40,7 +40,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let end = |n: u8| End { paths: Paths::new([n; 32]), total: Traffic::default(), path: None, wanted_relay: 0 };
+        let end = |n: u8| End { paths: Paths::new(1420, [n; 32]), total: Traffic::default(), path: None, wanted_relay: 0 };
         Self {
             now,
             ends: [end(0), end(1)],
@@ -99,6 +99,7 @@ impl World {
                 }
                 Output::Use { path, .. } => self.ends[at].path = Some(path),
                 Output::WantRelay { .. } => self.ends[at].wanted_relay += 1,
+                Output::Renew { .. } | Output::Resized { .. } => {}
             }
         }
     }
