@@ -33,6 +33,10 @@ pub struct Settings {
     pub offload: Option<bool>,
     /// Name and target of each of `meshlan.forwards`.
     pub forwards: Vec<(String, IpAddr)>,
+    /// Relays for others: `relay.enabled`.
+    pub relay: bool,
+    /// Value of `meshlan.enabled`, if not true.
+    pub meshlan: Option<bool>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -44,6 +48,11 @@ impl Settings {
     pub fn knowing(nodes: &[&Node]) -> Result<Self> {
         let bootstrap = nodes.iter().map(|node| node.multiaddr()).collect::<Result<_>>()?;
         Ok(Self { bootstrap, ..Self::default() })
+    }
+
+    /// A node without key and interface that relays for others.
+    pub fn relay() -> Self {
+        Self { relay: true, meshlan: Some(false), ..Self::default() }
     }
 }
 
@@ -296,7 +305,10 @@ impl Node {
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
         }
-        text.push_str("meshlan:\n  enabled: true\n");
+        if self.settings.relay {
+            text.push_str("relay:\n  enabled: true\n");
+        }
+        writeln!(text, "meshlan:\n  enabled: {}", self.settings.meshlan.unwrap_or(true))?;
         if !self.settings.forwards.is_empty() {
             text.push_str("  forwards:\n");
         }

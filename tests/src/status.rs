@@ -128,6 +128,27 @@ pub struct Peer {
     pub state: String,
     /// Cipher of the circuit.
     pub cipher: Option<String>,
+    /// The way its datagrams take, while there is one.
+    #[serde(default)]
+    pub path: Option<Path>,
+}
+
+/// The way to a peer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Path {
+    /// `direct`, `relay` or `disguise`.
+    pub kind: String,
+    /// Where datagrams go: the peer itself, or the first relay.
+    pub remote: Option<SocketAddr>,
+    /// Node ids of the relays, the nearest first.
+    #[serde(default)]
+    pub via: Vec<String>,
+    /// Since when, as the daemon writes it.
+    #[serde(default)]
+    pub since: serde_json::Value,
+    /// Why this one was chosen.
+    #[serde(default)]
+    pub reason: String,
 }
 
 impl Status {
