@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::lab::{Namespace, labtool};
+use crate::lab::{Host, Namespace, labtool};
 use crate::process::Process;
 use crate::wait;
 
@@ -32,6 +32,11 @@ impl Capture {
             Ok(process.log()?.contains("capturing"))
         })?;
         Ok(Self { process, file })
+    }
+
+    /// Starts on a host, whose folder gets the file.
+    pub fn on(host: &Host, label: &str) -> Result<Self> {
+        Self::start(host.namespace(), host.directory(), label)
     }
 
     /// All bytes so far.
@@ -74,4 +79,9 @@ pub fn contains(packets: &[Vec<u8>], needle: &[u8]) -> bool {
 /// Whether `needle` occurs in `bytes`.
 pub fn has(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Which of `needles` occur in any packet.
+pub fn found<'a>(packets: &[Vec<u8>], needles: &[&'a [u8]]) -> Vec<&'a [u8]> {
+    needles.iter().copied().filter(|needle| contains(packets, needle)).collect()
 }

@@ -3,13 +3,14 @@
 //! Namespaces have no names: they live as long as the process that holds them, so that a killed test leaves nothing.
 
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::process::{Process, finish, output};
@@ -225,6 +226,18 @@ impl Host {
     /// Starts the lab's helper in the background.
     pub fn spawn_tool(&self, label: &str, arguments: &[&str]) -> Result<Process> {
         self.spawn(label, &labtool()?, arguments)
+    }
+
+    /// A UDP socket of this host, for the test itself.
+    pub fn udp_socket(&self, bind: SocketAddr) -> Result<UdpSocket> {
+        let file = File::open(format!("/proc/{}/ns/net", self.namespace.pid()))?;
+        // The namespace is left with the thread that entered it; the socket stays there.
+        let inside = std::thread::spawn(move || -> Result<UdpSocket> {
+            nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)?;
+            Ok(UdpSocket::bind(bind)?)
+        });
+        let Ok(socket) = inside.join() else { bail!("the thread in {} panicked", self.name) };
+        socket.with_context(|| format!("cannot bind {bind} on host {}", self.name))
     }
 
     /// Where the output of the background process `label` goes.

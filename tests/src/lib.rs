@@ -6,8 +6,10 @@
 pub mod ask;
 pub mod capture;
 pub mod exchange;
+pub mod fault;
 pub mod flow;
 pub mod lab;
+pub mod nat;
 pub mod node;
 pub mod process;
 pub mod resolver;

@@ -33,9 +33,9 @@ pub struct Settings {
     pub offload: Option<bool>,
     /// Name and target of each of `meshlan.forwards`.
     pub forwards: Vec<(String, IpAddr)>,
-    /// Value of `relay.enabled`.
+    /// Relays for others: `relay.enabled`.
     pub relay: bool,
-    /// Value of `meshlan.enabled`, if not the default.
+    /// Value of `meshlan.enabled`, if not true.
     pub meshlan: Option<bool>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
@@ -48,6 +48,11 @@ impl Settings {
     pub fn knowing(nodes: &[&Node]) -> Result<Self> {
         let bootstrap = nodes.iter().map(|node| node.multiaddr()).collect::<Result<_>>()?;
         Ok(Self { bootstrap, ..Self::default() })
+    }
+
+    /// A node without key and interface that relays for others.
+    pub fn relay() -> Self {
+        Self { relay: true, meshlan: Some(false), ..Self::default() }
     }
 }
 

@@ -128,23 +128,26 @@ pub struct Peer {
     pub state: String,
     /// Cipher of the circuit.
     pub cipher: Option<String>,
-    /// How its datagrams travel, while it is connected.
+    /// The way its datagrams take, while there is one.
     #[serde(default)]
     pub path: Option<Path>,
 }
 
-/// How datagrams travel.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// The way to a peer.
+#[derive(Debug, Clone, Deserialize)]
 pub struct Path {
     /// `direct`, `relay` or `disguise`.
     pub kind: String,
-    /// Where they go first.
-    pub remote: SocketAddr,
-    /// Node ids of the relays, the next one first.
+    /// Where datagrams go: the peer itself, or the first relay.
+    pub remote: Option<SocketAddr>,
+    /// Node ids of the relays, the nearest first.
+    #[serde(default)]
     pub via: Vec<String>,
-    /// Unix second.
-    pub since: u64,
-    /// Why this one.
+    /// Since when, as the daemon writes it.
+    #[serde(default)]
+    pub since: serde_json::Value,
+    /// Why this one was chosen.
+    #[serde(default)]
     pub reason: String,
 }
 

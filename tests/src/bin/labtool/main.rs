@@ -9,6 +9,7 @@ mod crowd;
 mod dns;
 mod flood;
 mod flow;
+mod forget;
 mod scan;
 mod serve;
 
@@ -34,6 +35,7 @@ labtool spoof SOURCE SOURCE_PORT ADDRESS PORT   a TCP connection attempt from th
 labtool flood ADDRESS PORT                   junk datagrams of 0 to 65,507 bytes
 labtool hurl ADDRESS PORT FILE...            each file as one datagram
 labtool unix-junk SOCKET                     oversized and malformed messages
+labtool forget-flows                         empties this namespace's connection tracking
 labtool capture FILE                         every packet of this namespace";
 
 fn main() -> Result<()> {
@@ -65,6 +67,7 @@ fn main() -> Result<()> {
         ["flood", address, port] => flood::run(target(address, port)?),
         ["hurl", address, port, files @ ..] => flood::files(target(address, port)?, files),
         ["unix-junk", socket] => flood::unix(socket),
+        ["forget-flows"] => forget::run(),
         ["capture", file] => capture::run(file),
         _ => bail!("usage:\n{USAGE}"),
     }
