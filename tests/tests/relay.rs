@@ -12,12 +12,8 @@ const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "-
 
 /// A relay: no key, no interface, no capability.
 fn relay(lab: &Lab, name: &str, known: &[&Node]) -> Result<Node> {
-    let settings = Settings {
-        relay: true,
-        meshlan: Some(false),
-        wrapper: BARE.to_vec(),
-        ..Settings::knowing(known)?
-    };
+    let settings =
+        Settings { relay: true, meshlan: Some(false), wrapper: BARE.to_vec(), ..Settings::knowing(known)? };
     let mut relay = Node::new(lab.host(name)?, settings)?;
     relay.start_and_wait()?;
     Ok(relay)

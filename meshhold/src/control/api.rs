@@ -380,7 +380,9 @@ impl std::fmt::Display for PathStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.kind {
             PathKind::Direct => self.remote.fmt(f),
-            PathKind::Relay if self.via.len() > 1 => write!(f, "{} relays, the first at {}", self.via.len(), self.remote),
+            PathKind::Relay if self.via.len() > 1 => {
+                write!(f, "{} relays, the first at {}", self.via.len(), self.remote)
+            }
             PathKind::Relay => write!(f, "a relay at {}", self.remote),
         }
     }

@@ -48,8 +48,8 @@ use drops::{Drops, Recent};
 use gateway::Gateway;
 use lan::Lan;
 use names::Names;
-use paths::Ways;
 use network::Network;
+use paths::Ways;
 use state::StateFile;
 
 /// How often timers, records and the state file are looked at.

@@ -168,7 +168,9 @@ impl Daemon {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Send(Path { remote, label: None }, datagram) => self.links.send_datagram(remote, &datagram),
+            Effect::Send(Path { remote, label: None }, datagram) => {
+                self.links.send_datagram(remote, &datagram)
+            }
             Effect::Send(Path { remote, label: Some(label) }, datagram) => {
                 let [a, b, c, d] = label.to_be_bytes();
                 let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], &*datagram].concat();
@@ -202,7 +204,9 @@ impl Daemon {
         }
         while let Some(output) = self.ways.paths.poll_output() {
             match output {
-                Output::Send { peer, path, message, size } => self.send_control(peer, path, message.padded(size)),
+                Output::Send { peer, path, message, size } => {
+                    self.send_control(peer, path, message.padded(size))
+                }
                 Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
                 Output::Resized { .. } => self.stale.table = true,
                 Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),

@@ -152,7 +152,11 @@ pub fn table(
         block4: (Ipv4Addr::from(own4(other).to_bits() - 1), 28),
         net6: (Ipv6Addr::from(own6(other).to_bits() - 1), 64),
         view: None,
-        transmit: newest.zip(remote).map(|(s, remote)| TransmitPath { session: s.clone(), path: remote.into(), mtu: u16::MAX }),
+        transmit: newest.zip(remote).map(|(s, remote)| TransmitPath {
+            session: s.clone(),
+            path: remote.into(),
+            mtu: u16::MAX,
+        }),
     };
     let sessions = sessions.iter().map(|session| (7, Arc::clone(session))).collect();
     Table::new(vec![network], vec![peer], sessions, policy)

@@ -163,7 +163,10 @@ impl Gossip {
     /// A link to `node` is there. Nothing is told on it before [`Gossip::introduce`] or the far end's first word.
     pub fn link_up(&mut self, now_unix: u64, link: LinkId, node: NodeId) {
         let (budget, budget_at) = (self.limits.burst, now_unix);
-        self.links.insert(link, Link { node, introduced: false, carries: false, topics: BTreeSet::new(), budget, budget_at });
+        self.links.insert(
+            link,
+            Link { node, introduced: false, carries: false, topics: BTreeSet::new(), budget, budget_at },
+        );
     }
 
     /// A link is gone.
@@ -186,7 +189,8 @@ impl Gossip {
     /// Both ends relay: names the topics of all other links, now and when they come, so that members of one network find each
     /// other over relays that share none of them.
     pub fn carry(&mut self, link: LinkId) -> Vec<Output> {
-        let named: BTreeSet<Topic> = self.links.values().flat_map(|state| state.topics.iter().copied()).collect();
+        let named: BTreeSet<Topic> =
+            self.links.values().flat_map(|state| state.topics.iter().copied()).collect();
         let Some(state) = self.links.get_mut(&link) else { return Vec::new() };
         state.carries = true;
         let fresh: Vec<Topic> = named.into_iter().filter(|topic| state.topics.insert(*topic)).collect();
@@ -314,8 +318,10 @@ impl Gossip {
         }
         let digests = accepted.iter().map(|topic| Output::Send { link, message: self.digest(*topic) });
         let mut outputs: Vec<Output> = digests.collect();
-        for (&other, state) in self.links.iter_mut().filter(|(other, state)| state.carries && **other != link) {
-            let topics: Vec<Topic> = accepted.iter().filter(|topic| state.topics.insert(**topic)).copied().collect();
+        for (&other, state) in self.links.iter_mut().filter(|(other, state)| state.carries && **other != link)
+        {
+            let topics: Vec<Topic> =
+                accepted.iter().filter(|topic| state.topics.insert(**topic)).copied().collect();
             if !topics.is_empty() {
                 outputs.push(Output::Send { link: other, message: Message::Subscribe { topics } });
             }

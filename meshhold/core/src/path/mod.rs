@@ -297,7 +297,9 @@ impl Paths {
 pub fn is_usable(address: &SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let reserved = match ip {
-        std::net::IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] >= 240 || ip.octets()[0] == 0,
+        std::net::IpAddr::V4(ip) => {
+            ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] >= 240 || ip.octets()[0] == 0
+        }
         std::net::IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
     };
     address.port() != 0 && !reserved && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()

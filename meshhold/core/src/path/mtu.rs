@@ -49,7 +49,16 @@ impl Mtu {
     /// Of a path that has to carry `most` bytes.
     pub(super) fn new(most: u16, now: Instant) -> Self {
         let most = most.max(FLOOR);
-        Self { most, in_use: most, fits: FLOOR, fails: most, step: Step::Confirm, lost: 0, probe: None, next: now }
+        Self {
+            most,
+            in_use: most,
+            fits: FLOOR,
+            fails: most,
+            step: Step::Confirm,
+            lost: 0,
+            probe: None,
+            next: now,
+        }
     }
 
     /// Longest packet that may be sent.
@@ -160,7 +169,9 @@ mod tests {
 
     #[test]
     fn finds_what_fits_and_never_goes_below_the_floor() {
-        for (carries, wanted) in [(9000, 1420), (1420, 1420), (1419, 1411), (1392, 1384), (1300, 1292), (1000, 1280)] {
+        for (carries, wanted) in
+            [(9000, 1420), (1420, 1420), (1419, 1411), (1392, 1384), (1300, 1292), (1000, 1280)]
+        {
             let mut now = Instant::now();
             let mut mtu = Mtu::new(1420, now);
             assert_eq!(mtu.get(), 1420, "hope first");

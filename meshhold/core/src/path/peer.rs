@@ -190,7 +190,8 @@ impl Peer {
         }
         let current = self.current;
         let spare = |trial: &&Trial| Some(trial.path) != current;
-        let oldest = self.trials.iter().filter(spare).min_by_key(|trial| trial.proven).map(|trial| trial.path);
+        let oldest =
+            self.trials.iter().filter(spare).min_by_key(|trial| trial.proven).map(|trial| trial.path);
         self.trials.retain(|trial| Some(trial.path) != oldest);
     }
 

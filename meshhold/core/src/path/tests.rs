@@ -40,7 +40,12 @@ struct World {
 impl World {
     fn new() -> Self {
         let now = Instant::now();
-        let end = |n: u8| End { paths: Paths::new(1420, [n; 32]), total: Traffic::default(), path: None, wanted_relay: 0 };
+        let end = |n: u8| End {
+            paths: Paths::new(1420, [n; 32]),
+            total: Traffic::default(),
+            path: None,
+            wanted_relay: 0,
+        };
         Self {
             now,
             ends: [end(0), end(1)],
@@ -148,7 +153,8 @@ impl World {
 
     /// By which path each end sends: the port of a direct one, 0 by relay.
     fn ports(&self) -> [u16; 2] {
-        let port = |end: &End| end.path.map_or(9, |path| if path.is_direct() { path.remote.port() } else { 0 });
+        let port =
+            |end: &End| end.path.map_or(9, |path| if path.is_direct() { path.remote.port() } else { 0 });
         [port(&self.ends[0]), port(&self.ends[1])]
     }
 }

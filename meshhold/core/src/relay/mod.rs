@@ -271,13 +271,15 @@ impl Relays {
     /// The relays of a path, the next one first.
     pub fn via(&self, path: Path) -> Vec<NodeId> {
         let is_at = |node: &NodeId| self.links.get(node).is_some_and(|link| link.address == path.remote);
-        let ours = self.requests.values().find(|request| {
-            Some(request.forth) == path.label && request.hops.first().is_some_and(&is_at)
-        });
+        let ours = self
+            .requests
+            .values()
+            .find(|request| Some(request.forth) == path.label && request.hops.first().is_some_and(&is_at));
         if let Some(request) = ours {
             return request.relays().to_vec();
         }
-        let theirs = self.doors.iter().find(|((relay, _), door)| Some(door.back) == path.label && is_at(relay));
+        let theirs =
+            self.doors.iter().find(|((relay, _), door)| Some(door.back) == path.label && is_at(relay));
         theirs.map(|(_, door)| door.from.iter().skip(1).rev().copied().collect()).unwrap_or_default()
     }
 

@@ -120,7 +120,8 @@ impl Relays {
         let [forth, back] = labels;
         let taken = |node: NodeId, label: u32| {
             self.passages.values().any(|passage| {
-                (passage.before.0, passage.forth) == (node, label) || (passage.after, passage.back) == (node, label)
+                (passage.before.0, passage.forth) == (node, label)
+                    || (passage.after, passage.back) == (node, label)
             })
         };
         if taken(before, forth) || taken(after, back) { Err(Refusal::Taken) } else { Ok(()) }
@@ -162,7 +163,8 @@ impl Relays {
             self.close_door(from, door.back);
             return;
         }
-        let theirs = self.passages.iter().find(|(_, passage)| passage.before == (from, id)).map(|(own, _)| *own);
+        let theirs =
+            self.passages.iter().find(|(_, passage)| passage.before == (from, id)).map(|(own, _)| *own);
         if let Some(own) = theirs
             && let Some(passage) = self.passages.remove(&own)
         {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
-use meshhold_core::wire::{DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, LABEL_HEADER, TYPE_DATA, TYPE_RELAY};
+use meshhold_core::wire::{
+    DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, LABEL_HEADER, TYPE_DATA, TYPE_RELAY,
+};
 
 use super::event::{Command, WorkerEvent};
 use super::offload::checksum::{field_offset, finish};

@@ -203,7 +203,9 @@ impl Worker {
             let wake = Wake { snapshot, now: Instant::now() };
             match command {
                 Command::Keepalive(local_index) => self.send_keepalive(local_index, &wake),
-                Command::Control(local_index, path, message) => self.send_control(local_index, path, &message),
+                Command::Control(local_index, path, message) => {
+                    self.send_control(local_index, path, &message)
+                }
                 Command::Datagram(from, mut bytes) => {
                     let len = bytes.len();
                     self.receive(&mut bytes, len, from, &wake);

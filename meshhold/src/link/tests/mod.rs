@@ -35,7 +35,13 @@ fn loopback(socket: &UdpSocket) -> SocketAddr {
 
 fn config(seed: u8, bootstrap: &[&Node]) -> LinksConfig {
     let bootstrap = bootstrap.iter().map(|node| node.multiaddr()).collect();
-    LinksConfig { identity: identity(seed), swarm_key: None, bootstrap, relays: false, snapshot: Snapshot::default() }
+    LinksConfig {
+        identity: identity(seed),
+        swarm_key: None,
+        bootstrap,
+        relays: false,
+        snapshot: Snapshot::default(),
+    }
 }
 
 impl Node {

@@ -17,7 +17,11 @@ fn flood(receiver: &mut Circuits, now: Instant) {
     let datagram = transmits(&mut sender).remove(0).1;
     let mut answers = 0;
     for n in 0..150u16 {
-        receiver.handle_datagram(now, SocketAddr::from(([198, 51, 100, n as u8], 1000 + n)).into(), &datagram);
+        receiver.handle_datagram(
+            now,
+            SocketAddr::from(([198, 51, 100, n as u8], 1000 + n)).into(),
+            &datagram,
+        );
         for (_, answer) in transmits(receiver) {
             answers += 1;
             assert_eq!(answer[0], if n < 100 { TYPE_RESPONSE } else { TYPE_COOKIE });

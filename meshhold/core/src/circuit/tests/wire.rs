@@ -2,8 +2,8 @@
 //!
 //! Owns what daemon and workers do in earnest: keeps sessions, carries data, reports confirmation and activity.
 
-use std::collections::BTreeMap;
 use crate::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
