@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::status::Path;
-use meshhold_tests::{Lab, Node, Settings, run, wait};
+use meshhold_tests::{Lab, Node, Settings, fault, run, wait};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Takes all capabilities from a daemon.
@@ -34,6 +34,44 @@ fn members(lab: &Lab, relays: [&Node; 2]) -> Result<(Node, Node)> {
     a.start_and_wait()?;
     b.start_and_wait()?;
     Ok((a, b))
+}
+
+/// Two members that know `relays`, and each other through these only.
+fn apart(lab: &Lab, relays: &[&Node]) -> Result<(Node, Node)> {
+    let mut a = Node::new(lab.host("a")?, Settings::knowing(relays)?)?;
+    let mut b = Node::new(lab.host("b")?, Settings::knowing(relays)?)?;
+    b.join(&a.mint(&["tcp:80"])?, &[])?;
+    part(&a, &b)?;
+    a.start_and_wait()?;
+    b.start_and_wait()?;
+    a.wait_peer_up(&b)?;
+    Ok((a, b))
+}
+
+/// Pings 20 times a second until told to stop; yields the longest time without an answer.
+fn longest_silence(
+    from: &Node,
+    to: &Node,
+    seconds: u32,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<Duration> {
+    let address = to.addresses()?.0.to_string();
+    let count = (seconds * 20).to_string();
+    let mut command = from.host.namespace().command("ping");
+    command.args(["-n", "-D", "-i", "0.05", "-c", &count, "-W", "1", &address]);
+    let log = from.host.log_path("pings");
+    let mut pings = from.host.namespace().spawn(command, "pings", &log)?;
+    meanwhile()?;
+    wait::until_true(Duration::from_secs(u64::from(seconds) + 10), "all pings are sent", || {
+        Ok(!pings.is_running()?)
+    })?;
+    let text = std::fs::read_to_string(&log)?;
+    let at = |line: &str| line.strip_prefix('[')?.split(']').next()?.parse::<f64>().ok();
+    let times: Vec<f64> = text.lines().filter(|line| line.contains("bytes from")).filter_map(at).collect();
+    let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+    let longest = gaps.fold(0.0, f64::max);
+    ensure!(times.len() > 20, "hardly any answer: {text}");
+    Ok(Duration::from_secs_f64(longest))
 }
 
 /// Nothing gets from one host to the other any more.
@@ -81,6 +119,60 @@ fn two_relays_in_a_row() -> Result<()> {
         a.wait_peer_up(&b)?;
         let path = wait::until(PATIENCE, "a path", || Ok(path(&a, &b).ok()))?;
         ensure!(path.kind == "relay" && path.via == [r1.id()?, r2.id()?], "{path:?}");
+        Ok(())
+    })
+}
+
+/// Silently, at the relay.
+fn cut(relay: &Node, end: &Node) -> Result<()> {
+    fault::cut(&relay.host, end.host.ipv4.into())?;
+    fault::cut(&relay.host, end.host.ipv6.into())
+}
+
+#[test]
+fn each_leg_that_dies_is_left_within_two_seconds() -> Result<()> {
+    run("legs", |lab| {
+        let r1 = relay(lab, "r1", &[])?;
+        let r2 = relay(lab, "r2", &[&r1])?;
+        let (a, b) = apart(lab, &[&r1, &r2])?;
+        for end in [&a, &b] {
+            let used = path(&a, &b)?.via;
+            let relay =
+                [&r1, &r2].into_iter().find(|r| r.id().ok().as_ref() == used.first()).context("via whom?")?;
+            let silence = longest_silence(&a, &b, 5, || cut(relay, end))?;
+            let now = path(&a, &b)?.via;
+            println!(
+                "figure: {} cut from {}: {} ms without an answer",
+                end.host.name,
+                relay.host.name,
+                silence.as_millis()
+            );
+            ensure!(now != used, "another relay is used: {now:?}");
+            ensure!(silence <= Duration::from_secs(2), "{silence:?}");
+            fault::mend(&relay.host)?;
+            // The link that was cut comes back.
+            let id = relay.id()?;
+            wait::until_true(Duration::from_secs(60), "the relay is seen again", || {
+                Ok(end.meshhold(&["netcheck", "--json"])?.contains(&id))
+            })?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_dead_leg_between_relays_is_gone_round_over_a_third() -> Result<()> {
+    run("middle", |lab| {
+        let r1 = relay(lab, "r1", &[])?;
+        let r2 = relay(lab, "r2", &[&r1])?;
+        let r3 = relay(lab, "r3", &[&r1, &r2])?;
+        let (a, b) = members(lab, [&r1, &r2])?;
+        a.wait_peer_up(&b)?;
+        wait::until_true(PATIENCE, "the short way", || Ok(path(&a, &b)?.via == [r1.id()?, r2.id()?]))?;
+        let silence = longest_silence(&a, &b, 5, || cut(&r1, &r2))?;
+        println!("figure: the middle leg cut: {} ms without an answer", silence.as_millis());
+        ensure!(path(&a, &b)?.via == [r1.id()?, r3.id()?, r2.id()?], "{:?}", path(&a, &b)?);
+        ensure!(silence <= Duration::from_secs(2), "{silence:?}");
         Ok(())
     })
 }

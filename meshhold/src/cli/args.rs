@@ -38,6 +38,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: MeshlanCommand,
     },
+    /// Say what this node sees of the Internet: NAT, relays, port mapping, path MTU
+    Netcheck,
     /// Print this node's id; makes the identity if there is none yet
     Id,
     /// Make a swarm key, which closes the underlay to all who don't hold it
@@ -47,7 +49,11 @@ pub(super) enum Command {
 #[derive(Debug, Subcommand)]
 pub(super) enum MeshlanCommand {
     /// Show addresses, peers and what is degraded
-    Status,
+    Status {
+        /// Show every path that was tried, and why each circuit takes the one it does
+        #[arg(long)]
+        paths: bool,
+    },
     /// Follow what is dropped, until Ctrl-C
     Drops {
         /// End after this time, e.g. 30s or 5m

@@ -8,6 +8,7 @@ mod drops;
 mod explain;
 mod forwards;
 mod keys;
+mod netcheck;
 mod output;
 mod ping;
 mod status;
@@ -65,7 +66,13 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
     match args.command {
         Command::Daemon => crate::daemon::run(config).map(|()| Outcome::default()),
         Command::MgmtKeys { command } => keys::run(&config, command, args.json),
-        Command::Meshlan { command: MeshlanCommand::Status } => status::run(&config, args.json),
+        Command::Meshlan { command: MeshlanCommand::Status { paths: true } } => {
+            netcheck::paths(&config, args.json)
+        }
+        Command::Meshlan { command: MeshlanCommand::Status { paths: false } } => {
+            status::run(&config, args.json)
+        }
+        Command::Netcheck => netcheck::run(&config, args.json),
         Command::Meshlan { command: MeshlanCommand::Explain(question) } => {
             explain::run(&config, question, args.json)
         }

@@ -27,6 +27,15 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// `5 s ago` or `3 h ago`, of Unix seconds.
+pub(super) fn ago(seconds: u64) -> String {
+    match now().saturating_sub(seconds) {
+        passed @ 0..120 => format!("{passed} s ago"),
+        passed @ 120..7200 => format!("{} min ago", passed / 60),
+        passed => format!("{} h ago", passed / 3600),
+    }
+}
+
 /// `2026-01-31 12:34 UTC` of Unix seconds.
 pub(super) fn format_utc(seconds: u64) -> String {
     let (year, month, day) = civil(seconds / 86_400);

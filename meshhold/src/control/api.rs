@@ -5,6 +5,7 @@
 use crate::config::keys::{KeyError, KeyReply, KeyRequest};
 use crate::datapath::probe::Way;
 use crate::forward::{Forward, Origin};
+use meshhold_core::reflexive::Nat;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,6 +36,10 @@ pub enum Request {
         /// [`DropsReply::seen`] of the last answer; 0 at first.
         seen: u64,
     },
+    /// Which paths were tried, and why is each circuit on the one it takes?
+    Paths,
+    /// What of the world does this node see?
+    Netcheck,
     /// Which address does a name, address or node id mean?
     Resolve(String),
 }
@@ -173,6 +178,10 @@ pub enum Response {
     Forwards(Vec<DeviceStatus>),
     /// To [`Request::Drops`].
     Drops(DropsReply),
+    /// To [`Request::Paths`].
+    Paths(Vec<PeerPaths>),
+    /// To [`Request::Netcheck`].
+    Netcheck(Netcheck),
     /// To [`Request::Resolve`].
     Address(IpAddr),
     /// To [`Request::Explain`].
@@ -386,6 +395,71 @@ impl std::fmt::Display for PathStatus {
             PathKind::Relay => write!(f, "a relay at {}", self.remote),
         }
     }
+}
+
+/// The paths to one peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerPaths {
+    /// The network's id.
+    pub network: String,
+    /// Who.
+    pub peer: PeerName,
+    /// What was decided, oldest first; the last one holds.
+    pub decisions: Vec<PathStatus>,
+    /// All that were tried.
+    pub tried: Vec<TriedPath>,
+}
+
+/// One path that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriedPath {
+    /// Direct or not.
+    pub kind: PathKind,
+    /// Where its datagrams go.
+    pub remote: SocketAddr,
+    /// Node ids of the relays, the next one first.
+    pub via: Vec<String>,
+    /// Smoothed round-trip time, in milliseconds; none before the first answer.
+    pub rtt_ms: Option<f64>,
+    /// Probes sent.
+    pub sent: u32,
+    /// Probes answered.
+    pub answered: u32,
+}
+
+/// What `netcheck --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Netcheck {
+    /// Kind of NAT before this node.
+    pub nat: Nat,
+    /// Where others see this node.
+    pub mapped: Vec<SocketAddr>,
+    /// Relays with a link, the nearest first.
+    pub relays: Vec<RelaySeen>,
+    /// The port mapping that a router granted.
+    pub port_mapping: Option<PortMapping>,
+    /// Whether UDP gets through: none where there is nobody to try it with.
+    pub udp: Option<bool>,
+    /// Longest packet inside a circuit, in bytes, by the narrowest path in use; none without a circuit.
+    pub path_mtu: Option<u16>,
+}
+
+/// A relay, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelaySeen {
+    /// Its node id.
+    pub node_id: String,
+    /// Round-trip time in milliseconds.
+    pub rtt_ms: f64,
+}
+
+/// A port mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// `pcp`, `nat-pmp` or `upnp`.
+    pub protocol: String,
+    /// Address and port outside.
+    pub external: SocketAddr,
 }
 
 /// Kind of a path.

@@ -44,6 +44,8 @@ impl Daemon {
             },
             Request::Explain(request) => explained(self.explain(&request)),
             Request::ExplainPacket { packet, at } => explained(self.explain_packet(packet, at)),
+            Request::Paths => Response::Paths(self.peer_paths()),
+            Request::Netcheck => Response::Netcheck(self.netcheck()),
             Request::Reload => self.reload_keys(),
         };
         // A client that went away doesn't need the answer.

@@ -5,6 +5,7 @@
 
 mod callers;
 mod circuits;
+mod clock;
 mod drops;
 mod expiry;
 mod explain;
@@ -12,6 +13,7 @@ mod gateway;
 mod keys;
 mod lan;
 mod names;
+mod netcheck;
 mod network;
 mod paths;
 mod place;
@@ -44,6 +46,7 @@ use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
 use circuits::CircuitTable;
+use clock::Clock;
 use drops::{Drops, Recent};
 use gateway::Gateway;
 use lan::Lan;
@@ -116,6 +119,7 @@ struct Daemon {
     endpoints: Vec<SocketAddr>,
     warnings: Vec<String>,
     stale: Stale,
+    clock: Clock,
     saved_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.
     look_at: Option<Instant>,
@@ -286,6 +290,10 @@ impl Daemon {
 
     async fn on_tick(&mut self) {
         let (now, unix) = (Instant::now(), unix_now());
+        if self.clock.jumped(now, SystemTime::now()) {
+            tracing::info!("the clock jumped or this host slept: looking at all paths again");
+            self.shake(now);
+        }
         self.account(now);
         self.expire(unix);
         let endpoints = self.public_endpoints();

@@ -134,9 +134,9 @@ impl Daemon {
         }
     }
 
-    /// Addresses or routes changed.
+    /// Addresses or routes changed, or this host slept.
     pub(super) fn shake(&mut self, now: Instant) {
-        self.ways.relays.shaken();
+        self.links.shaken();
         self.ways.paths.shaken(now);
     }
 

@@ -11,6 +11,7 @@ use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
 
 use super::circuits::CircuitTable;
+use super::clock::Clock;
 use super::drops::{Drops, Recent};
 use super::gateway::Gateway;
 use super::lan::Prepared;
@@ -93,6 +94,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         endpoints: Vec::new(),
         warnings: Vec::new(),
         stale: Stale::default(),
+        clock: Clock::new(Instant::now(), SystemTime::now()),
         saved_at: Instant::now(),
         look_at: None,
         config,

@@ -10,9 +10,7 @@ use meshhold_core::session::Cipher;
 use super::callers::PeerKey;
 use super::network::Network;
 use super::{Daemon, expiry, unix_now};
-use crate::control::api::{
-    LocalViewStatus, NetworkStatus, PathKind, PathStatus, PeerState, PeerStatus, Status,
-};
+use crate::control::api::{LocalViewStatus, NetworkStatus, PathStatus, PeerState, PeerStatus, Status};
 
 impl Daemon {
     pub(super) fn status(&self) -> Status {
@@ -61,16 +59,8 @@ impl Daemon {
 impl Daemon {
     /// How a circuit's datagrams travel; none while there is no circuit.
     pub(super) fn path_status(&self, circuit: &CircuitStatus) -> Option<PathStatus> {
-        let path = circuit.remote.filter(|_| circuit.state == CircuitState::Connected)?;
-        let decision = self.ways.paths.current((circuit.network, circuit.peer));
-        let via = self.ways.relays.via(path);
-        Some(PathStatus {
-            kind: if path.is_direct() { PathKind::Direct } else { PathKind::Relay },
-            remote: path.remote,
-            via: via.iter().map(ToString::to_string).collect(),
-            since: unix_now() - decision.map_or(0, |decision| decision.at.elapsed().as_secs()),
-            reason: decision.map(|decision| decision.reason.clone()).unwrap_or_default(),
-        })
+        circuit.remote.filter(|_| circuit.state == CircuitState::Connected)?;
+        Some(self.decided(self.ways.paths.current((circuit.network, circuit.peer))?))
     }
 
     /// Bytes received from and sent to each peer over its present sessions.

@@ -40,6 +40,14 @@ pub(super) struct Round {
     pub(super) patience: Duration,
 }
 
+impl Round {
+    /// One quick try at one address.
+    pub(super) fn to(node: NodeId, remote: SocketAddr) -> Self {
+        let places = vec![(Host::Address(remote.ip()), remote.port())];
+        Self { node, places, patience: QUICK_ROUND }
+    }
+}
+
 #[derive(Debug)]
 struct Target {
     bootstrap: Vec<Place>,

@@ -29,6 +29,10 @@ const DIGEST_INTERVAL: Duration = Duration::from_secs(60);
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// Age at which a link that we dialed for a reason that is gone is closed.
 const SPARE_AGE: Duration = Duration::from_secs(120);
+/// Two links that came up within this time were dialed from both ends at once. Later, who dials has no link.
+const RACE: Duration = Duration::from_secs(5);
+/// How long a link may take to show that it survived a change of addresses.
+const DOUBT: Duration = Duration::from_secs(2);
 /// Nodes whose address is remembered.
 const MAX_REMEMBERED: usize = 32;
 
@@ -53,6 +57,7 @@ pub(super) enum Command {
     Unsubscribe(Topic),
     Want(Vec<(NodeId, Vec<SocketAddr>)>),
     Say(NodeId, relay::Message),
+    Shaken,
 }
 
 #[derive(Debug)]
@@ -64,6 +69,15 @@ struct Link {
     instance: u64,
     remote: SocketAddr,
     since: Instant,
+    doubt: Option<Doubt>,
+}
+
+/// This host's addresses changed: does the link still work?
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    until: Instant,
+    /// What had been received by then.
+    received: u64,
 }
 
 /// What the daemon may look at without asking the task.
@@ -157,6 +171,20 @@ impl State {
         }
     }
 
+    /// Asks all far ends for a sign of life.
+    fn doubt_all(&mut self, now: Instant) {
+        for link in self.links.values_mut() {
+            let received = link.connection.stats().udp_rx.datagrams;
+            link.doubt = Some(Doubt { until: now + DOUBT, received });
+        }
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.send(link, Frame::Relay(relay::Message::Here)));
+    }
+
+    fn next_doubt(&self) -> Option<Instant> {
+        self.links.values().filter_map(|link| Some(link.doubt?.until)).min()
+    }
+
     /// Takes note of a far end that is at another address now, and tells it.
     fn follow(&mut self, id: LinkId) -> Vec<LinkEvent> {
         let Some(link) = self.links.get_mut(&id) else { return Vec::new() };
@@ -199,7 +227,7 @@ impl Hub {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
             self.dial_due();
-            let next = self.next_dial();
+            let next = self.next_dial().into_iter().chain(self.shared.lock().next_doubt()).min();
             let events = tokio::select! {
                 input = inputs.recv() => match input {
                     Some(input) => self.on_input(input),
@@ -211,7 +239,7 @@ impl Hub {
                 },
                 _ = digests.tick() => self.on_digests(),
                 _ = housekeeping.tick() => self.keep_house(),
-                () = sleep_until(next) => Vec::new(),
+                () = sleep_until(next) => self.end_dead_links(),
             };
             for event in events {
                 // Nobody listens when the daemon stops; the commands end then as well.
@@ -233,6 +261,10 @@ impl Hub {
             Command::Say(node, message) => {
                 let link = state.by_node.get(&node).copied();
                 link.into_iter().for_each(|link| state.send(link, Frame::Relay(message.clone())));
+                Vec::new()
+            }
+            Command::Shaken => {
+                state.doubt_all(Instant::now());
                 Vec::new()
             }
             Command::Want(wanted) => {
@@ -317,6 +349,7 @@ impl Hub {
                 instance: greeted.instance,
                 remote,
                 since: Instant::now(),
+                doubt: None,
             },
         );
         state.by_node.insert(node, link);
@@ -334,10 +367,11 @@ impl Hub {
         events
     }
 
-    /// Both ends judge alike: a link to a node's former life never stays, of two in one direction the later
-    /// one does, else the one that the lower node id dialed.
+    /// Both ends judge alike: a link to a node's former life never stays, nor one that the dialer had lost; of two in one
+    /// direction the later one does, else the one that the lower node id dialed.
     fn is_better(&self, old: &Link, new: &Greeted) -> bool {
-        if old.instance != new.instance || old.outgoing == new.outgoing {
+        let both_dialed = old.since.elapsed() < RACE;
+        if old.instance != new.instance || old.outgoing == new.outgoing || !both_dialed {
             return false;
         }
         old.outgoing == (self.dialer.own < old.node)
@@ -380,6 +414,24 @@ impl Hub {
         }
         let links: Vec<LinkId> = state.links.keys().copied().collect();
         links.into_iter().flat_map(|link| state.follow(link)).collect()
+    }
+
+    /// Closes what has not been heard of since this host's addresses changed, and dials anew.
+    fn end_dead_links(&mut self) -> Vec<LinkEvent> {
+        let mut dead = Vec::new();
+        let now = Instant::now();
+        for link in self.shared.lock().links.values_mut() {
+            let Some(doubt) = link.doubt.take_if(|doubt| doubt.until <= now) else { continue };
+            if link.connection.stats().udp_rx.datagrams == doubt.received {
+                Close::Done.apply(&link.connection, "no answer since our addresses changed");
+                dead.push((link.node, link.remote));
+            }
+        }
+        // Those that dialed us may never hear that they have to dial again.
+        for (node, remote) in dead.into_iter().filter(|(node, _)| !self.targets.contains(node)) {
+            tokio::spawn(self.dialer.clone().run(Round::to(node, remote)));
+        }
+        Vec::new()
     }
 
     fn dial_due(&mut self) {

@@ -195,6 +195,11 @@ impl Links {
         self.command(Command::Say(node, message));
     }
 
+    /// This host's addresses changed: links that don't survive it are dialed anew.
+    pub fn shaken(&self) {
+        self.command(Command::Shaken);
+    }
+
     /// Takes part in a topic. What is known of it comes as events.
     pub fn subscribe(&self, topic: Topic) {
         self.command(Command::Subscribe(topic));

@@ -100,7 +100,7 @@ impl Relays {
         id: u64,
         (by, refusal): (NodeId, Refusal),
     ) -> bool {
-        if !self.requests.get(&id).is_some_and(|r| r.hops.first() == Some(&from)) {
+        if self.requests.get(&id).is_none_or(|r| r.hops.first() != Some(&from)) {
             return false;
         }
         let Some(request) = self.requests.remove(&id) else { return true };
@@ -114,7 +114,7 @@ impl Relays {
     }
 
     pub(super) fn request_closed(&mut self, from: NodeId, id: u64) -> bool {
-        if !self.requests.get(&id).is_some_and(|r| r.hops.first() == Some(&from)) {
+        if self.requests.get(&id).is_none_or(|r| r.hops.first() != Some(&from)) {
             return false;
         }
         let Some(request) = self.requests.remove(&id) else { return true };

@@ -244,12 +244,6 @@ impl Relays {
         }
     }
 
-    /// This host's addresses changed: relays see it from the next thing said.
-    pub fn shaken(&mut self) {
-        let nodes: Vec<NodeId> = self.links.keys().copied().collect();
-        nodes.into_iter().for_each(|to| self.push(Output::Send { to, message: Message::Here }));
-    }
-
     /// What this node forwards now.
     pub fn passages(&self) -> Vec<Forwarded> {
         self.passages.values().flat_map(|passage| self.forwarded(passage)).collect()
