@@ -100,6 +100,7 @@ impl Lab {
         let mut host = Host::new(name, number, self.directory.path(), &self.meshhold, self.lifetime)?;
         host.ipv4 = Ipv4Addr::new(192, 168, number, 2);
         host.ipv6 = Ipv6Addr::new(0xfd00, 0x168, number.into(), 0, 0, 0, 0, 2);
+        host.gateway = Some(gateway.namespace.clone());
         let pid = host.namespace.pid();
         gateway.namespace.ip(&format!("link add lan{number} type veth peer name eth0 netns {pid}"))?;
         gateway.namespace.ip(&format!("address add 192.168.{number}.1/24 dev lan{number}"))?;
@@ -108,6 +109,16 @@ impl Lab {
         host.plug_in()?;
         println!("{}: {name} = {}, {} behind {}", self.name, host.ipv4, host.ipv6, gateway.name);
         Ok(host)
+    }
+
+    /// A second cable from `host` to the LAN: `eth1` with 10.90.0.(N + 100), not up yet.
+    pub fn uplink(&self, host: &Host) -> Result<Ipv4Addr> {
+        let ([a, b, c, number], pid) = (host.ipv4.octets(), host.namespace.pid());
+        let address = Ipv4Addr::new(a, b, c, number + 100);
+        self.lan.ip(&format!("link add q{number} type veth peer name eth1 netns {pid}"))?;
+        self.lan.ip(&format!("link set q{number} master br0 up"))?;
+        host.namespace.ip(&format!("address add {address}/24 dev eth1"))?;
+        Ok(address)
     }
 
     /// The namespace with the bridge, where everything on the wire can be seen.
@@ -147,6 +158,8 @@ pub struct Host {
     pub meshhold: PathBuf,
     directory: PathBuf,
     namespace: Arc<Namespace>,
+    /// The machine at the other end of its cable lives as long.
+    gateway: Option<Arc<Namespace>>,
 }
 
 impl Host {
@@ -157,7 +170,15 @@ impl Host {
         let namespace = Arc::new(Namespace::new(name, &directory, lifetime)?);
         let ipv4 = Ipv4Addr::new(10, 90, 0, number);
         let ipv6 = Ipv6Addr::new(0xfd00, 0x90, 0, 0, 0, 0, 0, number.into());
-        Ok(Self { name: name.to_owned(), ipv4, ipv6, meshhold: meshhold.to_owned(), directory, namespace })
+        Ok(Self {
+            name: name.to_owned(),
+            ipv4,
+            ipv6,
+            meshhold: meshhold.to_owned(),
+            directory,
+            namespace,
+            gateway: None,
+        })
     }
 
     /// Two hosts, `a` and `b`, with nothing but a veth pair between them.

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod lab;
 pub mod nat;
 pub mod node;
+pub mod path;
 pub mod process;
 pub mod resolver;
 pub mod scenario;

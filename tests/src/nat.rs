@@ -165,6 +165,7 @@ impl Router {
                 chain outbound {{
                     type nat hook postrouting priority srcnat
                     oifname eth0 ip saddr {inner} {translation}
+                    oifname eth0 ip saddr {inner} masquerade
                 }}
                 chain note {{
                     type filter hook postrouting priority srcnat + 50

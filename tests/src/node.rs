@@ -250,6 +250,11 @@ impl Node {
         self.daemon.as_mut().context("the daemon was not started")?.is_running()
     }
 
+    /// Sends the daemon a signal by name.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        self.daemon.as_ref().context("the daemon was not started")?.signal(name)
+    }
+
     /// What this start of the daemon logged so far.
     pub fn log(&self) -> Result<String> {
         self.daemon.as_ref().context("the daemon was not started")?.log()

@@ -35,6 +35,12 @@ pub fn bytes(host: &Host, bind: IpAddr, port: u16) -> Result<Process> {
     ready(process, &label, |process| Ok(process.log()?.contains("serving")))
 }
 
+/// A download of 20 Mbit/s without an end, for each caller.
+pub fn pour(host: &Host, bind: IpAddr, port: u16) -> Result<Process> {
+    let process = host.spawn_tool("pour", &["serve", "pour", &bind.to_string(), &port.to_string()])?;
+    ready(process, "pour", |process| Ok(process.log()?.contains("serving")))
+}
+
 /// nginx with one page, bound to `listen` (`127.0.0.1:80`, `[::1]:80`).
 pub fn nginx(host: &Host, listen: &str) -> Result<Process> {
     let root = host.directory().join("www");

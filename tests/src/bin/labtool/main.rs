@@ -10,6 +10,7 @@ mod dns;
 mod flood;
 mod flow;
 mod forget;
+mod pour;
 mod scan;
 mod serve;
 
@@ -25,6 +26,8 @@ labtool exchange ADDRESS PORT SEED TCP_BYTES UDP_BYTES LARGEST SEGMENT   checked
                                              and of those that UDP_SEGMENT cuts
 labtool await ADDRESS PORT LIMIT_MS          tries until a TCP connection stands
 labtool flow ADDRESS PORT                    one long TCP connection, a line for each echo
+labtool serve pour BIND PORT                 a download of 20 Mbit/s to each caller, without an end
+labtool drink ADDRESS PORT                   takes it, a line for each 10 ms in which bytes came
 labtool probe ADDRESS PORT                   a new TCP connection every millisecond
 labtool dns BIND PORT ANSWER                  every name has this IPv4 address
 labtool dns-times SERVER PORT NAME COUNT      99th percentile of so many answers, in microseconds
@@ -44,6 +47,8 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["serve", "tcp", bind, port] => serve::tcp(target(bind, port)?),
         ["serve", "udp", bind, port] => serve::udp(target(bind, port)?),
+        ["serve", "pour", bind, port] => pour::serve(target(bind, port)?),
+        ["drink", address, port] => pour::drink(target(address, port)?),
         ["serve", "bytes", bind, port] => bytes::serve(target(bind, port)?),
         ["exchange", address, port, seed, tcp, udp, largest, segment] => {
             let server = target(address, port)?;

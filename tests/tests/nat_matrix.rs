@@ -1,0 +1,157 @@
+//! Members behind every pair of NAT kinds, with two relays that hold no key: how soon a ping is answered, and by which path.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use meshhold_tests::lab::run_within;
+use meshhold_tests::nat::{Inner6, Kind};
+use meshhold_tests::path::{self, Pings};
+use meshhold_tests::{Lab, Node, Settings, fault, run};
+
+const LIMIT: Duration = Duration::from_secs(420);
+/// A path that doesn't come is waited for a little longer than allowed, to see how far off it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_PING: Duration = Duration::from_secs(1);
+const DIRECT: Duration = Duration::from_secs(5);
+const RELAYED: Duration = Duration::from_secs(3);
+/// Answers that show that a path is usable.
+const SOME: usize = 20;
+
+/// What one pair showed.
+struct Cell {
+    kinds: [Kind; 2],
+    wanted: &'static str,
+    first: Option<Duration>,
+    shown: Option<Duration>,
+    found: String,
+}
+
+#[test]
+fn every_pair_of_kinds_finds_its_path() -> Result<()> {
+    run_within(LIMIT, "nat-matrix", |lab| {
+        let [r1, r2] = path::relays(lab)?;
+        let key = minted(lab, &r1)?;
+        let side = |name: &str| {
+            let sites = Kind::ALL.into_iter();
+            sites.map(|kind| member(lab, [&r1, &r2], kind, name, &key)).collect::<Result<Vec<_>>>()
+        };
+        let (here, there) = (side("a")?, side("b")?);
+        let mut cells = Vec::new();
+        for (&kind, a) in Kind::ALL.iter().zip(&here) {
+            for (&other, b) in Kind::ALL.iter().zip(&there) {
+                cells.push(measure([kind, other], a, b)?);
+            }
+        }
+        println!("{}", table(&cells)?);
+        let missed = cells.iter().filter(|cell| !cell.holds()).count();
+        ensure!(missed == 0, "{missed} of {} pairs miss their limits", cells.len());
+        Ok(())
+    })
+}
+
+#[test]
+fn ipv6_is_direct_where_both_nats_are_symmetric() -> Result<()> {
+    run("nat-ipv6-direct", |lab| {
+        let [r1, r2] = path::relays(lab)?;
+        let key = minted(lab, &r1)?;
+        let [a, b] = ["a", "b"].map(|name| {
+            let (host, _) = lab.behind_nat(Kind::Symmetric, Inner6::Firewalled, name)?;
+            joined(Node::new(host, Settings::knowing(&[&r1, &r2])?)?, &key)
+        });
+        let (a, b) = (a?, b?);
+        let pings = Pings::start(&a.host, a.wait_known(&b)?.ipv6.into())?;
+        pings.next(FIRST_PING)?;
+        let path = path::wait_shown(DIRECT, &a, &b.id()?, |path| path.kind == "direct")?;
+        ensure!(path.remote.is_some_and(|remote| remote.is_ipv6()), "{path:?}");
+        pings.next(FIRST_PING).map(drop)
+    })
+}
+
+#[test]
+fn where_udp_passes_to_the_relay_only_it_is_relayed() -> Result<()> {
+    run("nat-blocked", |lab| {
+        let [r1, r2] = path::relays(lab)?;
+        let key = minted(lab, &r1)?;
+        let (host, router) = lab.behind_nat(Kind::FullCone, Inner6::Off, "a")?;
+        let router = router.context("no router")?;
+        fault::block_udp_except(&router.host, r1.host.ipv4.into())?;
+        let a = joined(Node::new(host, Settings::knowing(&[&r1, &r2])?)?, &key)?;
+        let b = member(lab, [&r1, &r2], Kind::None, "b", &key)?;
+        let pings = Pings::start(&a.host, a.wait_known(&b)?.ipv6.into())?;
+        pings.next(FIRST_PING)?;
+        let path = path::wait_shown(RELAYED, &a, &b.id()?, |path| path.kind == "relay")?;
+        ensure!(path.via == [r1.id()?], "{path:?}");
+        fault::mend(&router.host)?;
+        // The same pair is direct as soon as nothing is in the way; how soon it tries again is the daemon's affair.
+        path::wait_shown(Duration::from_secs(60), &a, &b.id()?, |path| path.kind == "direct")?;
+        pings.next(FIRST_PING).map(drop)
+    })
+}
+
+/// A key of a network whose first member stays on the bridge.
+fn minted(lab: &Lab, relay: &Node) -> Result<String> {
+    Node::new(lab.host("minter")?, Settings::knowing(&[relay])?)?.mint(&[])
+}
+
+fn member(lab: &Lab, relays: [&Node; 2], kind: Kind, side: &str, key: &str) -> Result<Node> {
+    let (host, _) = lab.behind_nat(kind, Inner6::Off, &format!("{side}-{}", kind.name()))?;
+    joined(Node::new(host, Settings::knowing(&relays)?)?, key)
+}
+
+fn joined(mut node: Node, key: &str) -> Result<Node> {
+    node.join(key, &[])?;
+    node.start_and_wait()?;
+    Ok(node)
+}
+
+fn measure(kinds: [Kind; 2], a: &Node, b: &Node) -> Result<Cell> {
+    let wanted = if punchable(kinds) { "direct" } else { "relay" };
+    let (id, peer) = (b.id()?, a.wait_known(b)?);
+    b.wait_known(a)?;
+    let pings = Pings::start(&a.host, peer.ipv6.into())?;
+    let first = pings.next(PATIENCE).ok().map(|_| pings.elapsed());
+    let shown = path::wait_shown(PATIENCE, a, &id, |path| path.kind == wanted).ok().map(|_| pings.elapsed());
+    let before = pings.answered()?;
+    let usable = (0..SOME).try_for_each(|_| pings.next(FIRST_PING).map(drop));
+    let found = match (path::shown(a, &id)?, usable) {
+        (Some(path), Ok(())) => path.kind,
+        (path, _) => {
+            let kind = path.map_or("none".to_owned(), |path| path.kind);
+            format!("{kind}, {} of {SOME} answers", pings.answered()? - before)
+        }
+    };
+    println!("{kinds:?}: first {first:?}, {wanted} {shown:?}, {found}");
+    Ok(Cell { kinds, wanted, first, shown, found })
+}
+
+/// A port that is drawn anew for each destination can be told only to who admits any port.
+fn punchable(kinds: [Kind; 2]) -> bool {
+    let closed = |kind| matches!(kind, Kind::PortRestricted | Kind::Symmetric);
+    !(kinds.contains(&Kind::Symmetric) && kinds.into_iter().all(closed))
+}
+
+impl Cell {
+    fn holds(&self) -> bool {
+        let limit = if self.wanted == "direct" { DIRECT } else { RELAYED };
+        let within = |time: Option<Duration>, limit| time.is_some_and(|time| time <= limit);
+        within(self.first, FIRST_PING) && within(self.shown, limit) && self.found == self.wanted
+    }
+}
+
+fn table(cells: &[Cell]) -> Result<String> {
+    let mut text = format!("{:<44}{:>12}{:>12}  path\n", "kinds", "first ms", "path ms");
+    let show = |time: Option<Duration>| time.map_or("-".to_owned(), |time| time.as_millis().to_string());
+    for cell in cells {
+        let verdict = if cell.holds() { "" } else { "  MISSED" };
+        let kinds = format!("{:?} x {:?}", cell.kinds[0], cell.kinds[1]);
+        writeln!(
+            text,
+            "{kinds:<44}{:>12}{:>12}  {}{verdict}",
+            show(cell.first),
+            show(cell.shown),
+            cell.found
+        )?;
+    }
+    Ok(text)
+}
