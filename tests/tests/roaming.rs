@@ -62,8 +62,12 @@ fn a_download_survives_other_interfaces() -> Result<()> {
         roaming.measure("interface", |a, number| {
             let (down, up, address) =
                 if number % 2 == 0 { ("eth0", "eth1", second) } else { ("eth1", "eth0", first) };
-            a.namespace().ip(&format!("link set {down} down"))?;
+            // The kernel takes up to a second until an interface that comes up carries packets.
             a.namespace().ip(&format!("link set {up} up"))?;
+            wait::until_true(PATIENCE, "the other interface is up", || {
+                Ok(a.run("ip", &["-o", "link", "show", up])?.contains("state UP"))
+            })?;
+            a.namespace().ip(&format!("link set {down} down"))?;
             Ok(Arrival::At(address.into()))
         })
     })

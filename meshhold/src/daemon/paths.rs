@@ -209,6 +209,10 @@ impl Daemon {
                 }
                 Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
                 Output::Resized { .. } => self.stale.table = true,
+                Output::Show { peer } => {
+                    let sending = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending);
+                    sending.into_iter().for_each(|local_index| self.lan.keepalive(local_index));
+                }
                 Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
                 Output::WantRelay { peer } => self.want_relay(now, peer, true),
             }

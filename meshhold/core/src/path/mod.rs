@@ -87,6 +87,11 @@ pub enum Output {
         /// The circuit.
         peer: PeerKey,
     },
+    /// Send an empty datagram by the path in use: the peer follows to where it comes from.
+    Show {
+        /// The circuit.
+        peer: PeerKey,
+    },
     /// A path carries longer or shorter packets than before.
     Resized {
         /// The circuit.
@@ -196,7 +201,8 @@ impl Paths {
     pub fn shaken(&mut self, now: Instant) {
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         for key in keys {
-            self.with(now, key, Peer::doubt);
+            self.outputs.push_back(Output::Show { peer: key });
+            self.with(now, key, Peer::shaken);
             self.punch(now, key);
         }
     }
@@ -273,6 +279,9 @@ impl Paths {
             peer.mtu_sent(now, id, size);
             let (message, size) = (Message::Ping { id }, size.into());
             self.outputs.push_back(Output::Send { peer: peer_key, path, message, size });
+        }
+        if std::mem::take(&mut peer.wants_show) {
+            self.outputs.push_back(Output::Show { peer: key });
         }
         if std::mem::take(&mut peer.wants_renewal) {
             self.outputs.push_back(Output::Renew { peer: key });

@@ -23,11 +23,11 @@ const ACTIVE: Duration = Duration::from_secs(2);
 /// Silence after sending, on an active circuit, that raises doubt.
 const UNANSWERED: Duration = Duration::from_millis(200);
 /// The same where nothing was sent.
-const SILENT: Duration = Duration::from_millis(400);
+const SILENT: Duration = Duration::from_millis(250);
 /// The same where the peer answers probes only: perhaps what is sent needs no answer.
 const ONE_WAY: Duration = Duration::from_secs(1);
 /// Shortest wait for the answer to a doubt.
-const PATIENCE: Duration = Duration::from_millis(150);
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Rounds of doubt that come quickly; after them one a second.
 const QUICK_ROUNDS: u32 = 12;
 /// For how long after its last packet a circuit's path is doubted.
@@ -101,6 +101,7 @@ impl Trial {
 /// A doubt about the path in use.
 #[derive(Clone, Copy, Debug)]
 struct Doubt {
+    since: Instant,
     round: u32,
     next: Instant,
 }
@@ -114,6 +115,9 @@ pub(super) struct Peer {
     pub(super) wants_relay: bool,
     pub(super) wants_punch: bool,
     pub(super) wants_renewal: bool,
+    pub(super) wants_show: bool,
+    /// Our addresses changed, and no probe was answered since.
+    is_shaken: bool,
     /// Of the path in use.
     mtu: Mtu,
     most: u16,
@@ -147,6 +151,8 @@ impl Peer {
             wants_relay: false,
             wants_punch: false,
             wants_renewal: false,
+            wants_show: false,
+            is_shaken: false,
             left: None,
             traffic: None,
             used: now,
@@ -261,6 +267,7 @@ impl Peer {
                 // Small ones get through; what about those that carry data?
                 self.mtu.doubt(now);
             }
+            self.wants_show |= std::mem::take(&mut self.is_shaken);
             (self.verified, self.doubt, self.astray, self.one_way) = (now, None, None, self.owed);
             return;
         }
@@ -270,7 +277,7 @@ impl Peer {
     /// Whether a path that has just proven itself is better than the one in use.
     fn consider(&mut self, now: Instant, path: Path) {
         let Some(current) = self.current else { return };
-        if self.doubt.is_some_and(|doubt| doubt.round > 1) {
+        if self.doubt.is_some_and(|doubt| now.duration_since(doubt.since) > self.patience() / 2) {
             if current.is_direct() && now.duration_since(self.verified) > self.keepalive / 2 {
                 self.keepalive = (self.keepalive / 2).max(SHORTEST_KEEPALIVE);
             }
@@ -305,9 +312,15 @@ impl Peer {
         self.owed |= total.tx_bytes > before.tx_bytes;
     }
 
+    /// This host's addresses changed.
+    pub(super) fn shaken(&mut self, now: Instant) {
+        self.is_shaken = true;
+        self.doubt(now);
+    }
+
     /// Doubts the path in use: probes it now.
     pub(super) fn doubt(&mut self, now: Instant) {
-        self.doubt = Some(Doubt { round: 0, next: now });
+        self.doubt = Some(Doubt { since: now, round: 0, next: now });
         self.look(now);
     }
 
@@ -370,7 +383,7 @@ impl Peer {
             self.watched = false;
             return;
         }
-        self.doubt = Some(Doubt { round: 0, next: now });
+        self.doubt = Some(Doubt { since: now, round: 0, next: now });
         // A circuit that has fallen silent is asked once; only what is sent later is reason to ask again.
         self.watched = self.owed;
         if let Some(doubt) = self.doubt {
@@ -378,13 +391,13 @@ impl Peer {
         }
     }
 
-    fn doubt_more(&mut self, now: Instant, Doubt { round, .. }: Doubt) {
+    fn doubt_more(&mut self, now: Instant, Doubt { since, round, .. }: Doubt) {
         if now.saturating_duration_since(self.used) > GIVEN_UP {
             self.doubt = None;
             return;
         }
         let pause = if round > QUICK_ROUNDS { Duration::from_secs(1) } else { self.patience() };
-        self.doubt = Some(Doubt { round: round + 1, next: now + pause });
+        self.doubt = Some(Doubt { since, round: round + 1, next: now + pause });
         if round >= 1 {
             self.trials.iter_mut().for_each(|trial| trial.probe_once(now));
             self.wants_relay |= round % 8 == 1;

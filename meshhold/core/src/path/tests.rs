@@ -104,7 +104,7 @@ impl World {
                 }
                 Output::Use { path, .. } => self.ends[at].path = Some(path),
                 Output::WantRelay { .. } => self.ends[at].wanted_relay += 1,
-                Output::Renew { .. } | Output::Resized { .. } => {}
+                Output::Renew { .. } | Output::Resized { .. } | Output::Show { .. } => {}
             }
         }
     }
