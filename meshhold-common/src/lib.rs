@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod address;
+pub mod budget;
 pub mod cache;
 pub mod classify;
 pub mod event;
