@@ -15,6 +15,7 @@ pub mod maps;
 pub mod nat;
 pub mod packet;
 pub mod reason;
+pub mod relay;
 pub mod steer;
 
 pub use address::Address;
