@@ -29,9 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     } else {
         build_ebpf::build(&root, &out.join("ebpf"))?
     };
+    let beside = |name| if skipped() { object.clone() } else { object.with_file_name(name) };
     println!("cargo::rustc-env=MESHHOLD_EBPF_OBJ={}", object.display());
-    let bench = if skipped() { object } else { object.with_file_name("bench") };
-    println!("cargo::rustc-env=MESHHOLD_EBPF_BENCH={}", bench.display());
+    println!("cargo::rustc-env=MESHHOLD_EBPF_RELAY={}", beside("relay").display());
+    println!("cargo::rustc-env=MESHHOLD_EBPF_BENCH={}", beside("bench").display());
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod address;
+pub mod budget;
 pub mod cache;
 pub mod classify;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod maps;
 pub mod nat;
 pub mod packet;
 pub mod reason;
+pub mod relay;
 pub mod steer;
 
 pub use address::Address;

@@ -286,5 +286,9 @@ mod user {
         crate::nat::Inward,
         crate::nat::LanEntry,
         crate::nat::Outward,
+        crate::relay::HopKey,
+        crate::relay::LegEntry,
+        crate::relay::LegState,
+        crate::relay::SourceState,
     );
 }

@@ -13,6 +13,7 @@ mod live;
 mod load;
 mod namespace;
 mod packets;
+mod relay;
 mod rewrite;
 mod specimens;
 mod support;

@@ -136,7 +136,10 @@ pub(super) fn keys<K>(
     keys.collect::<Result<_, _>>().map_err(of(map))
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, EbpfError> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, EbpfError> {
     let map = ebpf.take_map(name).ok_or(EbpfError::Object { what: name })?;
     T::try_from(map).map_err(of(name))
 }

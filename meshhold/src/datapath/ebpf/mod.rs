@@ -10,6 +10,7 @@ mod gateway;
 mod judge;
 mod maps;
 mod pins;
+mod relay;
 mod remember;
 mod translations;
 mod wanted;
@@ -28,7 +29,7 @@ use aya::{
 };
 use meshhold_common::{Reason, maps::Counter};
 
-pub use self::{error::EbpfError, events::Events, judge::LEAST};
+pub use self::{error::EbpfError, events::Events, judge::LEAST, relay::KernelRelay};
 use self::{
     maps::{Maps, of},
     pins::PinRoot,

@@ -166,6 +166,7 @@ mod tests {
             kind: kind.map(str::to_owned),
             controller,
             loopback: name == "lo",
+            ..Interface::default()
         }
     }
 

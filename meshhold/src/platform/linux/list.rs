@@ -8,7 +8,7 @@ use futures_util::{Stream, TryStreamExt as _};
 use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop},
 };
 
@@ -27,6 +27,10 @@ pub(super) struct Interface {
     /// Index of the bridge or bond that this interface is a port of.
     pub(super) controller: Option<u32>,
     pub(super) loopback: bool,
+    pub(super) up: bool,
+    pub(super) mtu: u32,
+    /// Packets there have Ethernet headers.
+    pub(super) ethernet: bool,
 }
 
 /// One address of an interface.
@@ -92,10 +96,13 @@ fn interface(message: &LinkMessage) -> Interface {
     let mut found = Interface {
         index: message.header.index,
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        up: message.header.flags.contains(LinkFlags::Up),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
         ..Interface::default()
     };
     for attribute in &message.attributes {
         match attribute {
+            LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
             LinkAttribute::IfName(name) => found.name.clone_from(name),
             LinkAttribute::Controller(index) if *index != 0 => found.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
