@@ -273,6 +273,16 @@ impl Node {
         self.daemon.take().context("the daemon was not started")?.kill()
     }
 
+    /// Processor time that the daemon has used, in user space and in the kernel.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        let (_, rest) = stat.rsplit_once(')').context("no process name")?;
+        let ticks: u64 =
+            rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
+        // USER_HZ is 100 on every architecture that this runs on.
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
     /// Resident memory of the daemon in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;

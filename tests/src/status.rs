@@ -19,6 +19,9 @@ pub struct Status {
     /// The name service.
     #[serde(default)]
     pub dns: Dns,
+    /// What the node forwards for others.
+    #[serde(default)]
+    pub relay: Relay,
     /// One entry a mesh-route key.
     #[serde(default)]
     pub networks: Vec<Network>,
@@ -28,6 +31,30 @@ pub struct Status {
     /// Packets by reason.
     #[serde(default)]
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What a node forwards for others.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Relay {
+    /// It does.
+    pub enabled: bool,
+    /// The kernel program is loaded.
+    pub kernel: bool,
+    /// Two for each circuit.
+    pub legs: Vec<Leg>,
+}
+
+/// One direction of a circuit that is forwarded.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Leg {
+    /// The previous hop.
+    pub from: SocketAddr,
+    /// The next hop.
+    pub to: SocketAddr,
+    /// `kernel` or `workers`.
+    pub by: String,
+    /// Datagrams forwarded.
+    pub packets: u64,
 }
 
 /// The name service.

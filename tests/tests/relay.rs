@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::status::Path;
-use meshhold_tests::{Lab, Node, Settings, fault, run, wait};
+use meshhold_tests::{Lab, Node, Settings, fault, run, service, wait};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Takes all capabilities from a daemon.
@@ -12,8 +12,12 @@ const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "-
 
 /// A relay: no key, no interface, no capability.
 fn relay(lab: &Lab, name: &str, known: &[&Node]) -> Result<Node> {
-    let settings =
-        Settings { relay: true, meshlan: Some(false), wrapper: BARE.to_vec(), ..Settings::knowing(known)? };
+    relay_with(lab, name, known, &BARE)
+}
+
+fn relay_with(lab: &Lab, name: &str, known: &[&Node], wrapper: &[&'static str]) -> Result<Node> {
+    let bootstrap = Settings::knowing(known)?.bootstrap;
+    let settings = Settings { bootstrap, wrapper: wrapper.to_vec(), ..Settings::relay() };
     let mut relay = Node::new(lab.host(name)?, settings)?;
     relay.start_and_wait()?;
     Ok(relay)
@@ -175,4 +179,38 @@ fn a_dead_leg_between_relays_is_gone_round_over_a_third() -> Result<()> {
         ensure!(silence <= Duration::from_secs(2), "{silence:?}");
         Ok(())
     })
+}
+
+#[test]
+fn the_kernel_forwards_where_it_can_and_the_workers_where_not() -> Result<()> {
+    for (wrapper, by) in [(&[][..], "kernel"), (&BARE[..], "workers")] {
+        run(by, |lab| {
+            let r = relay_with(lab, "r", &[], wrapper)?;
+            let (mut a, b) = members(lab, [&r, &r])?;
+            a.set_scope(&["tcp:5201"])?;
+            a.wait_known(&b)?;
+            b.wait_peer_up(&a)?;
+            let _server = service::iperf(&a.host, "127.0.0.1", 5201)?;
+            let used = r.processor_time()?;
+            for address in a.both_addresses()? {
+                let moved = service::transfer(&b.host, address, 5201, 2, &[])?;
+                println!("figure: through the relay's {by}: {:.0} Mbit/s to {address}", moved.mbits);
+                ensure!(moved.mbits > 1.0, "hardly anything: {moved:?}");
+            }
+            let used = r.processor_time()? - used;
+            println!("figure: the relay's daemon used {} ms of a processor", used.as_millis());
+            let relay = r.status()?.relay;
+            ensure!(relay.enabled && relay.kernel == (by == "kernel"), "{relay:?}");
+            ensure!(
+                relay.legs.iter().all(|leg| leg.by == by) && relay.legs.iter().any(|leg| leg.packets > 1000),
+                "{relay:?}"
+            );
+            ensure!(by == "workers" || used < Duration::from_millis(300), "the daemon worked: {used:?}");
+            a.stop()?;
+            wait::until_true(PATIENCE, "the legs go with the circuit", || {
+                Ok(r.status()?.relay.legs.is_empty())
+            })
+        })?;
+    }
+    Ok(())
 }

@@ -211,7 +211,10 @@ mod tests {
         let keys = |value: &serde_json::Value| {
             value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(keys(&value), "counters datapath dns interface name networks node_id running warnings");
+        assert_eq!(
+            keys(&value),
+            "counters datapath dns interface name networks node_id relay running warnings"
+        );
         assert_eq!(keys(&value["datapath"]), "hook mode translations workers");
         assert_eq!(
             keys(&value["networks"][0]),
@@ -219,7 +222,8 @@ mod tests {
         );
         let peer = &value["networks"][0]["peers"][0];
         assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");
-        assert_eq!(peer["path"], serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777" }));
+        let path = serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777", "via": [], "since": 0, "reason": "" });
+        assert_eq!(peer["path"], path);
         assert_eq!(peer["state"], "connected");
     }
 }

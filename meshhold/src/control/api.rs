@@ -214,12 +214,55 @@ pub struct Status {
     /// The name service.
     #[serde(default)]
     pub dns: DnsStatus,
+    /// What this node forwards for others.
+    #[serde(default)]
+    pub relay: RelayStatus,
     /// One entry a network.
     pub networks: Vec<NetworkStatus>,
     /// What is degraded, a sentence each, with what to do about it.
     pub warnings: Vec<String>,
     /// Packets by Reason since the start; reasons that never occurred are left out.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What a node forwards for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayStatus {
+    /// It does.
+    pub enabled: bool,
+    /// The kernel program is loaded.
+    pub kernel: bool,
+    /// How many legs: two for each circuit.
+    pub count: usize,
+    /// The first of them.
+    pub legs: Vec<LegStatus>,
+}
+
+/// One direction of a circuit that is forwarded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegStatus {
+    /// The previous hop.
+    pub from: SocketAddr,
+    /// The next hop.
+    pub to: SocketAddr,
+    /// Who forwards it.
+    pub by: RelayHost,
+    /// Datagrams forwarded.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Datagrams dropped beyond the rate.
+    pub over_rate: u64,
+}
+
+/// Who forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RelayHost {
+    /// The kernel program.
+    Kernel,
+    /// The workers.
+    Workers,
 }
 
 /// The name service.

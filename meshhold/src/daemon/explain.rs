@@ -101,7 +101,7 @@ impl Daemon {
         for drop in &mut drops {
             drop.peer = self.name_of(drop.from.ip()).or_else(|| self.name_of(drop.to.ip()));
         }
-        DropsReply { drops, seen: told, counters: self.lan.counters() }
+        DropsReply { drops, seen: told, counters: self.lan.counters(&self.relaying.counters()) }
     }
 
     fn name_of(&self, address: IpAddr) -> Option<String> {

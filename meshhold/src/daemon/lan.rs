@@ -18,6 +18,7 @@ use crate::datapath::counters::Activity;
 use crate::datapath::ebpf::{EbpfDatapath, EbpfError, Events, LEAST};
 use crate::datapath::policy::Policy;
 use crate::datapath::probe::Packet;
+use crate::datapath::relay::{Hop, LegTraffic};
 use crate::datapath::table::Table;
 use crate::datapath::workers::{TunQueues, Workers};
 use crate::platform::linux::watch::{Link, NetEvent};
@@ -277,18 +278,25 @@ impl Lan {
         }
     }
 
+    /// What the workers forwarded for others.
+    pub(super) fn relayed(&self) -> Vec<(Hop, LegTraffic)> {
+        self.workers.as_ref().map(Workers::relayed).unwrap_or_default()
+    }
+
     /// Traffic of each session.
     pub(super) fn activity(&self) -> Vec<Activity> {
         self.workers.as_ref().map(Workers::activity).unwrap_or_default()
     }
 
-    /// Packets by reason over kernel and workers, without those that never happened.
-    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
+    /// Packets by reason over kernel, workers and `others`, without those that never happened.
+    pub(super) fn counters(&self, others: &[(Reason, u64)]) -> BTreeMap<String, u64> {
         let kernel = self.kernel.as_ref().and_then(|kernel| kernel.counters().ok());
         let workers = self.workers.as_ref().map(Workers::counters);
         let sum = |reason: &Reason| {
             let at = |counters: &[u64; Reason::COUNT]| counters.get(*reason as usize).copied().unwrap_or(0);
-            kernel.as_ref().map_or(0, at) + workers.as_ref().map_or(0, at)
+            let more =
+                others.iter().filter(|(other, _)| other == reason).map(|(_, packets)| packets).sum::<u64>();
+            kernel.as_ref().map_or(0, at) + workers.as_ref().map_or(0, at) + more
         };
         Reason::ALL
             .iter()

@@ -17,6 +17,7 @@ mod netcheck;
 mod network;
 mod paths;
 mod place;
+mod relaying;
 mod start;
 mod state;
 mod status;
@@ -53,6 +54,7 @@ use lan::Lan;
 use names::Names;
 use network::Network;
 use paths::Ways;
+use relaying::Relaying;
 use state::StateFile;
 
 /// How often timers, records and the state file are looked at.
@@ -111,6 +113,7 @@ struct Daemon {
     callers: Callers,
     circuits: CircuitTable,
     ways: Ways,
+    relaying: Relaying,
     links: Links,
     lan: Lan,
     gateway: Gateway,
@@ -250,6 +253,7 @@ impl Daemon {
     async fn on_net(&mut self, event: &NetEvent) {
         self.lan.on_net(event);
         self.gateway.look_soon();
+        self.stale.table |= self.relaying.look_again();
         self.routes_changed();
         if *event == NetEvent::AddressesChanged {
             self.find_endpoints().await;
@@ -357,6 +361,7 @@ impl Daemon {
             let circuits = (&self.circuits.peers, &self.ways.paths);
             let mut table = view::table(&self.networks, &mut self.callers, circuits, &self.gateway, enforce);
             (table.doors, table.legs) = (self.doors(), self.legs());
+            self.relaying.apply(&table.legs).await;
             self.lan.publish(table);
         }
         if stale.addresses {

@@ -17,6 +17,7 @@ use super::gateway::Gateway;
 use super::lan::Prepared;
 use super::names::Names;
 use super::paths::Ways;
+use super::relaying::Relaying;
 use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
 use crate::config::store::KeyStore;
@@ -78,8 +79,12 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     machine.set_swarm_key(swarm_key);
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
     let ways = Ways::new(identity.node_id(), &config.relay, config.meshlan.mtu, [seed(), seed()]);
+    let mut relaying =
+        Relaying::new(config.relay.enabled, config.node.listen.port(), &config.meshlan.interface);
+    relaying.start();
     let mut daemon = Daemon {
         ways,
+        relaying,
         identity,
         store,
         state: state_file,

@@ -49,9 +49,10 @@ impl Daemon {
             interface: self.config.meshlan.interface.clone(),
             datapath: self.lan.status(),
             dns: self.names.status(),
+            relay: self.relay_status(),
             networks: networks.collect(),
             warnings: self.warnings.iter().chain(self.lan.warnings()).cloned().collect(),
-            counters: self.lan.counters(),
+            counters: self.lan.counters(&self.relaying.counters()),
         }
     }
 }

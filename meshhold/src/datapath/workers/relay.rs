@@ -7,30 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use meshhold_common::Reason;
+use meshhold_common::{Reason, budget};
 use meshhold_core::path::Path;
 use meshhold_core::wire::{LABEL_HEADER, TYPE_RELAY};
 
 use super::run::{Wake, Worker};
 use crate::datapath::relay::{Hop, Leg, LegTraffic};
 
-/// How far a budget may be ahead of its rate, in nanoseconds.
-const BURST: u64 = 50_000_000;
-
 /// A leg in use, shared by all workers.
 #[derive(Debug)]
 pub(super) struct LiveLeg {
     leg: Leg,
-    budget: Budget,
-    source: Arc<Budget>,
+    /// State of its budget, and of that which all legs of the same source share; see [`budget`].
+    budget: AtomicU64,
+    source: Arc<AtomicU64>,
     packets: AtomicU64,
     bytes: AtomicU64,
     over_rate: AtomicU64,
 }
-
-/// Bytes a second, counted as the time until which they are used up.
-#[derive(Debug, Default)]
-struct Budget(AtomicU64);
 
 /// All legs in use.
 #[derive(Debug, Default)]
@@ -46,7 +40,7 @@ pub(super) fn hop(datagram: &[u8], from: Path) -> Option<Hop> {
 impl Legs {
     /// These legs; what is known of one that was there already is kept.
     pub(super) fn of(wanted: &[Leg], before: &Self) -> Self {
-        let mut sources: HashMap<u32, Arc<Budget>> =
+        let mut sources: HashMap<u32, Arc<AtomicU64>> =
             before.0.values().map(|live| (live.leg.source, live.source.clone())).collect();
         let mut adopt = |leg: &Leg| match before.0.get(&leg.from) {
             Some(live) if live.leg == *leg => live.clone(),
@@ -67,25 +61,25 @@ impl Legs {
 }
 
 impl LiveLeg {
-    fn new(leg: Leg, source: Arc<Budget>) -> Self {
-        let [packets, bytes, over_rate] = [0; 3].map(AtomicU64::new);
-        Self { leg, budget: Budget::default(), source, packets, bytes, over_rate }
+    fn new(leg: Leg, source: Arc<AtomicU64>) -> Self {
+        let [budget, packets, bytes, over_rate] = [0; 4].map(AtomicU64::new);
+        Self { leg, budget, source, packets, bytes, over_rate }
     }
 
     /// Whether `bytes` may pass at `now` nanoseconds.
     fn admits(&self, now: u64, bytes: usize) -> bool {
-        self.budget.take(now, bytes, self.leg.rate) && self.source.take(now, bytes, self.leg.source_rate)
-    }
-}
-
-impl Budget {
-    fn take(&self, now: u64, bytes: usize, rate: u64) -> bool {
-        let cost = (bytes as u64).saturating_mul(1_000_000_000) / rate.max(1);
-        let spend = |used: u64| {
-            let used = used.max(now);
-            (used <= now + BURST).then_some(used.saturating_add(cost))
+        let take = |state: &AtomicU64, rate| {
+            state.fetch_update(Relaxed, Relaxed, |state| budget::next(state, now, bytes as u64, rate)).is_ok()
         };
-        self.0.fetch_update(Relaxed, Relaxed, spend).is_ok()
+        if !take(&self.budget, self.leg.rate) {
+            return false;
+        }
+        if take(&self.source, self.leg.source_rate) {
+            return true;
+        }
+        // It is not the leg's fault.
+        self.budget.fetch_sub(budget::cost(bytes as u64, self.leg.rate).unwrap_or(0), Relaxed);
+        false
     }
 }
 
