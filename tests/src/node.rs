@@ -33,6 +33,10 @@ pub struct Settings {
     pub offload: Option<bool>,
     /// Name and target of each of `meshlan.forwards`.
     pub forwards: Vec<(String, IpAddr)>,
+    /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
+    pub lan_discovery: bool,
+    /// The swarm key.
+    pub swarm_key: Option<String>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -295,6 +299,10 @@ impl Node {
         }
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
+        }
+        writeln!(text, "discovery:\n  lan: {}", self.settings.lan_discovery)?;
+        if let Some(key) = &self.settings.swarm_key {
+            writeln!(text, "swarm_key: {key}")?;
         }
         text.push_str("meshlan:\n  enabled: true\n");
         if !self.settings.forwards.is_empty() {

@@ -31,6 +31,9 @@ const SPARE_AGE: Duration = Duration::from_secs(120);
 /// Nodes whose address is remembered.
 const MAX_REMEMBERED: usize = 32;
 
+/// Links from which on nodes met by chance are not dialed: on a large LAN everybody would be linked to everybody.
+const ENOUGH_LINKS: usize = 16;
+
 /// What links and dials report.
 #[derive(Debug)]
 pub(super) enum Input {
@@ -51,6 +54,7 @@ pub(super) enum Command {
     Subscribe(Topic),
     Unsubscribe(Topic),
     Want(Vec<(NodeId, Vec<SocketAddr>)>),
+    Found(NodeId, SocketAddr),
 }
 
 #[derive(Debug)]
@@ -213,6 +217,12 @@ impl Hub {
             Command::Subscribe(topic) => state.subscribe(topic),
             Command::Unsubscribe(topic) => {
                 state.gossip.unsubscribe(&topic);
+                Vec::new()
+            }
+            Command::Found(node, addr) => {
+                if state.links.len() < ENOUGH_LINKS && !state.by_node.contains_key(&node) {
+                    self.targets.found(node, addr, Instant::now());
+                }
                 Vec::new()
             }
             Command::Want(wanted) => {
