@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod datapath;
+pub mod discover;
 pub mod dns;
 pub mod forward;
 pub mod link;

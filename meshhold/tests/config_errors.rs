@@ -57,6 +57,13 @@ fn offloads_can_be_switched_off() {
 }
 
 #[test]
+fn discovery_on_the_lan_can_be_switched_off() {
+    for (text, lan) in [("discovery: {lan: false}", false), ("discovery:", true), (GOOD, true)] {
+        assert_eq!(parse(text).unwrap().discovery.lan, lan);
+    }
+}
+
+#[test]
 fn each_bad_value_is_refused_at_its_place() {
     let long = format!("/{}", "s".repeat(200));
     let cases: &[(&str, &str, usize, &str)] = &[
@@ -73,6 +80,8 @@ fn each_bad_value_is_refused_at_its_place() {
         ("name: laptop", "offload: 0", 2, "node.offload"),
         ("peers: []", "peers: [/ip4/1.2.3.4/tcp/1]", 5, "bootstrap_peers[0]"),
         ("peers: []", "peers: hello", 5, "bootstrap_peers"),
+        ("peers: []", "peers: []\ndiscovery: {lan: maybe}", 6, "discovery.lan"),
+        ("peers: []", "peers: []\ndiscovery: {wan: true}", 6, "discovery.wan"),
         ("/run/meshhold/control.sock", "control.sock", 7, "api.socket"),
         ("/run/meshhold/control.sock", &long, 7, "api.socket"),
         ("enabled: true", "enabled: maybe", 9, "meshlan.enabled"),

@@ -37,6 +37,10 @@ pub struct Settings {
     pub relay: bool,
     /// Value of `meshlan.enabled`, if not true.
     pub meshlan: Option<bool>,
+    /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
+    pub lan_discovery: bool,
+    /// The swarm key.
+    pub swarm_key: Option<String>,
     /// Value of `MESHHOLD_LOG`.
     pub log: Option<&'static str>,
     /// Words before the daemon's command line, such as `setpriv …`.
@@ -319,6 +323,10 @@ impl Node {
         }
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
+        }
+        writeln!(text, "discovery:\n  lan: {}", self.settings.lan_discovery)?;
+        if let Some(key) = &self.settings.swarm_key {
+            writeln!(text, "swarm_key: {key}")?;
         }
         if self.settings.relay {
             text.push_str("relay:\n  enabled: true\n");

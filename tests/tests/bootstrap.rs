@@ -1,7 +1,12 @@
 //! Members find each other through a node that holds no key, keep their addresses, and come back without it.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
-use meshhold_tests::{Lab, Node, Settings, run};
+use meshhold_tests::{Lab, Node, Settings, run, wait};
+
+/// Until a link that was lost without a word is given up, and its node is dialed again.
+const NOTICED: Duration = Duration::from_secs(90);
 
 struct Trio {
     rendezvous: Node,
@@ -67,4 +72,35 @@ fn members_meet_again_without_their_bootstrap_node() -> Result<()> {
         ensure!(trio.b.addresses()? == b_addresses);
         Ok(())
     })
+}
+
+#[test]
+fn a_bootstrap_name_is_resolved_anew() -> Result<()> {
+    run("renamed", |lab| {
+        const NAME: &str = "rendezvous.test";
+        let mut rendezvous = Node::new(lab.host("r")?, Settings::default())?;
+        let id = rendezvous.id()?;
+        let host = lab.host("a")?;
+        let hosts = host.directory().join("hosts");
+        std::fs::write(&hosts, format!("{} {NAME}\n", rendezvous.host.ipv4))?;
+        host.run("mount", &["--bind", &hosts.to_string_lossy(), "/etc/hosts"])?;
+        let bootstrap = vec![format!("/dns4/{NAME}/udp/7777/quic-v1/p2p/{id}")];
+        let mut a = Node::new(host, Settings { bootstrap, ..Settings::default() })?;
+        rendezvous.start_and_wait()?;
+        a.start_and_wait()?;
+        wait::until_true(NOTICED, "a link by name", || linked(&a, "10.90.0.1:7777"))?;
+        rendezvous.kill()?;
+        let namespace = rendezvous.host.namespace();
+        namespace.ip("-4 address flush dev eth0")?;
+        namespace.ip("address add 10.90.0.99/24 dev eth0")?;
+        rendezvous.start_and_wait()?;
+        ensure!(!linked(&a, "10.90.0.99:7777")?, "the name still says the old address");
+        std::fs::write(&hosts, format!("10.90.0.99 {NAME}\n"))?;
+        wait::until_true(NOTICED, "a link by the name's new address", || linked(&a, "10.90.0.99:7777"))
+    })
+}
+
+/// Whether the daemon said that it has a link to that address.
+fn linked(node: &Node, remote: &str) -> Result<bool> {
+    Ok(node.log()?.lines().any(|line| line.contains("link up") && line.contains(remote)))
 }

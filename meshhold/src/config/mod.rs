@@ -42,6 +42,9 @@ pub struct Config {
     pub swarm_key: Option<SwarmKey>,
     #[serde(deserialize_with = "value::swarm_key_file")]
     swarm_key_file: Option<SwarmKey>,
+    /// How other nodes are found.
+    #[serde(deserialize_with = "value::section")]
+    pub discovery: DiscoveryConfig,
     /// The control API.
     #[serde(deserialize_with = "value::section")]
     pub api: ApiConfig,
@@ -114,6 +117,14 @@ pub struct NodeConfig {
     pub offload: bool,
 }
 
+/// Section `discovery`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiscoveryConfig {
+    /// Announce this node on its LANs, sealed, and listen to others.
+    pub lan: bool,
+}
+
 /// Section `api`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -171,6 +182,12 @@ impl Default for NodeConfig {
             cipher: None,
             offload: true,
         }
+    }
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self { lan: true }
     }
 }
 

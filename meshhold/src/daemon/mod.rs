@@ -42,6 +42,9 @@ use crate::config::store::KeyStore;
 use crate::control::server::Asked;
 use crate::datapath::workers::WorkerEvent;
 use crate::datapath::workers::largest_super_packet;
+use crate::discover::Found;
+use crate::discover::lan::LanDiscovery;
+use crate::discover::seal::swarm_seal;
 use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
@@ -90,6 +93,7 @@ struct Inputs {
     links: mpsc::Receiver<LinkEvent>,
     calls: mpsc::Receiver<Asked>,
     net: mpsc::Receiver<NetEvent>,
+    found: mpsc::Receiver<Found>,
     drops: Drops,
 }
 
@@ -115,6 +119,7 @@ struct Daemon {
     ways: Ways,
     relaying: Relaying,
     links: Links,
+    discovery: Option<LanDiscovery>,
     lan: Lan,
     gateway: Gateway,
     names: Names,
@@ -143,6 +148,7 @@ impl Daemon {
             tokio::select! {
                 Some(event) = inputs.workers.recv() => self.on_worker(event),
                 1.. = inputs.links.recv_many(&mut news, BURST) => news.drain(..).for_each(|event| self.on_link(event)),
+                Some(met) = inputs.found.recv() => self.links.found(met.node, met.addr),
                 Some(call) = inputs.calls.recv() => self.on_call(call).await,
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
                 () = tokio::time::sleep_until(timer.into()) => self.on_timer(Instant::now()),
@@ -256,6 +262,7 @@ impl Daemon {
         self.stale.table |= self.relaying.look_again();
         self.routes_changed();
         if *event == NetEvent::AddressesChanged {
+            self.discovery.iter().for_each(LanDiscovery::look_again);
             self.find_endpoints().await;
         }
         if matches!(event, NetEvent::AddressesChanged | NetEvent::RoutesChanged) {
@@ -350,6 +357,7 @@ impl Daemon {
         }
         if stale.policy || stale.addresses {
             self.names.changed();
+            self.announce();
         }
         if stale.policy {
             let listen = self.config.node.listen.port();
@@ -370,6 +378,14 @@ impl Daemon {
         if self.names.is_due() {
             self.refresh_names().await;
         }
+    }
+
+    /// Says under which keys this node is to be found on its LANs.
+    fn announce(&self) {
+        let Some(discovery) = &self.discovery else { return };
+        let swarm = self.config.swarm_key.iter().map(|key| swarm_seal(&key.secret().0));
+        let networks = self.networks.values().map(|network| network.keys.discovery.clone());
+        discovery.set(swarm.chain(networks).collect(), self.interface_setup());
     }
 
     async fn set_addresses(&mut self) {

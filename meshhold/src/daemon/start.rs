@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use meshhold_core::circuit::Circuits;
+use meshhold_core::identity::NodeId;
 use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
 
@@ -25,6 +26,8 @@ use crate::config::{Config, identity};
 use crate::control::server::Server;
 use crate::datapath::crypto;
 use crate::datapath::workers::{Workers, WorkersConfig};
+use crate::discover::Found;
+use crate::discover::lan::{LanDiscovery, PORT};
 use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
 use crate::platform::linux::watch;
@@ -66,13 +69,20 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         snapshot: state.links,
     };
     let (links, link_events) = Links::start(control_socket, links_config)?;
+    let (discovery, found) = discovery(&config, identity.node_id());
     let net_events = watch::watch(&config.meshlan.interface)?;
     let (calls, call_queue) = mpsc::channel(CALLS);
     tokio::spawn(server.serve(calls));
 
     let drops = Drops::new(lan.events());
-    let inputs =
-        Inputs { workers: worker_events, links: link_events, calls: call_queue, net: net_events, drops };
+    let inputs = Inputs {
+        workers: worker_events,
+        links: link_events,
+        calls: call_queue,
+        net: net_events,
+        found,
+        drops,
+    };
     let mut ciphers = crypto::measure();
     ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
@@ -92,6 +102,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         callers: state.callers,
         circuits: CircuitTable::new(machine),
         links,
+        discovery,
         lan,
         names,
         recent: Recent::default(),
@@ -107,9 +118,25 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     daemon.apply_keys(state.networks);
     daemon.restore_views(state.views);
     daemon.find_endpoints().await;
+    daemon.announce();
     daemon.settle().await;
     tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");
     Ok((daemon, inputs))
+}
+
+/// Discovery on the LAN, where it is wanted and can be had; without, nodes are found by bootstrap peers and memory.
+fn discovery(config: &Config, own: NodeId) -> (Option<LanDiscovery>, mpsc::Receiver<Found>) {
+    let nothing = || (None, mpsc::channel(1).1);
+    if !config.discovery.lan {
+        return nothing();
+    }
+    match LanDiscovery::start(own, config.node.listen) {
+        Ok((discovery, found)) => (Some(discovery), found),
+        Err(error) => {
+            tracing::warn!("no discovery on the LAN: {error:#}; is UDP port {PORT} taken?");
+            nothing()
+        }
+    }
 }
 
 fn seed() -> [u8; 32] {

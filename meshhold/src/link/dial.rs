@@ -20,6 +20,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 const BOOTSTRAP_BACKOFF: Duration = Duration::from_secs(5);
 /// Failures after which a remembered address is given up.
 const REMEMBERED_TRIES: u32 = 6;
+/// Addresses of one node that are remembered at once.
+const MAX_FOUND: usize = 4;
 /// Failures after which a round waits [`PATIENT_ROUND`].
 const QUICK_ROUNDS: u32 = 3;
 const QUICK_ROUND: Duration = Duration::from_secs(3);
@@ -97,6 +99,19 @@ impl Targets {
             self.entry(node, now).wanted = addresses;
         }
         self.targets.retain(|_, target| target.is_needed());
+    }
+
+    /// A node was met at `addr`: dialed at once, and given up as a remembered address is.
+    pub(super) fn found(&mut self, node: NodeId, addr: SocketAddr, now: Instant) {
+        if node == self.own {
+            return;
+        }
+        let target = self.entry(node, now);
+        if !target.remembered.contains(&addr) {
+            target.remembered.insert(0, addr);
+            target.remembered.truncate(MAX_FOUND);
+        }
+        (target.failures, target.due) = (0, now);
     }
 
     pub(super) fn contains(&self, node: &NodeId) -> bool {
@@ -305,6 +320,25 @@ mod tests {
         assert_eq!(targets.due(now, |_| false).len(), 1, "a new address is tried at once");
         targets.want(Vec::new(), now);
         assert!(!targets.contains(&member));
+    }
+
+    #[test]
+    fn a_found_node_is_dialed_at_once_and_given_up() {
+        let now = Instant::now();
+        let (own, node) = (NodeId([9; 32]), NodeId([3; 32]));
+        let addr = |port| SocketAddr::from(([192, 0, 2, 3], port));
+        let mut targets = Targets::new(own, &[], &[], now);
+        targets.found(own, addr(1), now);
+        assert!(!targets.contains(&own));
+        (1..=9).for_each(|port| targets.found(node, addr(port), now));
+        let round = targets.due(now, |_| false).pop().unwrap();
+        assert_eq!((round.node, round.places.len()), (node, MAX_FOUND));
+        targets.failed(&node, now, MIDDLE);
+        assert!(targets.due(now, |_| false).is_empty(), "backs off");
+        targets.found(node, addr(9), now);
+        assert_eq!(targets.due(now, |_| false).len(), 1, "met again");
+        (0..REMEMBERED_TRIES).for_each(|_| _ = targets.failed(&node, now, MIDDLE));
+        assert!(!targets.contains(&node));
     }
 
     #[test]

@@ -36,6 +36,9 @@ const DOUBT: Duration = Duration::from_secs(2);
 /// Nodes whose address is remembered.
 const MAX_REMEMBERED: usize = 32;
 
+/// Links from which on nodes met by chance are not dialed: on a large LAN everybody would be linked to everybody.
+const ENOUGH_LINKS: usize = 16;
+
 /// What links and dials report.
 #[derive(Debug)]
 pub(super) enum Input {
@@ -58,6 +61,7 @@ pub(super) enum Command {
     Want(Vec<(NodeId, Vec<SocketAddr>)>),
     Say(NodeId, relay::Message),
     Shaken,
+    Found(NodeId, SocketAddr),
 }
 
 #[derive(Debug)]
@@ -265,6 +269,12 @@ impl Hub {
             }
             Command::Shaken => {
                 state.doubt_all(Instant::now());
+                Vec::new()
+            }
+            Command::Found(node, addr) => {
+                if state.links.len() < ENOUGH_LINKS && !state.by_node.contains_key(&node) {
+                    self.targets.found(node, addr, Instant::now());
+                }
                 Vec::new()
             }
             Command::Want(wanted) => {

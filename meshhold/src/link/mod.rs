@@ -215,6 +215,11 @@ impl Links {
         self.command(Command::Want(wanted));
     }
 
+    /// Dials a node that was met at `addr`, if there is no link to it and there aren't plenty of others.
+    pub fn found(&self, node: NodeId, addr: SocketAddr) {
+        self.command(Command::Found(node, addr));
+    }
+
     /// The links as they are now.
     pub fn status(&self) -> Vec<LinkStatus> {
         self.shared.lock().status()

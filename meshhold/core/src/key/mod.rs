@@ -254,6 +254,8 @@ pub struct NetworkKeys {
     pub topic: Secret,
     /// Keys the address hash.
     pub address: Secret,
+    /// Seals what members say to find each other without a link.
+    pub discovery: Secret,
     /// `fd12` and 16 bits of network: a /32.
     pub prefix6: Ipv6Addr,
 }
@@ -273,6 +275,7 @@ impl NetworkKeys {
             record: derive("meshhold v1 record seal"),
             topic: derive("meshhold v1 discovery topic"),
             address: derive("meshhold v1 address"),
+            discovery: derive("meshhold v1 discovery seal"),
             prefix6: Ipv6Addr::new(0xfd12, u16::from_be_bytes([high, low]), 0, 0, 0, 0, 0, 0),
         }
     }

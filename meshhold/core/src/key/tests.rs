@@ -38,6 +38,7 @@ fn the_document_s_derivations_hold() {
         ("record key", hex(&keys.record.0)),
         ("topic", hex(&keys.topic_id())),
         ("address key", hex(&keys.address.0)),
+        ("discovery key", hex(&keys.discovery.0)),
         ("ipv6 prefix", keys.prefix6.to_string()),
         ("node id", node.to_string()),
         ("noise public", hex(&node.noise_public().unwrap())),

@@ -64,6 +64,11 @@ impl Net {
     /// 198.18.0.0/15, and interfaces of containers, hypervisors and other overlays. An interface with such a
     /// name that carries a default route is the host's uplink all the same (inside a container, say).
     pub async fn candidates(&self, mesh: &InterfaceSetup) -> Result<Vec<IpAddr>, NetError> {
+        Ok(self.places(mesh).await?.into_iter().map(|(ip, _)| ip).collect())
+    }
+
+    /// The same addresses, each with the index of its interface.
+    pub async fn places(&self, mesh: &InterfaceSetup) -> Result<Vec<(IpAddr, u32)>, NetError> {
         let interfaces = self.interfaces().await?;
         let addresses: Vec<Address> =
             self.addresses().await?.into_iter().map(|(address, _)| address).collect();
@@ -82,20 +87,20 @@ fn choose(
     addresses: &[Address],
     uplinks: &BTreeSet<u32>,
     mesh: &InterfaceSetup,
-) -> Vec<IpAddr> {
+) -> Vec<(IpAddr, u32)> {
     let usable: BTreeSet<u32> = interfaces
         .iter()
         .filter(|interface| interface.name != mesh.interface && is_underlay(interface, interfaces, uplinks))
         .map(|interface| interface.index)
         .collect();
-    let mut ranked: Vec<(u8, bool, IpAddr)> = addresses
+    let mut ranked: Vec<(u8, bool, IpAddr, u32)> = addresses
         .iter()
         .filter(|address| usable.contains(&address.interface) && is_reachable(address, mesh))
-        .map(|address| (rank(address), !uplinks.contains(&address.interface), address.ip))
+        .map(|address| (rank(address), !uplinks.contains(&address.interface), address.ip, address.interface))
         .collect();
     ranked.sort_unstable();
-    let mut chosen: Vec<IpAddr> = ranked.into_iter().map(|(_, _, ip)| ip).collect();
-    chosen.dedup();
+    let mut chosen: Vec<_> = ranked.into_iter().map(|(_, _, ip, interface)| (ip, interface)).collect();
+    chosen.dedup_by_key(|(ip, _)| *ip);
     chosen.truncate(MOST_CANDIDATES);
     chosen
 }
@@ -218,7 +223,7 @@ mod tests {
     fn a_bridge_over_hardware_is_a_lan() {
         let interfaces = [interface(1, "br-lan", Some("bridge"), None), interface(2, "eth0", None, Some(1))];
         let address = Address { interface: 1, ip: [192, 168, 1, 2].into(), prefix: 24, flags: NONE };
-        assert_eq!(choose(&interfaces, &[address], &BTreeSet::new(), &mesh()), [address.ip]);
+        assert_eq!(choose(&interfaces, &[address], &BTreeSet::new(), &mesh()), [(address.ip, 1)]);
     }
 
     #[test]
@@ -244,10 +249,10 @@ mod tests {
             .collect();
         let interfaces = [interface(1, "eth0", None, None)];
         let chosen = choose(&interfaces, &addresses, &BTreeSet::new(), &mesh());
-        let expected: Vec<IpAddr> =
+        let expected: Vec<(IpAddr, u32)> =
             ["203.0.113.5", "2001:db8::5", "192.168.1.2", "fd00::5", "2001:db8::aaaa", "100.64.9.9"]
                 .iter()
-                .map(|ip| ip.parse().unwrap())
+                .map(|ip| (ip.parse().unwrap(), 1))
                 .collect();
         assert_eq!(chosen, expected);
 
