@@ -75,6 +75,43 @@ fn members_meet_again_without_their_bootstrap_node() -> Result<()> {
 }
 
 #[test]
+fn the_network_stays_whole_without_its_bootstrap_node() -> Result<()> {
+    run("whole", |lab| {
+        let mut rendezvous = Node::new(lab.host("r")?, Settings::default())?;
+        rendezvous.start_and_wait()?;
+        let mut members = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            members.push(Node::new(lab.host(name)?, Settings::knowing(&[&rendezvous])?)?);
+        }
+        let mut key = None;
+        for member in &mut members {
+            match &key {
+                None => key = Some(member.mint(&[])?),
+                Some(key) => member.join(key, &[])?,
+            }
+            member.start_and_wait()?;
+        }
+        all_reach_all(&members)?;
+        rendezvous.kill()?;
+        for turn in 0..members.len() {
+            members[turn].stop()?;
+            members[turn].start_and_wait()?;
+            all_reach_all(&members)?;
+        }
+        Ok(())
+    })
+}
+
+fn all_reach_all(members: &[Node]) -> Result<()> {
+    for from in members {
+        for to in members.iter().filter(|to| to.host.name != from.host.name) {
+            from.wait_peer_up(to)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_bootstrap_name_is_resolved_anew() -> Result<()> {
     run("renamed", |lab| {
         const NAME: &str = "rendezvous.test";

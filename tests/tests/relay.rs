@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::capture::{self, Capture};
 use meshhold_tests::status::Path;
 use meshhold_tests::{Lab, Node, Settings, fault, run, service, wait};
 
@@ -213,4 +214,90 @@ fn the_kernel_forwards_where_it_can_and_the_workers_where_not() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Names of the members, as nobody else may see them.
+const NAMES: [&str; 2] = ["canary-alpha", "canary-beta"];
+
+#[test]
+fn relays_see_sealed_datagrams_only_and_forward_nobody_elses() -> Result<()> {
+    run("blind", |lab| {
+        let r1 = relay_with(lab, "r1", &[], &[])?;
+        let r2 = relay(lab, "r2", &[&r1])?;
+        let captures = [Capture::on(&r1.host, "seen")?, Capture::on(&r2.host, "seen")?];
+        let (mut a, mut b) = members(lab, [&r1, &r2])?;
+        for (node, relay, name) in [(&mut a, &r1, NAMES[0]), (&mut b, &r2, NAMES[1])] {
+            node.stop()?;
+            node.configure(Settings { name: Some(name.to_owned()), ..Settings::knowing(&[relay])? })?;
+            node.start_and_wait()?;
+        }
+        a.wait_peer_up(&b)?;
+        let _server = service::nginx(&b.host, "127.0.0.1:80")?;
+        ensure!(service::fetch(&a.host, b.addresses()?.0.into())? == service::page());
+        let key = a.meshhold(&["mgmt-keys", "share", &a.key_id(0)?])?;
+        let mut canaries: Vec<Vec<u8>> = NAMES.map(|name| name.as_bytes().to_vec()).into();
+        canaries.extend([service::page().trim().as_bytes().to_vec(), key.trim().as_bytes().to_vec()]);
+        for node in [&a, &b] {
+            let (ipv4, ipv6) = node.addresses()?;
+            canaries.extend([ipv4.octets().to_vec(), ipv6.octets().to_vec()]);
+        }
+        let mut labelled = Vec::new();
+        for capture in captures {
+            let packets = capture.finish()?;
+            let found = canaries.iter().find(|canary| capture::contains(&packets, canary));
+            ensure!(found.is_none(), "a relay saw {found:?}");
+            let payloads = packets.into_iter().filter_map(|packet| Some(packet.get(28..)?.to_vec()));
+            labelled = payloads
+                .filter(|payload| payload.starts_with(&[5, 0, 0, 0]) && payload.get(8) == Some(&4))
+                .collect();
+            ensure!(labelled.len() > 20, "{} labelled datagrams were captured", labelled.len());
+        }
+        intrude(lab, [&a, &b], &r1, &labelled)
+    })
+}
+
+/// What a relay forwards from a wrong address, by a wrong label, again, or changed.
+fn intrude(lab: &Lab, [a, b]: [&Node; 2], r1: &Node, captured: &[Vec<u8>]) -> Result<()> {
+    let counted = |node: &Node, reason: &str| -> Result<u64> {
+        Ok(node.status()?.counters.get(reason).copied().unwrap_or_default())
+    };
+    let stranger = lab.host("stranger")?;
+    let send = |name: &str, datagrams: Vec<Vec<u8>>| -> Result<()> {
+        let folder = stranger.directory().join(name);
+        std::fs::create_dir_all(&folder)?;
+        let mut arguments = vec!["hurl".to_owned(), r1.host.ipv4.to_string(), "7777".to_owned()];
+        for (number, datagram) in datagrams.iter().enumerate() {
+            let file = folder.join(number.to_string());
+            std::fs::write(&file, datagram)?;
+            arguments.push(file.to_string_lossy().into_owned());
+        }
+        stranger.tool(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
+    };
+    let rises = |node: &Node, reason: &str, name: &str, datagrams: Vec<Vec<u8>>| -> Result<()> {
+        let before = counted(node, reason)?;
+        send(name, datagrams)?;
+        wait::until_true(PATIENCE, &format!("{name}: {} counts {reason}", node.host.name), || {
+            Ok(counted(node, reason)? > before)
+        })
+    };
+    let genuine: Vec<Vec<u8>> = captured.iter().rev().take(200).cloned().collect();
+    rises(r1, "unknown-label", "wrong-source", genuine.clone())?;
+    // From now on the stranger sends as if it were the member.
+    let snat = format!(
+        "table ip liar {{ chain out {{ type nat hook postrouting priority srcnat; ip daddr {} udp dport 7777 snat to {}:7777;\n }}\n }}",
+        r1.host.ipv4, a.host.ipv4
+    );
+    stranger.run("nft", &[&snat])?;
+    let changed = |at: std::ops::Range<usize>| {
+        let mut datagrams = genuine.clone();
+        for datagram in &mut datagrams {
+            datagram.get_mut(at.clone()).into_iter().flatten().for_each(|byte| *byte ^= 0x55);
+        }
+        datagrams
+    };
+    rises(r1, "unknown-label", "wrong-label", changed(4..8))?;
+    rises(b, "replay", "replayed", genuine.clone())?;
+    // A counter far ahead, so that it is the tag that doesn't fit.
+    rises(b, "bad-tag", "forged", changed(19..21))?;
+    a.wait_peer_up(b).map(drop)
 }
