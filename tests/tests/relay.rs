@@ -271,6 +271,8 @@ fn intrude(lab: &Lab, [a, b]: [&Node; 2], r1: &Node, captured: &[Vec<u8>]) -> Re
             std::fs::write(&file, datagram)?;
             arguments.push(file.to_string_lossy().into_owned());
         }
+        // Another socket of the stranger gets the same forged port only when the one before is forgotten.
+        stranger.tool(&["forget-flows"])?;
         stranger.tool(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).map(drop)
     };
     let rises = |node: &Node, reason: &str, name: &str, datagrams: Vec<Vec<u8>>| -> Result<()> {
