@@ -5,6 +5,7 @@ mod build_ebpf;
 mod cargo;
 mod ci;
 mod demo;
+mod scale;
 mod setup;
 mod sizes;
 mod soak;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Checked content between two nodes, with and without offloads (as root)
     Soak(soak::Arguments),
+    /// Hundreds of daemons on this machine, and what each costs while nothing happens (as root)
+    Scale(scale::Arguments),
     /// Run every test (as root); ends with `N passed, N failed`
     Test,
     /// Formatting, lints, documentation, sizes, then every test
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
         Task::Demo { keep, .. } => demo::run(keep),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Scale(arguments) => scale::run(&arguments),
         Task::Test => test::run(),
         Task::Ci => ci::run(),
         Task::Sizes => sizes::run(),

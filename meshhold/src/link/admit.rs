@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most incoming links.
-const MAX_LINKS: usize = 256;
+const MAX_LINKS: usize = 1024;
 /// Most incoming links from one IPv4 address or IPv6 /64.
 const MAX_PER_SOURCE: usize = 64;
 /// Dials a source may make at once, and the time after which it may make another.

@@ -23,8 +23,8 @@ use super::{LinkEvent, LinkStatus, Snapshot, endpoint, tls::Tls};
 
 /// Frames that may wait on one link: a full topic and some more. Beyond, they are lost and a digest repairs it.
 const LINK_QUEUE: usize = 4096 + 256;
-/// Between digests of our topics.
-const DIGEST_INTERVAL: Duration = Duration::from_secs(60);
+/// Between summaries of our topics.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Between looks at addresses and at links nobody needs.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// Age at which a link that we dialed for a reason that is gone is closed.
@@ -227,7 +227,7 @@ impl Hub {
         mut inputs: mpsc::Receiver<Input>,
         mut commands: mpsc::UnboundedReceiver<Command>,
     ) {
-        let mut digests = tokio::time::interval(DIGEST_INTERVAL);
+        let mut summaries = tokio::time::interval(SUMMARY_INTERVAL);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         loop {
             self.dial_due();
@@ -241,7 +241,7 @@ impl Hub {
                     Some(command) => self.on_command(command),
                     None => break,
                 },
-                _ = digests.tick() => self.on_digests(),
+                _ = summaries.tick() => self.on_summaries(),
                 _ = housekeeping.tick() => self.keep_house(),
                 () = sleep_until(next) => self.end_dead_links(),
             };
@@ -405,10 +405,10 @@ impl Hub {
         }
     }
 
-    fn on_digests(&mut self) -> Vec<LinkEvent> {
+    fn on_summaries(&mut self) -> Vec<LinkEvent> {
         let mut state = self.shared.lock();
         state.gossip.expire(now_unix());
-        let outputs = state.gossip.digests();
+        let outputs = state.gossip.summaries();
         state.carry_out(outputs)
     }
 

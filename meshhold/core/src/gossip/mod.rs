@@ -24,6 +24,8 @@ use store::{Refusal, Store};
 pub type Topic = [u8; 32];
 /// Place of one member's envelope inside a topic.
 pub type Slot = [u8; 16];
+/// What stands for everything that is held of a topic.
+pub type Hash = [u8; 16];
 /// A link as its owner numbers it; never used twice.
 pub type LinkId = u64;
 
@@ -60,6 +62,13 @@ pub enum Message {
     },
     /// One envelope.
     Push(#[serde(with = "shared")] Arc<Envelope>),
+    /// A digest in short. Answered by a digest where the receiver's own differs.
+    Summary {
+        /// The topic.
+        topic: Topic,
+        /// Of every slot and version that the sender holds.
+        hash: Hash,
+    },
 }
 
 /// Serde of a shared envelope as the envelope itself.
@@ -253,13 +262,14 @@ impl Gossip {
         self.store.expire(now_unix);
     }
 
-    /// The periodic digests of our own topics that repair what pushes lost.
-    pub fn digests(&self) -> Vec<Output> {
+    /// The periodic summaries of our own topics: where they differ, digests follow and repair what pushes lost.
+    pub fn summaries(&self) -> Vec<Output> {
         let mut outputs = Vec::new();
-        for (&link, _) in self.links.iter().filter(|(_, state)| state.introduced) {
-            for topic in self.store.own_topics() {
-                outputs.push(Output::Send { link, message: self.digest(topic) });
-            }
+        for topic in self.store.own_topics() {
+            let hash = self.store.hash(&topic);
+            let introduced = self.links.iter().filter(|(_, state)| state.introduced);
+            let send = |(&link, _)| Output::Send { link, message: Message::Summary { topic, hash } };
+            outputs.extend(introduced.map(send));
         }
         outputs
     }
@@ -283,6 +293,7 @@ impl Gossip {
             Message::Digest { topic, entries } => self.on_digest(link, topic, &entries),
             Message::Want { topic, slots } => self.on_want(link, topic, &slots),
             Message::Push(envelope) => self.on_push(now_unix, link, &envelope),
+            Message::Summary { topic, hash } => self.on_summary(link, topic, hash),
         }
     }
 
@@ -292,7 +303,7 @@ impl Gossip {
             Message::Subscribe { topics } => topics.len(),
             Message::Digest { entries, .. } => entries.len() / ENTRIES_PER_COST,
             Message::Want { slots, .. } => slots.len() / ENTRIES_PER_COST,
-            Message::Push(_) => 0,
+            Message::Push(_) | Message::Summary { .. } => 0,
         };
         let elapsed = u32::try_from(now.saturating_sub(state.budget_at)).unwrap_or(u32::MAX);
         let refilled = state.budget.saturating_add(elapsed.saturating_mul(self.limits.rate));
@@ -344,6 +355,13 @@ impl Gossip {
             outputs.push(Output::Send { link, message: Message::Want { topic, slots } });
         }
         outputs
+    }
+
+    fn on_summary(&self, link: LinkId, topic: Topic, hash: Hash) -> Vec<Output> {
+        if !self.serves(link, &topic) || self.store.hash(&topic) == hash {
+            return Vec::new();
+        }
+        vec![Output::Send { link, message: self.digest(topic) }]
     }
 
     fn on_want(&self, link: LinkId, topic: Topic, slots: &[Slot]) -> Vec<Output> {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Limits, Slot, Topic};
+use super::{Hash, Limits, Slot, Topic};
 use crate::identity::NodeId;
 use crate::record::Envelope;
 
@@ -81,6 +81,17 @@ impl Store {
 
     pub(super) fn digest(&self, topic: &Topic) -> Vec<(Slot, u64)> {
         self.all(topic).map(|envelope| (envelope.slot, envelope.version)).collect()
+    }
+
+    /// The same for two stores exactly when their digests are.
+    pub(super) fn hash(&self, topic: &Topic) -> Hash {
+        let mut hasher = blake3::Hasher::new_derive_key("meshhold v1 gossip summary");
+        for envelope in self.all(topic) {
+            hasher.update(&envelope.slot).update(&envelope.version.to_le_bytes());
+        }
+        let mut hash = Hash::default();
+        hasher.finalize_xof().fill(&mut hash);
+        hash
     }
 
     /// Stores news. `live` tells the topics that links are interested in; the others make room first.

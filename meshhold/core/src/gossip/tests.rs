@@ -166,7 +166,7 @@ fn rings_end_and_every_member_hears_once() {
 }
 
 #[test]
-fn digests_repair_what_was_lost() {
+fn summaries_repair_what_was_lost_and_then_are_all_that_is_said() {
     let key = network(1);
     let mut world = World::new(2);
     (0..2).for_each(|member| world.act(member, |gossip| gossip.subscribe(key.topic_id())));
@@ -175,10 +175,13 @@ fn digests_repair_what_was_lost() {
         let lost = world.nodes[member].publish(NOW, signed(&key, member as u8, 7));
         assert_eq!(lost.len(), 1);
     }
-    assert!(world.nodes[1].digests().is_empty(), "the introduced end compares");
-    world.act(0, |gossip| gossip.digests());
+    assert!(world.nodes[1].summaries().is_empty(), "the introduced end compares");
+    world.act(0, |gossip| gossip.summaries());
     world.delivered.sort_unstable();
     assert_eq!(world.delivered, [(0, slot(&key, 1), 7), (1, slot(&key, 0), 7)]);
+    let before = world.messages;
+    world.act(0, |gossip| gossip.summaries());
+    assert_eq!(world.messages, before + 1, "both hold the same: no answer");
 }
 
 #[test]
@@ -243,9 +246,12 @@ fn nothing_is_told_to_links_that_named_no_topic() {
     assert!(gossip.publish(NOW, signed(&key, 0, 1)).is_empty());
     let want = Message::Want { topic: key.topic_id(), slots: vec![slot(&key, 0)] };
     assert!(gossip.handle(NOW, 1, want.clone()).is_empty());
+    let summary = Message::Summary { topic: key.topic_id(), hash: [0; 16] };
+    assert!(gossip.handle(NOW, 1, summary.clone()).is_empty());
     assert!(gossip.handle(NOW, 1, Message::Push(Arc::new(signed(&key, 1, 1)))).is_empty());
     gossip.handle(NOW, 1, Message::Subscribe { topics: vec![key.topic_id()] });
     assert_eq!(gossip.handle(NOW, 1, want).len(), 1);
+    assert_eq!(gossip.handle(NOW, 1, summary).len(), 1);
 }
 
 #[test]

@@ -79,17 +79,17 @@ fn size_of(number: u64, random: &mut Random) -> usize {
 }
 
 /// Xorshift: the same junk in each run.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) {
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             let value = self.next().to_ne_bytes();
             chunk.iter_mut().zip(value).for_each(|(byte, random)| *byte = random);

@@ -13,6 +13,7 @@ mod forget;
 mod pour;
 mod scan;
 mod serve;
+mod storm;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -36,6 +37,8 @@ labtool visits ADDRESS PORT COUNT             so many short TCP connections
 labtool scan tcp|udp ADDRESS STEP            every STEPth port: open, refused, silent
 labtool spoof SOURCE SOURCE_PORT ADDRESS PORT   a TCP connection attempt from that source
 labtool flood ADDRESS PORT                   junk datagrams of 0 to 65,507 bytes
+labtool storm ADDRESS PORT RATE SECONDS own|SOURCE FILE...   RATE datagrams a second: the files in turn, or junk;
+                                             from here, or forged from 64 addresses from SOURCE on
 labtool hurl ADDRESS PORT FILE...            each file as one datagram
 labtool unix-junk SOCKET                     oversized and malformed messages
 labtool forget-flows                         empties this namespace's connection tracking
@@ -70,6 +73,9 @@ fn main() -> Result<()> {
             scan::spoof(target(source, source_port)?, target(address, port)?)
         }
         ["flood", address, port] => flood::run(target(address, port)?),
+        ["storm", address, port, rate, seconds, source, files @ ..] => {
+            storm::run(target(address, port)?, rate.parse()?, seconds.parse()?, source, files)
+        }
         ["hurl", address, port, files @ ..] => flood::files(target(address, port)?, files),
         ["unix-junk", socket] => flood::unix(socket),
         ["forget-flows"] => forget::run(),
