@@ -63,12 +63,14 @@ struct World {
     wires: BTreeMap<(usize, LinkId), (usize, LinkId)>,
     delivered: Vec<(usize, Slot, u64)>,
     messages: usize,
+    /// More than that go round for ever.
+    most: usize,
 }
 
 impl World {
     fn new(nodes: usize) -> Self {
         let nodes = (0..nodes).map(|_| Gossip::new(Limits::default())).collect();
-        Self { nodes, wires: BTreeMap::new(), delivered: Vec::new(), messages: 0 }
+        Self { nodes, wires: BTreeMap::new(), delivered: Vec::new(), messages: 0, most: 10_000 }
     }
 
     fn wire(&mut self, dialer: usize, answerer: usize) {
@@ -97,7 +99,7 @@ impl World {
                 Output::Violation { reason, .. } => panic!("node {at}: {reason}"),
                 Output::Send { link, message } => {
                     self.messages += 1;
-                    assert!(self.messages < 10_000, "messages go round for ever");
+                    assert!(self.messages < self.most, "messages go round for ever");
                     let (to, there) = self.wires[&(at, link)];
                     queue.extend(self.nodes[to].handle(NOW, there, message).into_iter().map(|o| (to, o)));
                 }
@@ -338,4 +340,42 @@ fn a_drained_budget_fills_again() {
     assert!(gossip.handle(NOW, 1, subscribe()).is_empty());
     assert!(gossip.handle(NOW + 1, 1, subscribe()).is_empty());
     assert_eq!(gossip.handle(NOW + 2, 1, subscribe()).len(), 1);
+}
+
+/// A network of `nodes` whose links are those that members choose: the next in a ring, and two at equal distances.
+fn ring(nodes: usize, key: &NetworkKeys) -> World {
+    let mut world = World::new(nodes);
+    world.most = usize::MAX;
+    for member in 0..nodes {
+        world.act(member, |gossip| gossip.subscribe(key.topic_id()));
+    }
+    for member in 0..nodes {
+        let peers = [1, nodes / 3, 2 * nodes / 3].map(|step| (member + step) % nodes);
+        peers.into_iter().for_each(|peer| world.wire(member, peer));
+    }
+    world
+}
+
+#[test]
+fn what_news_and_silence_cost_a_node_does_not_grow_with_the_network() {
+    let key = network(1);
+    let mut costs = Vec::new();
+    for nodes in [100, 1_000, 10_000] {
+        let mut world = ring(nodes, &key);
+        world.messages = 0;
+        world.act(nodes / 2, |gossip| gossip.publish(NOW, signed(&key, 1, 1)));
+        assert_eq!(world.delivered.len(), nodes - 1, "all others know");
+        let news = world.messages as f64 / nodes as f64;
+        world.messages = 0;
+        for member in 0..nodes {
+            world.act(member, |gossip| gossip.summaries());
+        }
+        let silence = world.messages as f64 / nodes as f64;
+        println!(
+            "figure: {nodes} nodes: {news:.2} messages a node for one piece of news, {silence:.2} a minute in silence"
+        );
+        costs.push((news, silence));
+    }
+    let [(news, silence), .., (last_news, last_silence)] = costs[..] else { panic!() };
+    assert!(last_news < news * 1.1 && last_silence < silence * 1.1, "{costs:?}");
 }

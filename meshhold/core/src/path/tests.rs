@@ -1,8 +1,13 @@
-//! Two ends that choose paths, with a network between them that loses, blocks and delays.
+//! Two ends that choose paths, with a network between them that loses, blocks and delays; and the same in random weather.
+//!
+//! A failing seed is printed; `MESHHOLD_SEED=<seed>` runs it alone, `MESHHOLD_SEEDS=10000` more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::*;
 
@@ -282,4 +287,96 @@ fn nobody_is_told_of_addresses_that_lead_nowhere() {
     ] {
         assert_eq!(is_usable(&address.parse().unwrap()), usable, "{address}");
     }
+}
+
+/// Transitions of one seed, and the time after each.
+const TRANSITIONS: usize = 20;
+const SETTLED: Duration = Duration::from_secs(4);
+/// The longest silence on a circuit that could be served, once its network has been at rest so long.
+const SILENCE: Duration = Duration::from_millis(500);
+const PORTS: std::ops::RangeInclusive<u16> = 1..=3;
+
+/// One thing happens; yields what, for the message.
+fn transition(world: &mut World, rng: &mut StdRng) -> String {
+    let port = rng.gen_range(PORTS);
+    match rng.gen_range(0..8) {
+        0 | 1 => {
+            world.block(port);
+            format!("port {port} is blocked")
+        }
+        2 | 3 => {
+            world.unblock(port);
+            format!("port {port} is open")
+        }
+        4 => {
+            world.blocked.insert(relayed());
+            "the relay is dead".to_owned()
+        }
+        5 => {
+            world.blocked.remove(&relayed());
+            for end in &mut world.ends {
+                end.paths.opened(world.now, KEY, relayed());
+            }
+            "the relay lives".to_owned()
+        }
+        6 => {
+            let at = rng.gen_range(0..2);
+            world.ends[at].paths.shaken(world.now);
+            world.drain(at);
+            format!("end {at} is shaken")
+        }
+        _ => {
+            for end in 0..2 {
+                let delay = Duration::from_millis(rng.gen_range(1..80));
+                world.delays.insert(direct(end, port), delay);
+            }
+            format!("port {port} is slower or faster")
+        }
+    }
+}
+
+fn can_be_served(world: &World) -> bool {
+    let open = |path: Path| !world.blocked.contains(&path);
+    open(relayed()) || PORTS.into_iter().any(|port| open(direct(0, port)) && open(direct(1, port)))
+}
+
+fn weather(seed: u64) -> Result<(), String> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut world = World::new();
+    world.up(relayed());
+    PORTS.into_iter().for_each(|port| world.learn(port));
+    let mut history = Vec::new();
+    for _ in 0..TRANSITIONS {
+        history.push(transition(&mut world, &mut rng));
+        world.run(SETTLED);
+        let silent = world.received.iter().any(|at| world.now - *at > SILENCE);
+        if silent && can_be_served(&world) {
+            return Err(format!("seed {seed}: silence by {:?} after {history:?}", world.ports()));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn whatever_happens_to_paths_one_that_works_is_found() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let begun = Instant::now();
+    let seeds: Vec<u64> = match number("MESHHOLD_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("MESHHOLD_SEEDS").unwrap_or(500)).collect(),
+    };
+    let half = |first: usize| {
+        let mine = seeds.iter().skip(first).step_by(2);
+        mine.filter_map(|seed| weather(*seed).err()).collect::<Vec<_>>()
+    };
+    let bad: Vec<String> = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|first| scope.spawn(move || half(first)));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    println!(
+        "figure: {} seeds of {TRANSITIONS} transitions in {:.1} s",
+        seeds.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(bad.is_empty(), "{} seeds failed: {:#?}", bad.len(), bad.iter().take(3).collect::<Vec<_>>());
 }
