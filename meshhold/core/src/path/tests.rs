@@ -337,14 +337,14 @@ fn transition(world: &mut World, rng: &mut StdRng) -> String {
 
 fn can_be_served(world: &World) -> bool {
     let open = |path: Path| !world.blocked.contains(&path);
-    open(relayed()) || PORTS.into_iter().any(|port| open(direct(0, port)) && open(direct(1, port)))
+    open(relayed()) || { PORTS }.any(|port| open(direct(0, port)) && open(direct(1, port)))
 }
 
 fn weather(seed: u64) -> Result<(), String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = World::new();
     world.up(relayed());
-    PORTS.into_iter().for_each(|port| world.learn(port));
+    PORTS.for_each(|port| world.learn(port));
     let mut history = Vec::new();
     for _ in 0..TRANSITIONS {
         history.push(transition(&mut world, &mut rng));
