@@ -303,3 +303,26 @@ fn intrude(lab: &Lab, [a, b]: [&Node; 2], r1: &Node, captured: &[Vec<u8>]) -> Re
     rises(b, "bad-tag", "forged", changed(19..21))?;
     a.wait_peer_up(b).map(drop)
 }
+
+#[test]
+fn a_peer_s_relay_that_nobody_knows_a_way_to_is_dialed() -> Result<()> {
+    run("dialed", |lab| {
+        let meeting = {
+            let mut node =
+                Node::new(lab.host("meeting")?, Settings { meshlan: Some(false), ..Settings::default() })?;
+            node.start_and_wait()?;
+            node
+        };
+        let r = relay(lab, "r", &[])?;
+        let mut a = Node::new(lab.host("a")?, Settings::knowing(&[&meeting])?)?;
+        let mut b = Node::new(lab.host("b")?, Settings::knowing(&[&meeting, &r])?)?;
+        b.join(&a.mint(&[])?, &[])?;
+        part(&a, &b)?;
+        a.start_and_wait()?;
+        b.start_and_wait()?;
+        a.wait_peer_up(&b)?;
+        let path = path(&a, &b)?;
+        ensure!(path.kind == "relay" && path.via == [r.id()?], "{path:?}");
+        Ok(())
+    })
+}

@@ -123,6 +123,46 @@ fn a_frozen_daemon_recovers() -> Result<()> {
     })
 }
 
+/// Runs a daemon by a clock that `/run/clock` on its host sets forward or back; libfaketime, for a clock is the whole machine's.
+const SET_CLOCK: [&str; 5] = [
+    "env",
+    "LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1",
+    "FAKETIME_TIMESTAMP_FILE=/run/clock",
+    "FAKETIME_NO_CACHE=1",
+    "FAKETIME_DONT_FAKE_MONOTONIC=1",
+];
+
+#[test]
+fn a_clock_that_is_set_an_hour_off_is_noticed_and_survived() -> Result<()> {
+    run("clock", |lab| {
+        let mut b = Node::new(lab.host("b")?, Settings::default())?;
+        let host = lab.host("a")?;
+        let set =
+            |host: &Host, by: &str| host.run("sh", &["-c", &format!("echo {by} > /run/clock")]).map(drop);
+        set(&host, "+0")?;
+        let settings = Settings { wrapper: SET_CLOCK.to_vec(), ..Settings::knowing(&[&b])? };
+        let mut a = Node::new(host, settings)?;
+        a.join(&b.mint(&[])?, &[])?;
+        b.start_and_wait()?;
+        a.start_and_wait()?;
+        let pings = Pings::start(&a.host, a.wait_peer_up(&b)?.ipv6.into())?;
+        for (jumps, by) in [(1, "+3600"), (2, "+0"), (3, "-3600"), (4, "+0")] {
+            set(&a.host, by)?;
+            wait::until_true(PATIENCE, "the jump is noticed", || {
+                Ok(a.log()?.matches("the clock jumped").count() >= jumps)
+            })?;
+            let answered = pings.next(PATIENCE)?;
+            println!("clock at {by}: a ping was answered {answered:?} after the jump was noticed");
+            ensure!(answered <= RECOVERY, "{answered:?} until a ping was answered");
+        }
+        // Who comes now is known to it too.
+        let mut c = Node::new(lab.host("c")?, Settings::knowing(&[&b])?)?;
+        c.join(&b.meshhold(&["mgmt-keys", "share", &b.key_id(0)?])?, &[])?;
+        c.start_and_wait()?;
+        a.wait_peer_up(&c).map(drop)
+    })
+}
+
 /// Where the sender's path ends after a change.
 enum Arrival {
     /// At this address.

@@ -21,7 +21,7 @@ const LINKER_PACKAGES: [&str; 7] =
 /// Needed to compile for BPF where the active toolchain has no rust-src.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Needed to build the daemon, and for the demo and the tests.
-const PACKAGES: [&str; 21] = [
+const PACKAGES: [&str; 22] = [
     "bind9-dnsutils",
     "bpftool",
     "ca-certificates",
@@ -33,6 +33,7 @@ const PACKAGES: [&str; 21] = [
     "iperf3",
     "iproute2",
     "iputils-ping",
+    "libfaketime",
     "netcat-openbsd",
     "nftables",
     "nginx-light",

@@ -320,7 +320,9 @@ impl Daemon {
             }
         }
         let own = self.identity.node_id();
-        let wanted = self.networks.values().flat_map(|network| network.link_candidates(own)).collect();
+        let members = self.networks.values().flat_map(|network| network.link_candidates(own));
+        let mut wanted: Vec<_> = members.collect();
+        wanted.extend(self.dialed_relays(now));
         self.links.want_peers(wanted);
         if self.saved_at.elapsed() >= SAVE {
             self.save();

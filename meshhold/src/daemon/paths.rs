@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meshhold_core::circuit::Traffic;
 use meshhold_core::identity::NodeId;
@@ -22,6 +22,9 @@ use super::circuits::Effect;
 use crate::config::RelayConfig;
 use crate::datapath::relay::{Hop, Leg};
 
+/// How long a link to a peer's relay is kept for the sake of that peer.
+const DIALED: Duration = Duration::from_secs(180);
+
 /// The machines.
 pub(super) struct Ways {
     /// Which path each circuit takes.
@@ -30,6 +33,8 @@ pub(super) struct Ways {
     pub(super) relays: Relays,
     /// Where others see this node.
     pub(super) reflexive: Reflexive,
+    /// Relays of peers that were wanted lately, to be linked to, and until when.
+    dialed: BTreeMap<NodeId, (SocketAddr, Instant)>,
     /// Numbers of the nodes that asked for what is relayed.
     sources: BTreeMap<NodeId, u32>,
 }
@@ -47,6 +52,7 @@ impl Ways {
             paths: Paths::new(mtu, paths),
             reflexive: Reflexive::default(),
             relays: Relays::new(own, limits, relays),
+            dialed: BTreeMap::new(),
             sources: BTreeMap::new(),
         }
     }
@@ -67,8 +73,19 @@ impl Daemon {
     }
 
     fn want_relay(&mut self, now: Instant, key: PeerKey, anew: bool) {
-        let relays: Vec<NodeId> = self.relays_of(key).into_iter().map(|(relay, _)| relay).collect();
-        self.ways.relays.want(now, key, &relays, anew);
+        let relays = self.relays_of(key);
+        let nodes: Vec<NodeId> = relays.iter().map(|(relay, _)| *relay).collect();
+        self.ways.relays.want(now, key, &nodes, anew);
+        // A relay that no way leads to is linked to itself; the next packet finds it.
+        for (relay, address) in relays.into_iter().filter(|(relay, _)| !self.ways.relays.reaches(*relay)) {
+            self.ways.dialed.insert(relay, (address, now + DIALED));
+        }
+    }
+
+    /// The relays of peers that links are wanted to.
+    pub(super) fn dialed_relays(&mut self, now: Instant) -> Vec<(NodeId, Vec<SocketAddr>)> {
+        self.ways.dialed.retain(|_, (_, until)| *until > now);
+        self.ways.dialed.iter().map(|(relay, (address, _))| (*relay, vec![*address])).collect()
     }
 
     /// The relays that a peer says it has links to.

@@ -33,6 +33,12 @@ impl Relays {
         found.into_iter().map(|(_, _, _, way)| way).collect()
     }
 
+    /// Whether a way to this relay is known.
+    pub fn reaches(&self, relay: NodeId) -> bool {
+        let ends = |link: &super::Link| link.ways.iter().flatten().any(|way| way.last() == Some(&relay));
+        self.links.get(&relay).is_some_and(|link| link.ways.is_some()) || self.links.values().any(ends)
+    }
+
     pub(super) fn on_ways(&mut self, now: Instant, from: NodeId, mut ways: Vec<Vec<NodeId>>) {
         ways.retain(|way| (1..MAX_HOPS).contains(&way.len()) && !way.contains(&from));
         ways.truncate(MAX_WAYS);
