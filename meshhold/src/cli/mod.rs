@@ -27,6 +27,9 @@ use serde_json::json;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Runs the program. Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not running.
 pub fn main() -> ExitCode {
@@ -101,14 +104,12 @@ fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
 
 fn start_log() -> anyhow::Result<()> {
     let wanted = std::env::var("MESHHOLD_LOG").unwrap_or_else(|_| "info".to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&wanted).with_context(|| {
+    let filter: Targets = wanted.parse().with_context(|| {
         format!("MESHHOLD_LOG={wanted} isn't a log filter; use e.g. 'info' or 'meshhold=debug'")
     })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(())
 }
 

@@ -293,7 +293,9 @@ impl Peer {
     fn compare(&mut self, now: Instant, path: Path, current: Path) {
         let rtt = |path| self.trials.iter().find(|trial| trial.path == path)?.rtt;
         let (Some(new), Some(old)) = (rtt(path), rtt(current)) else { return };
-        if new + new / 8 + BETTER_BY < old {
+        // Of two alike IPv6 is taken: there is no NAT to be kept open.
+        let alike = path.remote.is_ipv6() && current.remote.is_ipv4() && new < old + BETTER_BY;
+        if alike || new + new / 8 + BETTER_BY < old {
             self.take(now, path, format!("{} instead of {} µs", new.as_micros(), old.as_micros()));
         }
     }

@@ -225,6 +225,30 @@ fn of_two_direct_paths_the_shorter_is_taken_if_it_is_worth_it() {
 }
 
 #[test]
+fn of_two_alike_ipv6_is_taken_and_kept() {
+    let now = Instant::now();
+    let paths =
+        ["192.0.2.1:7777", "[2001:db8::1]:7777"].map(|path| Path::from(path.parse::<SocketAddr>().unwrap()));
+    for (rtts, wanted) in [([20, 22], 1), ([20, 24], 0)] {
+        let mut machine = Paths::new(1420, [1; 32]);
+        machine.taken(now, KEY, paths[0], &[paths[1].remote]);
+        for _ in 0..2 {
+            let sent: Vec<_> = std::iter::from_fn(|| machine.poll_output()).collect();
+            for (path, rtt) in paths.iter().zip(rtts) {
+                let id = sent.iter().find_map(|output| match output {
+                    Output::Send { path: by, message: Message::Ping { id }, .. } if by == path => Some(*id),
+                    _ => None,
+                });
+                let Some(id) = id else { continue };
+                let at = now + Duration::from_millis(rtt);
+                machine.message(at, KEY, *path, &Message::Pong { id, seen: paths[0].remote });
+            }
+        }
+        assert_eq!(machine.current(KEY).unwrap().path, paths[wanted], "{rtts:?} ms");
+    }
+}
+
+#[test]
 fn a_peer_that_moves_is_followed_with_its_first_packet() {
     let mut world = World::new();
     for end in 0..2 {
