@@ -277,7 +277,10 @@ fn status_without_a_daemon_says_so() {
     let node = Node::new();
     assert_eq!(node.expect("meshlan status", 3).0, "running: no\n");
     let status: Value = serde_json::from_str(&node.expect("meshlan status --json", 3).0).unwrap();
-    assert_eq!(names(&status), "counters datapath dns interface name networks node_id relay running warnings");
+    assert_eq!(
+        names(&status),
+        "counters datapath dns interface name networks node_id relay running warnings"
+    );
     for other in ["netcheck", "meshlan status --paths", "netcheck --json"] {
         assert!(node.expect(other, 3).1.contains("no daemon is running"), "{other}");
     }

@@ -55,6 +55,7 @@ fn render(status: &Status) -> String {
         datapath(status)
     );
     text.push_str(&dns(status));
+    text.push_str(&relay(status));
     for warning in &status.warnings {
         let _ = writeln!(text, "warning: {}", printable(warning));
     }
@@ -71,6 +72,13 @@ fn dns(status: &Status) -> String {
             format!("names: .{}, by {server}, which nobody asks by itself\n", status.dns.suffix)
         }
     }
+}
+
+/// Two legs are one circuit.
+fn relay(status: &Status) -> String {
+    let relay = &status.relay;
+    let by = if relay.kernel { "the kernel" } else { "the workers" };
+    if relay.enabled { format!("relay: {} circuits, by {by}\n", relay.count / 2) } else { String::new() }
 }
 
 fn datapath(status: &Status) -> String {
