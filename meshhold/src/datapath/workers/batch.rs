@@ -117,6 +117,18 @@ impl SendBatch {
         }
     }
 
+    /// Sends one datagram now, and doesn't mind if it gets nowhere.
+    pub(super) fn probe(&self, datagram: &[u8], path: Path, exit: Exit<'_>) {
+        let header = path.label.map(label_header);
+        let bytes = [header.as_ref().map_or(&[][..], |header| &header[..]), datagram].concat();
+        let to = exit.socket.native(path.remote);
+        if let Err(error) =
+            sys_net::send_many(exit.socket.descriptor(), &[Outgoing { bytes: &bytes, segment: 0, to }])
+        {
+            tracing::trace!(%path, %error, "a probe was not sent");
+        }
+    }
+
     /// Sends everything; what the kernel still doesn't take after [`PATIENCE`] is dropped and counted.
     pub(super) fn flush(&mut self, exit: Exit<'_>) {
         let mut sent = 0;

@@ -204,7 +204,8 @@ impl Worker {
             match command {
                 Command::Keepalive(local_index) => self.send_keepalive(local_index, &wake),
                 Command::Control(local_index, path, message) => {
-                    self.send_control(local_index, path, &message)
+                    // One whose session ended in between is of no use to anybody.
+                    let _ = self.send_control(local_index, path, &message);
                 }
                 Command::Datagram(from, mut bytes) => {
                     let len = bytes.len();

@@ -203,29 +203,28 @@ impl Worker {
         let Some(path) = peer.and_then(|peer| peer.transmit.as_ref()).map(|transmit| transmit.path) else {
             return;
         };
-        if self.seal_message(local_index, path, 0, &[]).is_none() {
+        if self.seal_empty(local_index, path).is_none() {
             self.drop_packet(Reason::NoSession);
         }
     }
 
-    /// A message about paths, by any path.
-    pub(super) fn send_control(&mut self, local_index: u32, path: Path, message: &[u8]) {
-        if self.seal_message(local_index, path, FLAG_CONTROL, message).is_none() {
-            self.drop_packet(Reason::NoSession);
-        }
-    }
-
-    fn seal_message(&mut self, local_index: u32, path: Path, flags: u8, message: &[u8]) -> Option<()> {
-        let size = DATA_HEADER + message.len() + TAG;
+    fn seal_empty(&mut self, local_index: u32, path: Path) -> Option<()> {
+        const SIZE: usize = DATA_HEADER + TAG;
         let local = self.sessions.find(local_index)?;
-        let room = self.batch.room(size, path, self.outlet.exit())?;
-        room.get_mut(DATA_HEADER..DATA_HEADER + message.len())?.copy_from_slice(message);
-        local.lane(Class::Bulk, 0)?.seal(flags, room)?;
-        self.batch.commit(size, path);
-        // Messages about paths are not what a circuit is there for: they neither answer nor ask for an answer.
-        if flags & FLAG_CONTROL == 0 {
-            local.shared.traffic(self.id)?.tx_packets.add(1);
-        }
+        let room = self.batch.room(SIZE, path, self.outlet.exit())?;
+        local.lane(Class::Bulk, 0)?.seal(0, room)?;
+        self.batch.commit(SIZE, path);
+        local.shared.traffic(self.id)?.tx_packets.add(1);
+        Some(())
+    }
+
+    /// A message about paths, by any path. It is no packet: nothing of it is counted, and that it may get nowhere is what is
+    /// to be found out.
+    pub(super) fn send_control(&mut self, local_index: u32, path: Path, message: &[u8]) -> Option<()> {
+        let mut datagram = [&[0; DATA_HEADER], message, &[0; TAG]].concat();
+        let lane = self.sessions.find(local_index)?.lane(Class::Bulk, 0)?;
+        lane.seal(FLAG_CONTROL, &mut datagram)?;
+        self.batch.probe(&datagram, path, self.outlet.exit());
         Some(())
     }
 
