@@ -10,3 +10,4 @@ pub mod dns;
 pub mod forward;
 pub mod link;
 pub mod platform;
+pub mod web;
