@@ -8,7 +8,7 @@ import { h, redraw } from "./dom.js";
 import { icon } from "./icons.js";
 import { canWrite, store } from "./store.js";
 import { t } from "./texts.js";
-import { announce, button, copyable, failure, field, notice, pill, textInput } from "./ui.js";
+import { announce, button, copyable, facts, failure, field, notice, pill, textInput } from "./ui.js";
 
 /** How long the question "really?" stands. */
 const SURE_MS = 4_000;
@@ -46,7 +46,7 @@ function row(device, form) {
 	const head = h("div", { class: "device-head" }, h("h3", null, device.name), badge, canWrite() && device.origin !== "config" && removal(device, form));
 	const state = h("span", { class: `state ${ready ? "connected" : "failed"}` }, h("span", { class: "dot" }), t.devices.states[device.state]);
 	const lines = [[t.devices.target, h("code", null, device.target)], [t.devices.state, state], ...device.addresses.map((at) => [at.network, addresses(device, at)])];
-	return h("li", { class: "device", key: device.name }, head, h("dl", { class: "facts" }, lines.map(([name, value], index) => h("div", { key: index }, h("dt", null, name), h("dd", null, value)))));
+	return h("li", { class: "device", key: device.name }, head, facts(lines));
 }
 
 const addresses = (device, { ipv4, ipv6 }) => h("div", { class: "stack" }, ipv4 && copyable(ipv4, t.addressOf(device.name)), copyable(ipv6, t.addressOf(device.name)));

@@ -29,15 +29,14 @@ export function render(parent, ...children) {
 	hooks.forEach((hook) => hook());
 }
 
-/** Names each child among its siblings: by its key, or by its place among those of its tag. */
+/** Names each child among its siblings: by its tag and key, and by its place among those with the same. */
 function identities(children) {
 	const counts = new Map();
 	return children.map((child) => {
-		const tag = child.tag ?? "";
-		if (child.props?.key != null) return `${tag}=${child.props.key}`;
-		const count = counts.get(tag) ?? 0;
-		counts.set(tag, count + 1);
-		return `${tag}#${count}`;
+		const name = `${child.tag ?? ""}=${child.props?.key ?? ""}`;
+		const count = counts.get(name) ?? 0;
+		counts.set(name, count + 1);
+		return `${name}#${count}`;
 	});
 }
 

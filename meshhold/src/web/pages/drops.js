@@ -70,7 +70,7 @@ function feed() {
 function row({ id, at, drop }) {
 	const [from, to] = [parseSocket(drop.from), parseSocket(drop.to)];
 	const icmp = protocolName(drop.protocol) === "icmp";
-	const ends = [h("code", null, drop.peer ? from.ip : drop.from), icon("arrow", 13), h("code", null, icmp ? to.ip : drop.to)];
+	const ends = [h("code", null, from.ip), icon("arrow", 13), h("code", null, icmp ? to.ip : drop.to)];
 	return h("li", { key: id }, h("button", { type: "button", class: "drop", onclick: () => openDialog(dropSheet(drop)) }, [
 		h("span", { class: "drop-time" }, at ? clock(at) : t.drops.before),
 		h("span", { class: "drop-reason" }, reasonName(drop.reason)),

@@ -8,7 +8,7 @@ import { h, redraw } from "./dom.js";
 import { parseRule, parseSocket, protocolName, shortId } from "./format.js";
 import { canWrite, store } from "./store.js";
 import { reasonName, reasons, t } from "./texts.js";
-import { announce, button, failure, field, loading, notice, pill, textInput } from "./ui.js";
+import { announce, button, facts, failure, field, loading, notice, pill, textInput } from "./ui.js";
 
 /** The question that a drop is the answer to; null where there is none. */
 function question(drop) {
@@ -45,10 +45,8 @@ function packet(drop) {
 		[t.explain.where, t.drops.directions[drop.direction] ?? drop.direction],
 		[t.explain.count, String(drop.count)],
 	];
-	return factList(lines);
+	return facts(lines);
 }
-
-const factList = (lines) => h("dl", { class: "facts" }, lines.map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))));
 
 function answer({ answer: found, busy }) {
 	if (!found) return busy && loading();
@@ -61,7 +59,7 @@ function answer({ answer: found, busy }) {
 		found.peer && [t.explain.peer, found.peer.name || shortId(found.peer.node_id)],
 		found.path && [t.peer.path, [t.edges[found.path.kind], " ", h("code", null, found.path.remote)]],
 	];
-	return [factList(lines.filter(Boolean)), h("p", { class: "hint" }, reasons[found.reason]?.[1])];
+	return [facts(lines), h("p", { class: "hint" }, reasons[found.reason]?.[1])];
 }
 
 /** The key whose network has that address here: the node's own, or a device's. */

@@ -6,10 +6,10 @@ import { api } from "./api.js";
 import { h } from "./dom.js";
 import { ago, bytes, compact, count, moment, ms, shortId } from "./format.js";
 import { icon } from "./icons.js";
-import { resource, table } from "./resource.js";
+import { resource } from "./resource.js";
 import { canWrite, store } from "./store.js";
 import { t } from "./texts.js";
-import { announce, button, copyButton, panel, pill, warnings } from "./ui.js";
+import { announce, button, copyButton, facts, panel, pill, table, warnings } from "./ui.js";
 
 const doctor = resource(api.doctor);
 const version = resource(api.version);
@@ -66,14 +66,10 @@ function finding({ check, severity, summary, remedy }) {
 	return h("li", { class: `finding ${severity}`, key: check + summary }, icon(severity), text);
 }
 
-function lines(list) {
-	return h("dl", { class: "facts" }, list.filter(Boolean).map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))));
-}
-
 function datapath({ datapath, dns, relay, interface: device }) {
 	const tone = { ebpf: "good", userspace: "relay", off: "bad" }[datapath.mode];
 	return [
-		lines([
+		facts([
 			[t.health.mode, [pill(t.health.modes[datapath.mode], tone), datapath.hook && h("span", { class: "soft" }, ` ${datapath.hook}`)]],
 			[t.health.interface, h("code", null, device)],
 			[t.health.workers, String(datapath.workers)],
@@ -82,7 +78,7 @@ function datapath({ datapath, dns, relay, interface: device }) {
 			[t.health.relay, relay.enabled ? t.health.relaying(relay.count, relay.kernel) : t.health.noRelay],
 		]),
 		relay.legs.length > 0 && legs(relay),
-		version.view((data) => lines([[t.health.version, data.version], [t.health.kernel, data.kernel]])),
+		version.view((data) => facts([[t.health.version, data.version], [t.health.kernel, data.kernel]])),
 	];
 }
 
@@ -94,7 +90,7 @@ function legs({ legs, count: all }) {
 function world(data) {
 	const relays = data.relays.map((relay) => h("li", { key: relay.node_id }, h("code", { title: relay.node_id }, shortId(relay.node_id)), ` ${ms(relay.rtt_ms)}`));
 	const udp = data.udp == null ? t.health.udpUnknown : data.udp ? t.health.udpWorks : t.health.udpBlocked;
-	return lines([
+	return facts([
 		[t.health.nat, [t.health.nats[data.nat] ?? data.nat]],
 		[t.health.udp, h("span", { class: data.udp === false ? "bad-text" : "" }, udp)],
 		[t.health.mapped, data.mapped.length > 0 ? h("div", { class: "stack" }, data.mapped.map((address) => h("code", { key: address }, address))) : t.none],

@@ -14,7 +14,7 @@ import { menu } from "./menu.js";
 import { service } from "./ports.js";
 import { canWrite, store } from "./store.js";
 import { t } from "./texts.js";
-import { button, copyable, empty, notice, pill, warnings } from "./ui.js";
+import { button, copyable, empty, facts, notice, pill, warnings } from "./ui.js";
 
 const SOON = 7 * 86_400;
 const ASK_AGAIN_MS = 15_000;
@@ -50,7 +50,7 @@ function card(key) {
 		h("header", { class: "panel-head" }, h("h2", { id: title }, key.name), badges(key), canWrite() && actions(key)),
 		network && warnings(network.warnings),
 		network?.local_view && notice("info", h("p", null, t.keys.localView(network.local_view))),
-		h("dl", { class: "facts columns" }, facts(key, network).map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value)))),
+		facts(about(key, network), "columns"),
 		ports(key),
 	]);
 }
@@ -62,7 +62,7 @@ function badges(key) {
 
 const soon = ({ expires }) => expires != null && expires - Date.now() / 1000 < SOON;
 
-function facts(key, network) {
+function about(key, network) {
 	return [
 		[t.keys.here, network ? addresses(network) : h("span", { class: "soft" }, t.keys.notActive)],
 		[t.keys.members, network ? t.keys.memberCount(network.peers.length + 1) : t.none],

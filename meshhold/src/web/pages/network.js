@@ -131,7 +131,7 @@ function row({ network, peer, key, now }) {
 		h("td", { class: "wide" }, copyable(address, t.addressOf(peer.name))),
 		h("td", null, path(peer), peer.rtt_ms != null && h("span", { class: "sub narrow" }, ms(peer.rtt_ms))),
 		h("td", { class: "number wide" }, ms(peer.rtt_ms)),
-		h("td", { class: "wide" }, h("span", { class: "spark" }, sparkline(store.history.get(key)), traffic(now))),
+		h("td", { class: "wide" }, store.history.has(key) ? h("span", { class: "spark" }, sparkline(store.history.get(key)), traffic(now)) : h("span", { class: "soft" }, t.none)),
 		h("td", { class: "wide" }, words),
 	]);
 }

@@ -9,7 +9,7 @@ import { ago, bytes, moment, ms, shortId } from "./format.js";
 import { plot } from "./plot.js";
 import { canWrite, peersByKey, store } from "./store.js";
 import { t } from "./texts.js";
-import { button, copyable, failure, loading, pill, stateOf } from "./ui.js";
+import { button, copyable, facts, failure, loading, pill, stateOf, table } from "./ui.js";
 
 const PINGS = 5;
 
@@ -48,7 +48,7 @@ export function peerSheet(networkId, nodeId) {
 		askPaths(peer);
 		const network = store.status.networks.find((network) => network.id === networkId);
 		return h("div", { class: "sheet-body" }, [
-			facts(peer, network),
+			about(peer, network),
 			section(t.peer.traffic, plot(store.history.get(key)), totals(peer)),
 			pinging(peer),
 			section(t.peer.path, failure(state.error), state.paths ? [decisions(state.paths.decisions), tried(state.paths.tried)] : loading()),
@@ -67,7 +67,7 @@ export function peerSheet(networkId, nodeId) {
 
 const section = (title, ...content) => h("section", { class: "sheet-section", key: title }, h("h3", null, title), content);
 
-function facts(peer, network) {
+function about(peer, network) {
 	const { path } = peer;
 	const lines = [
 		[t.peer.state, [stateOf(peer.state), peer.rtt_ms != null && h("span", { class: "soft" }, ` · ${ms(peer.rtt_ms)}`)]],
@@ -78,7 +78,7 @@ function facts(peer, network) {
 		path && [t.peer.via, h("span", null, way(path), " ", h("span", { class: "soft" }, t.peer.because(path.reason)))],
 		peer.cipher && [t.peer.cipher, peer.cipher],
 	];
-	return h("dl", { class: "facts" }, lines.filter(Boolean).map(([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value))));
+	return facts(lines);
 }
 
 /** A path in words: its kind, where datagrams go, and through whom. */
@@ -103,9 +103,8 @@ function decisions(list) {
 
 function tried(list) {
 	if (list.length === 0) return null;
-	const row = (path) => h("tr", { key: path.kind + path.remote + path.via }, h("td", null, way(path)), h("td", { class: "number" }, ms(path.rtt_ms)), h("td", { class: "number" }, t.peer.answered(path.answered, path.sent)));
-	const heads = t.peer.triedColumns.map((label, index) => h("th", { scope: "col", class: index ? "number" : "" }, label));
-	return [h("h4", null, t.peer.tried), h("div", { class: "table" }, h("table", null, h("thead", null, h("tr", null, heads)), h("tbody", null, list.map(row))))];
+	const rows = list.map((path) => [way(path), ms(path.rtt_ms), t.peer.answered(path.answered, path.sent)]);
+	return [h("h4", null, t.peer.tried), table(t.peer.tried, t.peer.triedColumns, rows, [1, 2])];
 }
 
 function pinged({ rtts_ms, failure: why }) {

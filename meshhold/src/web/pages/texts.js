@@ -85,7 +85,7 @@ export const t = {
 	retryIn: (seconds) => (seconds > 0 ? `Trying again in ${seconds} s.` : "Trying…"),
 	nav: { network: "Network", keys: "Keys", drops: "Drops", health: "Health" },
 	connection: { connecting: "Connecting to the daemon", open: "Live", lost: "No connection to the daemon" },
-	themes: { auto: "Colours as the system", light: "Light", dark: "Dark" },
+	themes: { auto: "System colours", light: "Light", dark: "Dark" },
 	edges: { direct: "direct", relay: "relayed", connecting: "connecting", idle: "idle" },
 	states: { connected: "Connected", connecting: "Connecting", idle: "Idle" },
 

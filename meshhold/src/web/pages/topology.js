@@ -25,7 +25,7 @@ export function topology(status, rows) {
 		h("svg", props, [
 			h("ellipse", { class: "rim", cx: size.width / 2, cy: size.height / 2, ...radii(size) }),
 			peers.map((node) => edge(node, relays, size)),
-			[...relays.values()].map(relayNode),
+			[...relays.values()].map((relay) => relayNode(relay, size)),
 			peers.map((node) => h("g", { key: node.key }, peerNode(node, size), edgeLabel(node, relays, size))),
 			self(status, size),
 		]),
@@ -60,8 +60,10 @@ const radii = ({ width, height }) => ({ rx: width / 2 - (width < 560 ? 44 : 132)
 
 function place(rows, size) {
 	const { rx, ry } = radii(size);
+	// Nobody stands right below this node, where its name is; where it is narrow, names need the room at the top more.
+	const turn = size.width < 560 || rows.length % 2 ? 0 : 0.5;
 	return rows.map((row, index) => {
-		const angle = -Math.PI / 2 + (2 * Math.PI * (index + 0.5)) / rows.length;
+		const angle = -Math.PI / 2 + (2 * Math.PI * (index + turn)) / rows.length;
 		return { ...row, angle, x: size.width / 2 + rx * Math.cos(angle), y: size.height / 2 + ry * Math.sin(angle) };
 	});
 }
@@ -102,10 +104,10 @@ function edge(node, relays, size) {
 
 const point = ({ x, y }) => `${x.toFixed(1)} ${y.toFixed(1)}`;
 
-function relayNode(relay) {
+function relayNode(relay, { width }) {
 	if (relay.isPeer) return null;
 	const shape = h("rect", { class: "relay-shape", x: relay.x - 7, y: relay.y - 7, width: 14, height: 14, rx: 3, transform: `rotate(45 ${point(relay)})` });
-	const label = h("text", { class: "relay-label", x: relay.x + 14, y: relay.y + 4 }, cut(relay.name, 14));
+	const label = width >= 560 && h("text", { class: "relay-label", x: relay.x + 14, y: relay.y + 4 }, cut(relay.name, 14));
 	return h("g", { key: relay.id, role: "img", "aria-label": t.network.relay(relay.name) }, shape, label);
 }
 
@@ -134,9 +136,11 @@ function edgeLabel({ x, y, peer, now }, relays, size) {
 	const last = relays.get(peer.path?.via.at(-1));
 	const [from, along] = last ? [last, 0.5] : [{ x: size.width / 2, y: size.height / 2 }, 0.66];
 	const at = { x: from.x + (x - from.x) * along, y: from.y + (y - from.y) * along };
-	const speed = now.rx + now.tx;
-	const text = [h("tspan", { x: at.x, dy: speed > BUSY ? -3 : 4 }, ms(peer.rtt_ms)), speed > BUSY && h("tspan", { class: "speed", x: at.x, dy: 13 }, rate(speed))];
-	return h("text", { class: "edge-label", x: at.x, y: at.y, "aria-hidden": "true" }, text);
+	const lines = [ms(peer.rtt_ms), now.rx + now.tx > BUSY && rate(now.rx + now.tx)].filter(Boolean);
+	const [wide, high] = [6.4 * Math.max(...lines.map((line) => line.length)) + 8, 13 * lines.length + 3];
+	const ground = h("rect", { x: at.x - wide / 2, y: at.y - high / 2, width: wide, height: high, rx: 5 });
+	const text = lines.map((line, index) => h("text", { class: index ? "speed" : "", x: at.x, y: at.y - high / 2 + 12 + 13 * index }, line));
+	return h("g", { class: "edge-label", "aria-hidden": "true" }, ground, text);
 }
 
 function self(status, { width, height }) {

@@ -105,6 +105,20 @@ export function panel(title, actions, ...content) {
 	return h("section", { class: "panel", "aria-labelledby": id, key: id }, head, content);
 }
 
+/** Names with their values. Lines that are none are left out. */
+export function facts(lines, kind = "") {
+	const one = ([name, value]) => h("div", { key: name }, h("dt", null, name), h("dd", null, value));
+	return h("dl", { class: `facts ${kind}` }, lines.filter(Boolean).map(one));
+}
+
+/** A table with a name: heads, and rows of cells; `numbers` are the columns that stand to the right. Cells flow where it is narrow. */
+export function table(label, heads, rows, numbers = []) {
+	const style = (index) => (numbers.includes(index) ? "number" : "");
+	const head = h("tr", null, heads.map((text, index) => h("th", { scope: "col", class: style(index) }, text)));
+	const body = rows.map((cells) => h("tr", null, cells.map((cell, index) => h("td", { class: style(index), "data-label": heads[index] }, cell))));
+	return h("div", { class: "table flows" }, h("table", { "aria-label": label }, h("thead", null, head), h("tbody", null, body)));
+}
+
 /** Sentences to be warned by. */
 export const warnings = (list) => list.length > 0 && notice("warning", list.map((text) => h("p", { key: text }, text)));
 
