@@ -10,4 +10,5 @@ pub mod dns;
 pub mod forward;
 pub mod link;
 pub mod platform;
+mod text;
 pub mod web;

@@ -87,7 +87,7 @@ fn minting_prints_the_key_alone_and_stores_it_closed() {
     assert_eq!((mode(node.data()), mode(node.data().join("keys.json"))), (0o700, 0o600));
 
     let list = node.json("mgmt-keys list");
-    assert_eq!(names(&list[0]), "allow caps expires id name network");
+    assert_eq!(names(&list[0]), "allow caps expires id name network revision");
     assert_eq!(list[0]["allow"], serde_json::json!(["tcp:22", "tcp:8000-8100", "udp:5353"]));
     assert_eq!((&list[0]["caps"][0], &list[0]["expires"]), (&Value::from("mesh-route"), &Value::Null));
 }
@@ -117,6 +117,25 @@ fn secrets_appear_only_where_asked_for() {
 }
 
 #[test]
+fn a_program_s_token_is_shown_once_and_kept_as_a_digest() {
+    let node = Node::new();
+    let (out, err) = node.expect("mgmt-keys add --name prometheus --caps view --expires-in 90d", 0);
+    let token = out.trim_end();
+    assert!(token.starts_with("meshtoken1") && err.contains("can't be shown again"), "{err}");
+    assert_eq!(mode(node.data().join("tokens.json")), 0o600);
+    assert!(!text(fs::read(node.data().join("tokens.json")).unwrap()).contains(token));
+    let list = node.json("mgmt-keys list");
+    assert_eq!(
+        (&list[0]["name"], &list[0]["capability"]),
+        (&Value::from("prometheus"), &Value::from("view"))
+    );
+    assert!(node.expect("mgmt-keys list", 0).0.contains("prometheus"));
+    let id = list[0]["id"].as_str().unwrap();
+    assert!(node.expect(&format!("mgmt-keys rm {id}"), 0).0.starts_with("removed"));
+    assert_eq!(node.expect("mgmt-keys list", 0).0, "no keys\n");
+}
+
+#[test]
 fn joining_works_by_file_stdin_and_argument() {
     let key = Node::new().mint("Home");
     let by_file = Node::new();
@@ -139,7 +158,7 @@ fn joining_works_by_file_stdin_and_argument() {
     child.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let joined: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(names(&joined), "allow caps expires id minted_here name network range");
+    assert_eq!(names(&joined), "allow caps expires id minted_here name network range revision");
     assert_eq!(joined["minted_here"], false);
 
     let by_argument = Node::new();
@@ -247,7 +266,8 @@ fn exit_codes_tell_usage_from_failure() {
         "mgmt-keys share ab",
         "mgmt-keys edit ab --deny-all",
         "mgmt-keys list --config /nowhere.yaml",
-        "mgmt-keys add --name X --never-expires --caps view",
+        "mgmt-keys add --name X --never-expires --caps view --allow tcp:22",
+        "mgmt-keys add --name X --never-expires --caps mesh-route,admin",
         "mgmt-keys add --name X --never-expires --key-file /nowhere",
     ] {
         let (out, err) = node.expect(line, 1);

@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
 
+use meshhold::config::Config;
 use meshhold::config::keys;
 use meshhold::config::store::KeyStore;
 use meshhold::control::api::{Request, Response, Status};
 use meshhold::control::client::{self, ClientError};
-use meshhold::control::server::{Asked, Server, ServerError};
+use meshhold::control::problem::Problem;
+use meshhold::control::server::{Server, ServerError};
+use meshhold::control::{Asked, Control, ControlConfig};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -29,21 +32,17 @@ impl Daemon {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        std::fs::write(folder.path().join("config.yaml"), format!("node:\n  data_dir: {}\n", data.display()))
-            .unwrap();
+        std::fs::write(
+            folder.path().join("config.yaml"),
+            format!("node:\n  data_dir: {}\napi: {{listen_addr: off}}\n", data.display()),
+        )
+        .unwrap();
         let replies = Arc::new(Mutex::new(String::new()));
-        let (ready, started) = std::sync::mpsc::channel();
         let said = Arc::clone(&replies);
-        std::thread::spawn(move || {
-            runtime().block_on(async {
-                let (sender, receiver) = mpsc::channel(4);
-                let server = Server::bind(&data.join("control.sock")).unwrap();
-                tokio::spawn(answer(receiver, KeyStore::open(&data).unwrap(), said));
-                ready.send(()).unwrap();
-                server.serve(sender).await;
-            });
-        });
-        started.recv().unwrap();
+        let config = Config::load(&folder.path().join("config.yaml")).unwrap();
+        let (_, requests) = Control::start(ControlConfig::from(&config)).unwrap();
+        let store = KeyStore::open(&data).unwrap();
+        std::thread::spawn(move || runtime().block_on(answer(requests, store, said)));
         Self { folder, replies }
     }
 
@@ -68,20 +67,23 @@ impl Daemon {
         assert!(status.running);
     }
 
-    /// What the server says to raw bytes, up to its closing the connection or `lines` lines.
-    fn raw(&self, bytes: &[u8], lines: usize) -> String {
+    /// What the server says to raw bytes, up to its closing the connection.
+    fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         // The server may close before it read everything: that's its right.
         let _ = stream.write_all(bytes);
         let mut said = Vec::new();
-        let mut buffer = [0; 4096];
-        while said.iter().filter(|byte| **byte == b'\n').count() < lines {
-            match stream.read(&mut buffer) {
-                Ok(count @ 1..) => said.extend_from_slice(&buffer[..count]),
-                _ => break,
-            }
-        }
+        let _ = stream.read_to_end(&mut said);
         String::from_utf8(said).unwrap()
+    }
+
+    /// The same for a request with a body.
+    fn post(&self, path: &str, kind: &str, body: &[u8]) -> String {
+        let head = format!(
+            "POST /api/v1/{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.raw(&[head.as_bytes(), body].concat())
     }
 }
 
@@ -93,14 +95,14 @@ async fn answer(mut asked: mpsc::Receiver<Asked>, mut store: KeyStore, replies: 
     while let Some((request, reply)) = asked.recv().await {
         let response = match request {
             Request::Status => Response::Status(Box::new(Status { running: true, ..Status::default() })),
-            Request::Reload => {
-                store.reload().map_or_else(|e| Response::Error(e.to_string()), |()| Response::Done)
-            }
+            Request::Reload => store
+                .reload()
+                .map_or_else(|e| Response::Error(Problem::failed(e.to_string())), |()| Response::Done),
             Request::Key(request) => keys::execute(&mut store, request).into(),
             Request::Forward(_) => Response::Forwards(Vec::new()),
-            _ => Response::Error(String::new()),
+            _ => Response::Error(Problem::invalid(String::new())),
         };
-        replies.lock().unwrap().push_str(&serde_json::to_string(&response).unwrap());
+        replies.lock().unwrap().push_str(&format!("{response:?}"));
         let _ = reply.send(response);
     }
 }
@@ -145,30 +147,27 @@ fn status_of_a_running_daemon_exits_with_0() {
 fn malformed_requests_get_an_error_and_the_daemon_lives() {
     let daemon = Daemon::start();
     let long = vec![b'x'; 1 << 20];
-    let nested = [b"[".repeat(60_000), b"\n".to_vec()].concat();
+    let headers = [b"GET / HTTP/1.1\r\n".to_vec(), b"X: y\r\n".repeat(10_000), b"\r\n".to_vec()].concat();
+    let close = "Host: x\r\nConnection: close\r\n";
+    let both = format!("POST /api/v1/reload HTTP/1.1\r\n{close}Content-Length: 5, 6\r\n\r\n12345");
     let cases: &[&[u8]] = &[
-        b"\n",
-        b"{}\n",
-        b"nonsense\n",
-        b"\xff\xfe\n",
-        b"\"stat\"\n",
-        b"{\"key\":{\"add\":{}}}\n",
-        b"{\"key\":{\"show\":{\"id\":7}}}\n",
-        b"null\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"\"status\" \"status\"\n",
+        b"\r\nnonsense\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nBad Header\r\n\r\n",
+        b"GET / HTTP/1.1\r\n X: folded\r\n\r\n",
+        b"GET /\xff\xfe HTTP/9.1\r\n\r\n",
+        both.as_bytes(),
         &long,
-        &nested,
-        b"{\"key\":{\"add\":{\"name\":\"x\",\"key\":\"meshkey1secret\"}}}\n",
+        &headers,
     ];
     for bytes in cases {
-        let said = daemon.raw(bytes, usize::MAX);
+        let said = daemon.raw(bytes);
         let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]);
-        assert!(said.starts_with("{\"error\":") && said.lines().count() == 1, "{shown}: {said}");
-        assert!(!said.contains("meshkey1secret"), "{said}");
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{shown}: {said}");
         daemon.alive();
     }
-    for silent in [&b""[..], b"\"status\""] {
+    for silent in [&b""[..], b"GET /api"] {
         let mut stream = UnixStream::connect(daemon.socket()).unwrap();
         stream.write_all(silent).unwrap();
         drop(stream);
@@ -177,12 +176,70 @@ fn malformed_requests_get_an_error_and_the_daemon_lives() {
 }
 
 #[test]
+fn bodies_that_are_none_are_refused_and_not_repeated() {
+    let daemon = Daemon::start();
+    let nested = b"[".repeat(60_000);
+    let long = [b"{\"name\":\"".to_vec(), vec![b'x'; 1 << 20], b"\"}".to_vec()].concat();
+    let json = "application/json";
+    let cases: &[(&str, &str, &[u8], u16)] = &[
+        ("keys", json, b"", 400),
+        ("keys", json, b"nonsense", 400),
+        ("keys", json, b"\xff\xfe", 400),
+        ("keys", json, b"null", 422),
+        ("keys", json, b"{}", 422),
+        ("keys", json, &nested, 422),
+        ("keys", json, &long, 413),
+        ("keys", "text/plain", b"{\"name\":\"x\"}", 415),
+        ("keys", json, b"{\"name\":\"x\",\"key\":\"meshkey1secret\"}", 422),
+        ("keys", json, b"{\"name\":7,\"key\":\"meshkey1secret\"}", 422),
+        ("keys", json, b"{\"name\":\"x\",\"allow\":[\"tcp:99999\"]}", 422),
+        ("keys", json, b"{\"name\":\"x\",\"ipv4_range\":\"1.2.3.4/5\"}", 422),
+        ("nowhere", json, b"{}", 404),
+        ("status", json, b"{}", 405),
+    ];
+    for (path, kind, body, status) in cases {
+        let said = daemon.post(path, kind, body);
+        let shown = String::from_utf8_lossy(&body[..body.len().min(60)]);
+        assert!(said.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {shown}: {said}");
+        let (head, problem) = said.split_once("\r\n\r\n").unwrap();
+        let problem: Problem = serde_json::from_str(problem).unwrap();
+        assert!(head.contains("application/problem+json") && problem.status == *status, "{shown}: {said}");
+        assert!(!said.contains("meshkey1secret"), "{said}");
+        daemon.alive();
+    }
+    let said = daemon.post("keys", json, b"{\"name\":\"x\",\"allow\":[\"tcp:22\"]}");
+    assert!(said.starts_with("HTTP/1.1 201 ") && said.contains("etag: \""), "{said}");
+}
+
+#[test]
 fn several_requests_may_follow_each_other() {
     let daemon = Daemon::start();
-    let said = daemon.raw(b"\"status\"\n{\"key\":\"list\"}\n\"reload\"\n", 3);
-    let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines.len(), 3, "{said}");
-    assert_eq!((lines[1], lines[2]), ("{\"key\":{\"keys\":[]}}", "\"done\""));
+    let list = "GET /api/v1/keys HTTP/1.1\r\nHost: x\r\n";
+    let said = daemon.raw(format!("{list}\r\n{list}Connection: close\r\n\r\n").as_bytes());
+    assert_eq!(said.matches("HTTP/1.1 200 OK").count(), 2, "{said}");
+    assert_eq!(said.matches("\r\n\r\n[]").count(), 2, "{said}");
+}
+
+#[test]
+fn an_edit_meant_for_an_older_state_is_refused() {
+    let daemon = Daemon::start();
+    daemon.run("mgmt-keys add --name Home --never-expires --allow tcp:22");
+    let list: Value = serde_json::from_slice(&daemon.run("mgmt-keys list --json").stdout).unwrap();
+    let text = |key: &str| list[0][key].as_str().unwrap().to_owned();
+    let (id, old) = (text("id"), text("revision"));
+    assert!(daemon.run(&format!("mgmt-keys edit {id} --allow tcp:80")).status.success());
+    let edit = |revision: &str| {
+        let body = r#"{"allow":["tcp:443"]}"#;
+        daemon.raw(
+            format!("PATCH /api/v1/keys/{id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nIf-Match: \"{revision}\"\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                .as_bytes(),
+        )
+    };
+    let said = edit(&old);
+    assert!(said.starts_with("HTTP/1.1 412 ") && said.contains("meanwhile"), "{said}");
+    let list: Value = serde_json::from_slice(&daemon.run("mgmt-keys list --json").stdout).unwrap();
+    assert_eq!(list[0]["allow"], serde_json::json!(["tcp:80"]), "nothing is lost");
+    assert!(edit(list[0]["revision"].as_str().unwrap()).starts_with("HTTP/1.1 200 "));
 }
 
 #[test]
@@ -198,8 +255,6 @@ fn the_socket_is_closed_to_others_and_taken_over_only_when_dead() {
     let daemon = Daemon::start();
     let socket = daemon.socket();
     assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o700));
-    let runtime = runtime();
-    let _inside = runtime.enter();
     assert!(matches!(Server::bind(&socket), Err(ServerError::Taken(_))));
     daemon.alive();
 

@@ -40,10 +40,25 @@ pub(super) enum Command {
     },
     /// Say what this node sees of the Internet: NAT, relays, port mapping, path MTU
     Netcheck,
+    /// Print a link to the Web UI, good for one login within 60 seconds
+    #[command(args_conflicts_with_subcommands = true)]
+    Web {
+        /// Open it in a browser
+        #[arg(long)]
+        open: bool,
+        #[command(subcommand)]
+        command: Option<WebCommand>,
+    },
     /// Print this node's id; makes the identity if there is none yet
     Id,
     /// Make a swarm key, which closes the underlay to all who don't hold it
     Keygen,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum WebCommand {
+    /// Set the password of the Web UI; asks for it, or reads it from stdin
+    SetPassword,
 }
 
 #[derive(Debug, Subcommand)]
@@ -168,7 +183,7 @@ pub(super) struct AddArgs {
     /// Display name
     #[arg(long)]
     pub(super) name: String,
-    /// What the key permits
+    /// What the key permits: mesh-route for a network, admin or view for a program that uses the API
     #[arg(long, value_delimiter = ',', default_value = "mesh-route")]
     pub(super) caps: Vec<Capability>,
     /// The key stays valid until it is removed

@@ -4,19 +4,16 @@
 
 use super::args::{AddArgs, KeysCommand};
 use super::output::{Outcome, printable, table};
-use super::time;
+use super::{time, tokens};
 use crate::config::Config;
-use crate::config::keys::{self, KeyDetails, KeyEntry, KeyReply, KeyRequest, NewKey};
-use crate::config::range::{self, Used};
-use crate::config::secret::{SecretText, hex};
+use crate::config::keys::{self, Capability, KeyDetails, KeyEntry, KeyReply, KeyRequest, NewKey, NewNetwork};
+use crate::config::secret::SecretText;
 use crate::config::store::KeyStore;
 use crate::control::api::{Request, Response};
 use crate::control::client::{self, ClientError};
+use crate::web::tokens::TokenEntry;
 use anyhow::{Context, bail};
-use meshhold_core::identity::Identity;
-use meshhold_core::key::{Ipv4Range, MeshKey};
 use meshhold_core::scope::Scope;
-use rand_core::OsRng;
 use serde::Serialize;
 use std::io::{self, Read};
 use std::path::Path;
@@ -31,16 +28,30 @@ pub(super) fn run(config: &Config, command: KeysCommand, json: bool) -> anyhow::
         KeysCommand::Add(args) => add(config, args, json),
         KeysCommand::List => {
             let KeyReply::Keys(keys) = execute(config, KeyRequest::List)? else { bail!(MISFIT) };
-            Ok(if json { Outcome::json(&keys) } else { Outcome::text(list(&keys)) })
+            let tokens = tokens::list(config)?;
+            Ok(if json {
+                Outcome::json(
+                    &(keys
+                        .iter()
+                        .map(Listed::Key)
+                        .chain(tokens.iter().map(Listed::Token))
+                        .collect::<Vec<_>>()),
+                )
+            } else {
+                Outcome::text(list(&keys, &tokens))
+            })
         }
         KeysCommand::Show { id, reveal } => show(config, id, reveal, json),
         KeysCommand::Edit { id, allow, deny_all, name } => {
             let allow = (deny_all || !allow.is_empty()).then(|| Scope::from(allow));
-            let key = one(config, KeyRequest::Edit { id, allow, name })?;
+            let key = one(config, KeyRequest::Edit { id, allow, name, revision: None })?;
             Ok(if json { Outcome::json(&key) } else { Outcome::text(describe(&key)) })
         }
         KeysCommand::Rm { id } => {
-            let key = one(config, KeyRequest::Remove { id })?;
+            if let Some(token) = tokens::list(config)?.into_iter().find(|token| token.id == id) {
+                return tokens::remove(config, &token, json);
+            }
+            let key = one(config, KeyRequest::Remove { id, revision: None })?;
             let line = format!("removed {} '{}'", key.entry.id, printable(&key.entry.name));
             Ok(if json { Outcome::json(&key) } else { Outcome::text(line) })
         }
@@ -52,6 +63,14 @@ pub(super) fn run(config: &Config, command: KeysCommand, json: bool) -> anyhow::
 }
 
 const MISFIT: &str = "the daemon's answer doesn't fit the question; restart it with this version";
+
+/// An entry of `list --json`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed<'a> {
+    Key(&'a KeyEntry),
+    Token(&'a TokenEntry),
+}
 
 /// A secret in JSON.
 #[derive(Serialize)]
@@ -84,34 +103,48 @@ fn execute(config: &Config, request: KeyRequest) -> anyhow::Result<KeyReply> {
 fn one(config: &Config, request: KeyRequest) -> anyhow::Result<KeyDetails> {
     match execute(config, request)? {
         KeyReply::Key(key) => Ok(*key),
-        KeyReply::Keys(_) => bail!(MISFIT),
+        _ => bail!(MISFIT),
     }
 }
 
 fn add(config: &Config, args: AddArgs, json: bool) -> anyhow::Result<Outcome> {
-    let joined = read_key(&args)?;
-    let minting = joined.is_none();
-    let (key, owner_secret) = match joined {
-        Some(key) => (key, None),
-        None => mint(config, args.ipv4_range)?,
-    };
     let expires = args.expires_in.map(|time| time::now().saturating_add(time.as_secs()));
-    let scope = Scope::from(args.allow);
-    let exposed = if scope.is_empty() { "nothing".to_owned() } else { scope.to_string() };
-    let new =
-        NewKey { name: args.name, caps: args.caps, allow: scope, expires, key: key.clone(), owner_secret };
-    let added = one(config, KeyRequest::Add(new))?;
+    if !args.caps.contains(&Capability::MeshRoute) {
+        return tokens::add(config, args, expires, json);
+    }
+    if args.caps.len() > 1 {
+        bail!("every member holds a network's key: make an own key for 'admin' or 'view'");
+    }
+    let (joined, allow, name) = (read_key(&args)?, Scope::from(args.allow), args.name);
+    let exposed = if allow.is_empty() { "nothing".to_owned() } else { allow.to_string() };
+    let minting = joined.is_none();
+    let request = match joined {
+        Some(key) => {
+            KeyRequest::Add(NewKey { name, caps: args.caps, allow, expires, key, owner_secret: None })
+        }
+        None => KeyRequest::Mint(NewNetwork {
+            name,
+            allow,
+            expires,
+            range: args.ipv4_range,
+            space: config.meshlan.ipv4_range,
+        }),
+    };
+    let added = one(config, request)?;
 
     let warning = "warning: a key given with --key shows in the process list and the shell's history; prefer --key-file or --key -";
     let in_argv = args.key.as_ref().is_some_and(|text| text.reveal() != "-");
     let (id, name) = (&added.entry.id, printable(&added.entry.name));
-    let outcome = match (minting, json) {
-        (true, true) => Outcome::json(&Revealed { details: &added, key: key.reveal() }),
-        (true, false) => Outcome::text(key.reveal().to_owned())
+    let outcome = if minting {
+        let key = reveal(config, id)?;
+        let outcome =
+            if json { Outcome::json(&Revealed { details: &added, key: &key }) } else { Outcome::text(key) };
+        outcome
             .advise(format!("made key {id} '{name}', range {}, open ports: {exposed}", added.range))
-            .advise("above is the secret: put it into a file on the other node and run there `meshhold mgmt-keys add --name … --never-expires --key-file FILE`"),
-        (false, true) => Outcome::json(&added),
-        (false, false) => Outcome::default().advise(format!("joined with key {id} '{name}', range {}, open ports: {exposed}", added.range)),
+            .advise("the secret is what another node joins with: put it into a file there and run `meshhold mgmt-keys add --name … --never-expires --key-file FILE`")
+    } else {
+        let outcome = if json { Outcome::json(&added) } else { Outcome::default() };
+        outcome.advise(format!("joined with key {id} '{name}', range {}, open ports: {exposed}", added.range))
     };
     Ok(if in_argv { outcome.advise(warning) } else { outcome })
 }
@@ -140,38 +173,6 @@ fn read_limited(source: impl Read) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// A new key and its owner's private half.
-fn mint(config: &Config, wanted: Option<Ipv4Range>) -> anyhow::Result<(SecretText, Option<SecretText>)> {
-    let store = KeyStore::open(&config.node.data_dir)?;
-    let networks: Vec<Used> =
-        store.keys().iter().map(|key| (key.key.range.base, key.key.range.prefix)).collect();
-    let range = match wanted {
-        Some(range) => check_range(range, &networks)?,
-        None => {
-            let used = [networks, range::host_routes()].concat();
-            let space = config.meshlan.ipv4_range;
-            range::pick(space, &used, &mut OsRng).with_context(|| {
-                format!("every range of {space} is in use by this node's networks or routes; give a free one with --ipv4-range")
-            })?
-        }
-    };
-    let owner = Identity::generate(&mut OsRng);
-    let key = MeshKey::mint(range, owner.node_id().0, &mut OsRng);
-    Ok((SecretText::new(key.to_string_secret()), Some(SecretText::new(hex(&owner.seed().0)))))
-}
-
-fn check_range(range: Ipv4Range, networks: &[Used]) -> anyhow::Result<Ipv4Range> {
-    if let Some((base, prefix)) = range::conflict(range, networks) {
-        bail!(
-            "{range} overlaps {base}/{prefix}, the range of another network of this node; give another one"
-        );
-    }
-    if let Some((base, prefix)) = range::conflict(range, &range::host_routes()) {
-        bail!("{range} overlaps {base}/{prefix}, which this host routes elsewhere; give another one");
-    }
-    Ok(range)
-}
-
 fn show(config: &Config, id: String, with_secret: bool, json: bool) -> anyhow::Result<Outcome> {
     let details = one(config, KeyRequest::Show { id })?;
     if !with_secret {
@@ -196,15 +197,21 @@ fn reveal(config: &Config, id: &str) -> anyhow::Result<Zeroizing<String>> {
     Ok(key.key.to_string_secret())
 }
 
-fn list(keys: &[KeyEntry]) -> String {
-    if keys.is_empty() {
+fn list(keys: &[KeyEntry], tokens: &[TokenEntry]) -> String {
+    if keys.is_empty() && tokens.is_empty() {
         return "no keys\n".to_owned();
     }
     let head = ["ID", "NAME", "CAPS", "EXPIRES", "OPEN PORTS", "NETWORK"].map(str::to_owned).to_vec();
     let row = |key: &KeyEntry| {
-        vec![key.id.clone(), printable(&key.name), caps(key), expiry(key), scope(key), key.network.clone()]
+        let network = key.network.clone();
+        vec![key.id.clone(), printable(&key.name), caps(key), expiry(key.expires), scope(key), network]
     };
-    table(&[vec![head], keys.iter().map(row).collect()].concat())
+    let token = |token: &TokenEntry| {
+        let (id, name) = (token.id.clone(), printable(&token.name));
+        vec![id, name, token.capability.to_string(), expiry(token.expires), "-".to_owned(), "-".to_owned()]
+    };
+    let rows = keys.iter().map(row).chain(tokens.iter().map(token));
+    table(&[head].into_iter().chain(rows).collect::<Vec<_>>())
 }
 
 fn describe(key: &KeyDetails) -> String {
@@ -214,7 +221,7 @@ fn describe(key: &KeyDetails) -> String {
         ("id", entry.id.clone()),
         ("name", printable(&entry.name)),
         ("caps", caps(entry)),
-        ("expires", expiry(entry)),
+        ("expires", expiry(entry.expires)),
         ("open", scope(entry)),
         ("network", entry.network.clone()),
         ("range", key.range.clone()),
@@ -227,8 +234,8 @@ fn caps(key: &KeyEntry) -> String {
     key.caps.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn expiry(key: &KeyEntry) -> String {
-    match key.expires {
+fn expiry(expires: Option<u64>) -> String {
+    match expires {
         None => "never".to_owned(),
         Some(end) if end <= time::now() => format!("expired {}", time::format_utc(end)),
         Some(end) => time::format_utc(end),

@@ -13,6 +13,8 @@ mod output;
 mod ping;
 mod status;
 mod time;
+mod tokens;
+mod web;
 
 use crate::config::file::ConfigError;
 use crate::config::{Config, DEFAULT_PATH, SwarmKey, identity};
@@ -88,6 +90,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
             forwards::run(&config, command, args.json)
         }
+        Command::Web { open, command } => web::run(&config, command, open, args.json),
         Command::Id => id(&config, args.json),
         Command::Keygen => Ok(keygen(args.json)),
     }

@@ -5,14 +5,9 @@ use super::explain::explained;
 use super::output::{Outcome, note, printable};
 use crate::config::Config;
 use crate::control::api::{ExplainRequest, Explanation, Request, Response, Traffic, Verdict};
-use crate::platform::linux::echo::{Answer, Echoes};
-use anyhow::Context;
+use crate::control::echo::{self, Answer, PATIENCE, failure, milliseconds};
 use serde_json::{Value, json};
 use std::net::IpAddr;
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Pings `to` and prints what came back.
 pub(super) fn run(config: &Config, to: &str, count: u16, json: bool) -> anyhow::Result<Outcome> {
@@ -37,20 +32,11 @@ fn explain(config: &Config, address: IpAddr) -> anyhow::Result<Explanation> {
 }
 
 fn echoes(address: IpAddr, count: u16, quiet: bool) -> anyhow::Result<Vec<Answer>> {
-    let mut socket = Echoes::new(address)
-        .with_context(|| format!("can't ping {address}: raw sockets need root or CAP_NET_RAW"))?;
-    let mut answers = Vec::new();
-    for number in 1..=count {
-        if number > 1 {
-            std::thread::sleep(PAUSE);
-        }
-        let answer = socket.ask(PATIENCE).with_context(|| format!("can't ping {address}"))?;
+    echo::ask(address, count, |number, answer| {
         if !quiet {
             note(&line(number, answer));
         }
-        answers.push(answer);
-    }
-    Ok(answers)
+    })
 }
 
 fn line(number: u16, answer: Answer) -> String {
@@ -58,36 +44,6 @@ fn line(number: u16, answer: Answer) -> String {
         Answer::Reply(after) => format!("{number}: {:.2} ms", after.as_secs_f64() * 1e3),
         Answer::Unreachable => format!("{number}: unreachable"),
         Answer::Silence => format!("{number}: no reply within {} s", PATIENCE.as_secs()),
-    }
-}
-
-fn milliseconds(answer: &Answer) -> Option<f64> {
-    match answer {
-        Answer::Reply(after) => Some(after.as_secs_f64() * 1e3),
-        _ => None,
-    }
-}
-
-/// The step at which it failed.
-fn failure(answers: &[Answer], now: &Explanation) -> String {
-    match (now.reason.as_str(), &now.peer, &now.path) {
-        ("no-owner", ..) => "no member has this address".to_owned(),
-        ("not-mesh", ..) => "no network of this node holds this address".to_owned(),
-        (reason, ..) if now.verdict == Verdict::Drop => format!("dropped on this node: {reason}"),
-        (_, Some(peer), None) => {
-            format!(
-                "no circuit to {}: its node doesn't answer handshakes, or none of its addresses is reached",
-                printable(&peer.name)
-            )
-        }
-        (_, Some(peer), Some(path)) if answers.contains(&Answer::Unreachable) => {
-            format!("{} says it is unreachable (path {path})", printable(&peer.name))
-        }
-        (_, Some(peer), Some(path)) => format!(
-            "the circuit to {} is up (path {path}), and no echo came back: the host or device behind it is off or drops ICMP",
-            printable(&peer.name),
-        ),
-        (_, None, _) => "nobody answers".to_owned(),
     }
 }
 
@@ -125,6 +81,7 @@ fn report(address: IpAddr, answers: &[Answer], now: &Explanation, failure: Optio
 mod tests {
     use super::*;
     use crate::control::api::PeerName;
+    use std::time::Duration;
 
     #[test]
     fn each_failure_names_its_step() {

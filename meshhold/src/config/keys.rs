@@ -1,20 +1,26 @@
 //! Management keys and the operations on them.
 //!
 //! Owns the one implementation of `mgmt-keys`: the daemon runs it on a request, the command line runs it
-//! where no daemon answers. Replies never carry a secret. Must not know sockets or terminals.
+//! where no daemon answers. One reply carries a secret, and nothing else: that to [`KeyRequest::Share`]. Must not know
+//! sockets or terminals.
 
+use super::range::{self, Used};
 use super::secret::{SecretText, hex, parse_hex};
 use super::store::{KeyStore, StoreError};
-use meshhold_core::key::{MeshKey, NetworkId, NetworkKeys};
+use meshhold_core::identity::Identity;
+use meshhold_core::key::{Ipv4Range, MeshKey, NetworkId, NetworkKeys};
 use meshhold_core::scope::Scope;
 use meshhold_core::session::Secret;
 use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use utoipa::ToSchema;
 
 /// What a management key permits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum, ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
     /// Membership in the network that the key defines.
@@ -71,7 +77,15 @@ impl ManagementKey {
             allow: self.allow.clone(),
             expires: self.expires,
             network: self.network.to_string(),
+            revision: self.revision(),
         }
+    }
+
+    /// Changes with everything that can be edited.
+    fn revision(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.name.as_bytes()).update(b"\0").update(self.allow.to_string().as_bytes());
+        hex(hasher.finalize().as_bytes().get(..8).unwrap_or_default()).to_string()
     }
 
     fn details(&self) -> KeyDetails {
@@ -81,11 +95,12 @@ impl ManagementKey {
 }
 
 /// An operation on the key store. Ids may be shortened to a unique prefix.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug)]
 pub enum KeyRequest {
     /// Join the network of a key.
     Add(NewKey),
+    /// Make a new network and its key, and join it.
+    Mint(NewNetwork),
     /// All keys.
     List,
     /// One key.
@@ -101,16 +116,40 @@ pub enum KeyRequest {
         allow: Option<Scope>,
         /// The new name, if it changes.
         name: Option<String>,
+        /// Only if the key's [`KeyEntry::revision`] still is this one.
+        revision: Option<String>,
     },
     /// Leave the network and forget the key.
     Remove {
         /// Id or prefix.
         id: String,
+        /// Only if the key's [`KeyEntry::revision`] still is this one.
+        revision: Option<String>,
+    },
+    /// The secret, for another node to join with.
+    Share {
+        /// Id or prefix.
+        id: String,
     },
 }
 
+/// A network to be made.
+#[derive(Debug)]
+pub struct NewNetwork {
+    /// Display name of the key.
+    pub name: String,
+    /// Ports to open.
+    pub allow: Scope,
+    /// When the key ends (Unix seconds).
+    pub expires: Option<u64>,
+    /// Its IPv4 range; a free one of `space` if absent.
+    pub range: Option<Ipv4Range>,
+    /// What the range is taken from.
+    pub space: Ipv4Range,
+}
+
 /// A key to be stored.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct NewKey {
     /// Display name.
     pub name: String,
@@ -127,17 +166,18 @@ pub struct NewKey {
 }
 
 /// What an operation answers.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug)]
 pub enum KeyReply {
     /// To [`KeyRequest::List`].
     Keys(Vec<KeyEntry>),
+    /// To [`KeyRequest::Share`].
+    Secret(SecretText),
     /// To all others: the key as it is now, or was before it was removed.
     Key(Box<KeyDetails>),
 }
 
 /// One key in `mgmt-keys list --json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct KeyEntry {
     /// Own id, hex.
     pub id: String,
@@ -146,15 +186,18 @@ pub struct KeyEntry {
     /// What it permits.
     pub caps: Vec<Capability>,
     /// Open ports; empty denies everything.
+    #[schema(value_type = Vec<String>)]
     pub allow: Scope,
     /// When it ends (Unix seconds); null is never.
     pub expires: Option<u64>,
     /// Id of its network, hex.
     pub network: String,
+    /// Another one after each edit; an edit may name the one that it is meant for.
+    pub revision: String,
 }
 
 /// One key in `mgmt-keys show --json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct KeyDetails {
     /// What `list` shows.
     #[serde(flatten)]
@@ -182,6 +225,9 @@ pub enum KeyError {
         /// The existing key's name.
         name: String,
     },
+    /// Somebody else edited it meanwhile.
+    #[error("key '{0}' was changed meanwhile; look at it again, then repeat your change")]
+    Changed(String),
     /// A value is no good.
     #[error("{0}")]
     Invalid(String),
@@ -198,11 +244,18 @@ pub fn execute(store: &mut KeyStore, request: KeyRequest) -> Result<KeyReply, Ke
         KeyRequest::Show { id } => {
             store.keys().get(find(store.keys(), &id)?).map_or(Err(KeyError::NotFound(id)), reply)
         }
-        KeyRequest::Edit { id, allow, name } => edit(store, &id, allow, name),
-        KeyRequest::Remove { id } => store.update(|keys| {
+        KeyRequest::Edit { id, allow, name, revision } => edit(store, &id, allow, name, revision.as_deref()),
+        KeyRequest::Remove { id, revision } => store.update(|keys| {
             let index = find(keys, &id)?;
+            unchanged(keys, index, revision.as_deref())?;
             reply(&keys.remove(index))
         }),
+        KeyRequest::Mint(new) => mint(store, new),
+        KeyRequest::Share { id } => {
+            let index = find(store.keys(), &id)?;
+            let secret = |key: &ManagementKey| KeyReply::Secret(SecretText::new(key.key.to_string_secret()));
+            store.keys().get(index).map(secret).ok_or(KeyError::NotFound(id))
+        }
     }
 }
 
@@ -224,7 +277,8 @@ fn add(store: &mut KeyStore, new: NewKey) -> Result<KeyReply, KeyError> {
     super::value::check_name(&new.name).map_err(KeyError::Invalid)?;
     if !new.caps.contains(&Capability::MeshRoute) {
         return Err(KeyError::Invalid(
-            "a key without 'mesh-route' opens nothing in this version; add it to --caps".into(),
+            "a network's key permits 'mesh-route'; keys for programs ('admin', 'view') have no network"
+                .into(),
         ));
     }
     let key = MeshKey::from_str(new.key.reveal())
@@ -232,9 +286,12 @@ fn add(store: &mut KeyStore, new: NewKey) -> Result<KeyReply, KeyError> {
     let owner_secret = new.owner_secret.as_ref().map(|text| parse_hex(text.reveal())).transpose();
     let owner_secret = owner_secret.map_err(KeyError::Invalid)?;
     let network = NetworkKeys::derive(&key).id;
-    let mut caps = new.caps;
-    caps.sort();
-    caps.dedup();
+    if new.caps.iter().any(|capability| *capability != Capability::MeshRoute) {
+        return Err(KeyError::Invalid(
+            "every member holds a network's key: make an own key for 'admin' or 'view'".into(),
+        ));
+    }
+    let caps = vec![Capability::MeshRoute];
     store.update(|keys| {
         if let Some(known) = keys.iter().find(|known| known.network == network) {
             return Err(KeyError::Known { id: known.id.clone(), name: known.name.clone() });
@@ -255,17 +312,61 @@ fn add(store: &mut KeyStore, new: NewKey) -> Result<KeyReply, KeyError> {
     })
 }
 
+fn unchanged(keys: &[ManagementKey], index: usize, revision: Option<&str>) -> Result<(), KeyError> {
+    match (keys.get(index), revision) {
+        (Some(key), Some(revision)) if key.revision() != revision => Err(KeyError::Changed(key.name.clone())),
+        _ => Ok(()),
+    }
+}
+
+fn mint(store: &mut KeyStore, new: NewNetwork) -> Result<KeyReply, KeyError> {
+    let networks: Vec<Used> =
+        store.keys().iter().map(|key| (key.key.range.base, key.key.range.prefix)).collect();
+    let range = match new.range {
+        Some(range) => check_range(range, &networks),
+        None => {
+            let used = [networks, range::host_routes()].concat();
+            range::pick(new.space, &used, &mut OsRng).ok_or_else(|| {
+                format!("every range of {} is in use by this node's networks or routes; give a free one with --ipv4-range", new.space)
+            })
+        }
+    };
+    let range = range.map_err(KeyError::Invalid)?;
+    let owner = Identity::generate(&mut OsRng);
+    let key = MeshKey::mint(range, owner.node_id().0, &mut OsRng);
+    let (key, owner_secret) =
+        (SecretText::new(key.to_string_secret()), Some(SecretText::new(hex(&owner.seed().0))));
+    let NewNetwork { name, allow, expires, .. } = new;
+    add(store, NewKey { name, caps: vec![Capability::MeshRoute], allow, expires, key, owner_secret })
+}
+
+fn check_range(range: Ipv4Range, networks: &[Used]) -> Result<Ipv4Range, String> {
+    if let Some((base, prefix)) = range::conflict(range, networks) {
+        return Err(format!(
+            "{range} overlaps {base}/{prefix}, the range of another network of this node; give another one"
+        ));
+    }
+    if let Some((base, prefix)) = range::conflict(range, &range::host_routes()) {
+        return Err(format!(
+            "{range} overlaps {base}/{prefix}, which this host routes elsewhere; give another one"
+        ));
+    }
+    Ok(range)
+}
+
 fn edit(
     store: &mut KeyStore,
     id: &str,
     allow: Option<Scope>,
     name: Option<String>,
+    revision: Option<&str>,
 ) -> Result<KeyReply, KeyError> {
     if let Some(name) = &name {
         super::value::check_name(name).map_err(KeyError::Invalid)?;
     }
     store.update(|keys| {
         let index = find(keys, id)?;
+        unchanged(keys, index, revision)?;
         let key = keys.get_mut(index).ok_or_else(|| KeyError::NotFound(id.to_owned()))?;
         if let Some(allow) = allow {
             key.allow = allow;

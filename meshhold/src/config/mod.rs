@@ -15,13 +15,14 @@ mod value;
 
 pub use file::ConfigError;
 pub use value::SwarmKey;
+pub(crate) use value::check_name;
 
 use crate::forward::Forward;
 use meshhold_core::key::Ipv4Range;
 use meshhold_core::multiaddr::Multiaddr;
 use meshhold_core::session::Cipher;
 use serde::Deserialize;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where the configuration is looked for when nobody names a file.
@@ -126,12 +127,27 @@ pub struct DiscoveryConfig {
 }
 
 /// Section `api`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
     /// The control socket, where it isn't `<data_dir>/control.sock`.
     #[serde(deserialize_with = "value::socket_path")]
     pub socket: Option<PathBuf>,
+    /// TCP address of the Web UI and the API; none serves the control socket alone.
+    #[serde(deserialize_with = "value::listen_addr")]
+    pub listen_addr: Option<SocketAddr>,
+    /// Further host names, without a port, under which a browser may ask.
+    pub hosts: Vec<String>,
+    /// Certificate chain, PEM; a self-signed one is made where it is needed and none is named.
+    #[serde(deserialize_with = "value::optional_path")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM.
+    #[serde(deserialize_with = "value::optional_path")]
+    pub tls_key: Option<PathBuf>,
+    /// Name or id of the one network whose members may reach the Web UI through the mesh.
+    pub mesh_access: Option<String>,
+    /// Programs on this host may read `/metrics` without a token.
+    pub open_metrics: bool,
 }
 
 /// Section `meshlan`.
@@ -185,6 +201,20 @@ impl Default for NodeConfig {
     }
 }
 
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            listen_addr: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+            hosts: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            mesh_access: None,
+            open_metrics: false,
+        }
+    }
+}
+
 impl Default for DiscoveryConfig {
     fn default() -> Self {
         Self { lan: true }
@@ -209,5 +239,5 @@ impl Default for MeshlanConfig {
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if value::check_name(name).is_ok() { name.to_owned() } else { "node".to_owned() }
+    if check_name(name).is_ok() { name.to_owned() } else { "node".to_owned() }
 }

@@ -126,7 +126,7 @@ pub(super) fn name<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Err
 }
 
 /// A display name: 1 to 64 bytes without control characters.
-pub(super) fn check_name(text: &str) -> Result<(), String> {
+pub(crate) fn check_name(text: &str) -> Result<(), String> {
     if text.trim().is_empty() {
         return Err("the name is empty; write at least one character".to_owned());
     }
@@ -141,6 +141,22 @@ pub(super) fn check_name(text: &str) -> Result<(), String> {
 
 pub(super) fn absolute_path<'de, D: Deserializer<'de>>(input: D) -> Result<PathBuf, D::Error> {
     check(input, check_path)
+}
+
+pub(super) fn optional_path<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
+    check(input, check_path).map(Some)
+}
+
+pub(super) fn listen_addr<'de, D: Deserializer<'de>>(input: D) -> Result<Option<SocketAddr>, D::Error> {
+    check(input, |text| {
+        let advice = "write an address and a port, e.g. '127.0.0.1:8080', or 'off'";
+        match text.parse::<SocketAddr>() {
+            _ if text == "off" => Ok(None),
+            Ok(address) if address.port() != 0 => Ok(Some(address)),
+            Ok(_) => Err(format!("port 0 can't be listened on; {advice}")),
+            Err(_) => Err(format!("'{text}' isn't an address and a port; {advice}")),
+        }
+    })
 }
 
 /// Longest path that fits a Unix socket address (`sun_path`, unix(7)), without its closing NUL.

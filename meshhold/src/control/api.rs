@@ -1,18 +1,19 @@
 //! Requests and replies of the control API, and the JSON of `meshlan status`.
 //!
-//! Owns the stable shapes. No reply carries a secret. Must not know how the daemon computes them.
+//! Owns the stable shapes. No reply carries a secret, but for the one that shares a key. Must not know how the daemon computes them.
 
+use super::problem::Problem;
 use crate::config::keys::{KeyError, KeyReply, KeyRequest};
 use crate::datapath::probe::Way;
-use crate::forward::{Forward, Origin};
+use crate::forward::{Forward, ForwardError, Origin};
 use meshhold_core::reflexive::Nat;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use utoipa::ToSchema;
 
-/// What a client asks for. One JSON line each.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// What a client asks for.
+#[derive(Debug)]
 pub enum Request {
     /// The state of everything.
     Status,
@@ -45,7 +46,7 @@ pub enum Request {
 }
 
 /// A packet to be asked about.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ExplainRequest {
     /// Its protocol.
     pub traffic: Traffic,
@@ -58,7 +59,7 @@ pub struct ExplainRequest {
 }
 
 /// Protocol of a packet to be asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Traffic {
     /// The first packet of a TCP connection.
@@ -70,7 +71,7 @@ pub enum Traffic {
 }
 
 /// What `meshlan explain --json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// What becomes of the packet.
     pub verdict: Verdict,
@@ -95,7 +96,7 @@ impl Explanation {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It goes on.
@@ -105,7 +106,7 @@ pub enum Verdict {
 }
 
 /// What was dropped lately.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DropsReply {
     /// Those that the kernel told of (a few of each reason in a quarter of a second or more), alike ones together.
     pub drops: Vec<Drop>,
@@ -116,7 +117,7 @@ pub struct DropsReply {
 }
 
 /// Packets that met one fate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Drop {
     /// The Reason.
     pub reason: String,
@@ -125,8 +126,10 @@ pub struct Drop {
     /// IP protocol number.
     pub protocol: u8,
     /// Source; the port of the first of them. For ICMP the type.
+    #[schema(value_type = String)]
     pub from: SocketAddr,
     /// Destination.
+    #[schema(value_type = String)]
     pub to: SocketAddr,
     /// Display name of the member at the other end.
     pub peer: Option<String>,
@@ -143,7 +146,7 @@ impl Drop {
 }
 
 /// Who a peer is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PeerName {
     /// Its node id.
     pub node_id: String,
@@ -152,8 +155,7 @@ pub struct PeerName {
 }
 
 /// What a client wants of the forwarded LAN devices.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug)]
 pub enum ForwardRequest {
     /// All of them.
     List,
@@ -166,9 +168,8 @@ pub enum ForwardRequest {
     },
 }
 
-/// What the daemon answers. One JSON line each.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// What the daemon answers.
+#[derive(Debug)]
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
@@ -188,18 +189,45 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// To [`Request::Reload`]: done, nothing to tell.
     Done,
-    /// It failed; a sentence for the user.
-    Error(String),
+    /// It was refused.
+    Error(Problem),
 }
 
 impl From<Result<KeyReply, KeyError>> for Response {
     fn from(result: Result<KeyReply, KeyError>) -> Self {
-        result.map_or_else(|error| Self::Error(error.to_string()), Self::Key)
+        result.map_or_else(|error| Self::Error(error.into()), Self::Key)
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        let detail = error.to_string();
+        match error {
+            KeyError::NotFound(_) => Self::not_found(detail),
+            KeyError::Ambiguous(..) | KeyError::Known { .. } => Self::conflict(detail),
+            KeyError::Changed(_) => Self::changed(detail),
+            KeyError::Invalid(_) => Self::invalid(detail),
+            KeyError::Store(_) => Self::failed(detail),
+        }
+    }
+}
+
+impl From<ForwardError> for Problem {
+    fn from(error: ForwardError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ForwardError::Invalid(_) => Self::invalid(detail),
+            ForwardError::Taken(_) | ForwardError::Full | ForwardError::Configured(_) => {
+                Self::conflict(detail)
+            }
+            ForwardError::Unknown(_) => Self::not_found(detail),
+            ForwardError::File(_) => Self::failed(detail),
+        }
     }
 }
 
 /// What `meshlan status --json` prints.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// A daemon answered.
     pub running: bool,
@@ -226,7 +254,7 @@ pub struct Status {
 }
 
 /// What a node forwards for others.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RelayStatus {
     /// It does.
     pub enabled: bool,
@@ -239,11 +267,13 @@ pub struct RelayStatus {
 }
 
 /// One direction of a circuit that is forwarded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LegStatus {
     /// The previous hop.
+    #[schema(value_type = String)]
     pub from: SocketAddr,
     /// The next hop.
+    #[schema(value_type = String)]
     pub to: SocketAddr,
     /// Who forwards it.
     pub by: RelayHost,
@@ -256,7 +286,7 @@ pub struct LegStatus {
 }
 
 /// Who forwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RelayHost {
     /// The kernel program.
@@ -266,9 +296,10 @@ pub enum RelayHost {
 }
 
 /// The name service.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DnsStatus {
     /// Where it listens, for this host only; none where it couldn't start.
+    #[schema(value_type = Option<String>)]
     pub server: Option<SocketAddr>,
     /// What it answers for.
     pub suffix: String,
@@ -277,7 +308,7 @@ pub struct DnsStatus {
 }
 
 /// How packets are handled on this node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DatapathStatus {
     /// Who enforces the policy.
     pub mode: DatapathMode,
@@ -291,7 +322,7 @@ pub struct DatapathStatus {
 }
 
 /// Who enforces the policy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatapathMode {
     /// Nobody: there is no mesh interface.
@@ -304,7 +335,7 @@ pub enum DatapathMode {
 }
 
 /// One network, seen from this node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkStatus {
     /// The network's public id, hex.
     pub id: String,
@@ -315,8 +346,10 @@ pub struct NetworkStatus {
     /// Set where this host sees the range elsewhere than members do.
     pub local_view: Option<LocalViewStatus>,
     /// This node's IPv4 address; none while the range is unusable here.
+    #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
     /// This node's IPv6 address.
+    #[schema(value_type = String)]
     pub ipv6: Ipv6Addr,
     /// Open ports (`tcp:22`, `udp:5000-5010`); empty denies everything.
     pub scope: Vec<String>,
@@ -333,24 +366,28 @@ pub struct NetworkStatus {
 }
 
 /// A LAN device that this node fronts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceStatus {
     /// Its display name.
     pub name: String,
     /// Its address in the LAN.
+    #[schema(value_type = String)]
     pub target: IpAddr,
     /// Its mesh IPv4 address; none while the range is unusable here.
+    #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
     /// Its mesh IPv6 address.
+    #[schema(value_type = String)]
     pub ipv6: Ipv6Addr,
     /// Where it was added.
+    #[schema(value_type = String)]
     pub origin: Origin,
     /// Whether it can be reached through this node.
     pub state: DeviceState,
 }
 
 /// Whether a device can be reached through this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceState {
     /// There is a way. Whether the device is on shows a ping.
@@ -366,7 +403,7 @@ pub enum DeviceState {
 }
 
 /// A network whose IPv4 range is in use on this host, and is shown at another one here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LocalViewStatus {
     /// Where this host sees it.
     pub range: String,
@@ -377,15 +414,17 @@ pub struct LocalViewStatus {
 }
 
 /// One peer in one network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerStatus {
     /// The peer's node id.
     pub node_id: String,
     /// The peer's display name.
     pub name: String,
     /// Its IPv4 address.
+    #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
+    #[schema(value_type = String)]
     pub ipv6: Ipv6Addr,
     /// Of its circuit.
     pub state: PeerState,
@@ -402,7 +441,7 @@ pub struct PeerStatus {
 }
 
 /// State of the circuit to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PeerState {
     /// Known, no circuit wanted now.
@@ -414,11 +453,12 @@ pub enum PeerState {
 }
 
 /// How datagrams travel to a peer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PathStatus {
     /// Direct or not.
     pub kind: PathKind,
     /// The address that datagrams go to: the peer's, or that of the first relay.
+    #[schema(value_type = String)]
     pub remote: SocketAddr,
     /// Node ids of the relays, the next one first.
     pub via: Vec<String>,
@@ -441,7 +481,7 @@ impl std::fmt::Display for PathStatus {
 }
 
 /// The paths to one peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PeerPaths {
     /// The network's id.
     pub network: String,
@@ -454,11 +494,12 @@ pub struct PeerPaths {
 }
 
 /// One path that was tried.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TriedPath {
     /// Direct or not.
     pub kind: PathKind,
     /// Where its datagrams go.
+    #[schema(value_type = String)]
     pub remote: SocketAddr,
     /// Node ids of the relays, the next one first.
     pub via: Vec<String>,
@@ -471,11 +512,13 @@ pub struct TriedPath {
 }
 
 /// What `netcheck --json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Netcheck {
     /// Kind of NAT before this node.
+    #[schema(value_type = String)]
     pub nat: Nat,
     /// Where others see this node.
+    #[schema(value_type = Vec<String>)]
     pub mapped: Vec<SocketAddr>,
     /// Relays with a link, the nearest first.
     pub relays: Vec<RelaySeen>,
@@ -488,7 +531,7 @@ pub struct Netcheck {
 }
 
 /// A relay, as this node sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RelaySeen {
     /// Its node id.
     pub node_id: String,
@@ -497,16 +540,17 @@ pub struct RelaySeen {
 }
 
 /// A port mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortMapping {
     /// `pcp`, `nat-pmp` or `upnp`.
     pub protocol: String,
     /// Address and port outside.
+    #[schema(value_type = String)]
     pub external: SocketAddr,
 }
 
 /// Kind of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathKind {
     /// Straight to the peer.

@@ -1,33 +1,21 @@
-//! The daemon's side of the control API: who may ask, and that nobody's input can hurt.
+//! The control socket: who may ask, and that nobody's input can hurt.
 //!
-//! Bounded in connections, message size and time. Must not know what the requests mean.
+//! Bounded in connections. Must not know what the requests mean.
 
-use super::MAX_REQUEST;
-use super::api::{Request, Response};
+use super::connection::{self, Caller};
 use crate::config::private::{self, PrivateError};
+use axum::Router;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
-use zeroize::{Zeroize, Zeroizing};
-
-/// A request and the place for its reply.
-pub type Asked = (Request, oneshot::Sender<Response>);
+use tokio::sync::Semaphore;
 
 /// Connections served at a time; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 32;
-
-/// Silent clients are dropped after this.
-const IDLE: Duration = Duration::from_secs(10);
-
-/// Clients that were told off have this long to finish writing and read why.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Why the socket can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -54,37 +42,40 @@ pub enum ServerError {
 /// The listening socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct Server {
-    listener: UnixListener,
+    listener: std::os::unix::net::UnixListener,
     path: PathBuf,
-    own_uid: u32,
 }
 
 impl Server {
-    /// Listens at `path` (mode 0600, in a folder of mode 0700). Replaces a socket that nobody listens on. Needs a tokio runtime.
+    /// Listens at `path` (mode 0600, in a folder of mode 0700). Replaces a socket that nobody listens on.
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
         let fail = |source| ServerError::Io { path: path.to_owned(), source };
         let folder = path.parent().unwrap_or(Path::new("/"));
         private::folder(folder)?;
         let _lock = private::lock(folder)?;
         clear_stale(path)?;
-        let listener = UnixListener::bind(path).map_err(fail)?;
+        let listener = std::os::unix::net::UnixListener::bind(path).map_err(fail)?;
+        let server = Self { listener, path: path.to_owned() };
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fail)?;
-        let own_uid = own_uid().map_err(fail)?;
-        Ok(Self { listener, path: path.to_owned(), own_uid })
+        server.listener.set_nonblocking(true).map_err(fail)?;
+        Ok(server)
     }
 
-    /// Serves until the receiving side of `requests` is dropped.
-    pub async fn serve(self, requests: mpsc::Sender<Asked>) {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    /// Serves until it is dropped. Needs a tokio runtime.
+    pub(super) async fn serve(self, router: Router) -> io::Result<()> {
+        let listener = UnixListener::from_std(self.listener.try_clone()?)?;
+        let (slots, own_uid) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), own_uid()?);
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = requests.closed() => return,
-            };
-            match accepted {
+            let slot = Arc::clone(&slots).acquire_owned().await.map_err(io::Error::other)?;
+            match listener.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(converse(stream, self.own_uid, requests.clone(), slot));
+                    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                    let caller = Caller::Local { uid: uid.filter(|uid| *uid == 0 || *uid == own_uid) };
+                    let connection = connection::serve(stream, router.clone(), caller);
+                    tokio::spawn(async {
+                        connection.await;
+                        drop(slot);
+                    });
                 }
                 Err(error) => {
                     // Out of file descriptors: accepting again at once would spin.
@@ -102,12 +93,6 @@ impl Drop for Server {
     }
 }
 
-/// Serves the control API at `path` until the receiving side of `requests` is dropped.
-pub async fn serve(path: &Path, requests: mpsc::Sender<Asked>) -> Result<(), ServerError> {
-    Server::bind(path)?.serve(requests).await;
-    Ok(())
-}
-
 fn clear_stale(path: &Path) -> Result<(), ServerError> {
     let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.file_type().is_socket() {
@@ -123,89 +108,4 @@ fn clear_stale(path: &Path) -> Result<(), ServerError> {
 fn own_uid() -> io::Result<u32> {
     let (one, _other) = UnixStream::pair()?;
     Ok(one.peer_cred()?.uid())
-}
-
-async fn converse(
-    mut stream: UnixStream,
-    own_uid: u32,
-    requests: mpsc::Sender<Asked>,
-    _slot: OwnedSemaphorePermit,
-) {
-    let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own_uid);
-    if !allowed {
-        let refusal = Response::Error("only root and the daemon's own user may ask".to_owned());
-        return dismiss(&mut stream, &refusal).await;
-    }
-    let mut received = Zeroizing::new(Vec::with_capacity(MAX_REQUEST));
-    loop {
-        let (response, last) = match timeout(IDLE, next_line(&mut stream, &mut received)).await {
-            Ok(Ok(Some(line))) => match serde_json::from_slice(&line) {
-                Ok(request) => (ask(&requests, request).await, false),
-                // Not the parser's own words: they may quote a secret.
-                Err(_) => (Response::Error("not a request of this version".to_owned()), true),
-            },
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                (Response::Error(error.to_string()), true)
-            }
-            Ok(Ok(None) | Err(_)) | Err(_) => return,
-        };
-        if last {
-            return dismiss(&mut stream, &response).await;
-        }
-        if !answer(&mut stream, &response).await {
-            return;
-        }
-    }
-}
-
-/// The next line without its end; `None` when the client is done.
-async fn next_line(
-    stream: &mut UnixStream,
-    received: &mut Vec<u8>,
-) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    loop {
-        if let Some(end) = received.iter().position(|byte| *byte == b'\n') {
-            let (line, rest) = received.split_at(end);
-            let (line, rest) =
-                (Zeroizing::new(line.to_vec()), Zeroizing::new(rest.get(1..).unwrap_or_default().to_vec()));
-            received.zeroize();
-            received.extend_from_slice(&rest);
-            return Ok(Some(line));
-        }
-        if received.len() >= MAX_REQUEST {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("a request is at most {MAX_REQUEST} bytes"),
-            ));
-        }
-        let room = (MAX_REQUEST - received.len()) as u64;
-        if (&mut *stream).take(room).read_buf(received).await? == 0 {
-            return Ok(None);
-        }
-    }
-}
-
-async fn ask(requests: &mpsc::Sender<Asked>, request: Request) -> Response {
-    let (reply, answered) = oneshot::channel();
-    if requests.send((request, reply)).await.is_err() {
-        return Response::Error("the daemon is stopping".to_owned());
-    }
-    answered.await.unwrap_or_else(|_| Response::Error("the daemon is stopping".to_owned()))
-}
-
-/// Answers, and closes once the client had a chance to read that: closing under its write would show it a
-/// broken pipe instead. Bounded in time, and in memory by one small buffer.
-async fn dismiss(stream: &mut UnixStream, response: &Response) {
-    if !answer(stream, response).await || stream.shutdown().await.is_err() {
-        return;
-    }
-    let mut ignored = Zeroizing::new([0; 4096]);
-    let drain = async { while stream.read(&mut *ignored).await.is_ok_and(|count| count > 0) {} };
-    let _ = timeout(LINGER, drain).await;
-}
-
-async fn answer(stream: &mut UnixStream, response: &Response) -> bool {
-    let Ok(mut line) = serde_json::to_vec(response) else { return false };
-    line.push(b'\n');
-    timeout(IDLE, stream.write_all(&line)).await.is_ok_and(|written| written.is_ok())
 }

@@ -64,9 +64,12 @@ impl Daemon {
         self.answer(policy, &Case { packet, network, peer })
     }
 
-    fn policy(&mut self) -> Policy {
-        let listen = self.config.node.listen.port();
-        view::policy(&self.networks, &mut self.callers, &self.gateway, listen)
+    /// What the enforcers are told.
+    pub(super) fn policy(&mut self) -> Policy {
+        let web = self.config.api.listen_addr.map(|address| address.port());
+        let web_for = self.config.api.mesh_access.as_deref().filter(|_| self.control.web);
+        let own = view::OwnPorts { listen: self.config.node.listen.port(), web, web_for };
+        view::policy(&self.networks, &mut self.callers, &self.gateway, own)
     }
 
     fn answer(&self, policy: Policy, case: &Case<'_>) -> anyhow::Result<Explanation> {

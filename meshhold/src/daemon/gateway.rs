@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use meshhold_core::address::Block;
 use meshhold_core::device::Device;
 
@@ -14,7 +13,7 @@ use super::lan::Lan;
 use super::network::Network;
 use crate::control::api::{DeviceState, DeviceStatus, ForwardRequest, Response};
 use crate::datapath::policy::{DevicePolicy, DeviceWay};
-use crate::forward::{Forward, Forwards, Placed};
+use crate::forward::{Forward, ForwardError, Forwards, Placed};
 use crate::platform::linux::ways::{NoWay, Way};
 
 /// How often ways are looked at again when nobody said that something changed.
@@ -86,7 +85,7 @@ impl Gateway {
                 self.look(lan).await;
                 (Response::Forwards(self.all(lan, networks)), changed)
             }
-            Err(error) => (Response::Error(format!("{error:#}")), false),
+            Err(error) => (Response::Error(error.into()), false),
         }
     }
 
@@ -95,16 +94,18 @@ impl Gateway {
         forward: Forward,
         lan: &Lan,
         networks: &BTreeMap<u16, Network>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), ForwardError> {
         let target = forward.target;
-        ensure!(
-            lan.way(target).await != Err(NoWay::Own),
-            "{target} is an address of this node; open the port itself with `meshhold mgmt-keys edit … --allow`"
-        );
-        ensure!(
-            !networks.values().any(|network| network.holds(target)),
-            "{target} is a mesh address; members reach it without this node"
-        );
+        if lan.way(target).await == Err(NoWay::Own) {
+            return Err(ForwardError::Invalid(format!(
+                "{target} is an address of this node; open the port itself with `meshhold mgmt-keys edit … --allow`"
+            )));
+        }
+        if networks.values().any(|network| network.holds(target)) {
+            return Err(ForwardError::Invalid(format!(
+                "{target} is a mesh address; members reach it without this node"
+            )));
+        }
         self.forwards.add(forward)
     }
 

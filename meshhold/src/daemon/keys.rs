@@ -12,13 +12,14 @@ use meshhold_core::membership::MembershipState;
 use super::network::Network;
 use super::{Daemon, unix_now};
 use crate::config::keys::{KeyRequest, ManagementKey, execute};
+use crate::control::Asked;
 use crate::control::api::{Explanation, Request, Response};
-use crate::control::server::Asked;
+use crate::control::problem::Problem;
 
 fn explained(outcome: anyhow::Result<Explanation>) -> Response {
     match outcome {
         Ok(explanation) => Response::Explanation(Box::new(explanation)),
-        Err(error) => Response::Error(format!("{error:#}")),
+        Err(error) => Response::Error(Problem::invalid(format!("{error:#}"))),
     }
 }
 
@@ -40,7 +41,7 @@ impl Daemon {
             Request::Drops { seen } => Response::Drops(self.drops(seen)),
             Request::Resolve(text) => match self.resolve(&text) {
                 Ok(address) => Response::Address(address),
-                Err(error) => Response::Error(format!("{error:#}")),
+                Err(error) => Response::Error(Problem::not_found(format!("{error:#}"))),
             },
             Request::Explain(request) => explained(self.explain(&request)),
             Request::ExplainPacket { packet, at } => explained(self.explain_packet(packet, at)),
@@ -67,7 +68,7 @@ impl Daemon {
             }
             Err(error) => {
                 tracing::error!("{error}; the keys in use stay as they are");
-                Response::Error(error.to_string())
+                Response::Error(Problem::failed(error.to_string()))
             }
         }
     }

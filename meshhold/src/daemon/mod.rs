@@ -39,7 +39,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::config::store::KeyStore;
-use crate::control::server::Asked;
+use crate::control::{Asked, Control};
 use crate::datapath::workers::WorkerEvent;
 use crate::datapath::workers::largest_super_packet;
 use crate::discover::Found;
@@ -83,6 +83,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let (mut daemon, mut inputs) = start::start(config).await?;
         daemon.serve(&mut inputs).await;
+        drop(inputs);
         daemon.stop().await
     })
 }
@@ -118,6 +119,7 @@ struct Daemon {
     circuits: CircuitTable,
     ways: Ways,
     relaying: Relaying,
+    control: Control,
     links: Links,
     discovery: Option<LanDiscovery>,
     lan: Lan,
@@ -181,6 +183,7 @@ impl Daemon {
         self.links.close().await;
         self.names.close().await;
         self.lan.close().await;
+        self.control.close();
         tracing::info!("stopped");
         Ok(())
     }
@@ -362,8 +365,7 @@ impl Daemon {
             self.announce();
         }
         if stale.policy {
-            let listen = self.config.node.listen.port();
-            let policy = view::policy(&self.networks, &mut self.callers, &self.gateway, listen);
+            let policy = self.policy();
             self.lan.apply(Arc::new(policy));
         }
         if stale.policy || stale.table {

@@ -23,7 +23,7 @@ use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
 use crate::config::store::KeyStore;
 use crate::config::{Config, identity};
-use crate::control::server::Server;
+use crate::control::{Control, ControlConfig};
 use crate::datapath::crypto;
 use crate::datapath::workers::{Workers, WorkersConfig};
 use crate::discover::Found;
@@ -32,9 +32,6 @@ use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
 use crate::platform::linux::watch;
 
-/// Requests of the control API that may wait.
-const CALLS: usize = 16;
-
 /// Starts every part; what only degrades is a warning, what nothing works without is an error.
 pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let data_dir = &config.node.data_dir;
@@ -42,7 +39,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let store = KeyStore::open(data_dir)?;
     let (state_file, state) = StateFile::open(data_dir)?;
     let forwards = Forwards::open(data_dir, &config.meshlan.forwards)?;
-    let server = Server::bind(&config.socket())?;
+    let (control, call_queue) = Control::start(ControlConfig::from(&config))?;
 
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
     let mut lan = Prepared::new(&config, count).await;
@@ -71,8 +68,6 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let (links, link_events) = Links::start(control_socket, links_config)?;
     let (discovery, found) = discovery(&config, identity.node_id());
     let net_events = watch::watch(&config.meshlan.interface)?;
-    let (calls, call_queue) = mpsc::channel(CALLS);
-    tokio::spawn(server.serve(calls));
 
     let drops = Drops::new(lan.events());
     let inputs = Inputs {
@@ -108,7 +103,8 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         recent: Recent::default(),
         gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
-        warnings: Vec::new(),
+        warnings: control.warnings.clone(),
+        control,
         stale: Stale::default(),
         clock: Clock::new(Instant::now(), SystemTime::now()),
         saved_at: Instant::now(),

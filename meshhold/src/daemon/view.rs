@@ -38,21 +38,32 @@ impl Sessions {
     }
 }
 
-/// The policy of all networks. `listen` is this node's own UDP port: no scope opens it.
+/// The ports of this node's own management: no scope opens them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnPorts<'a> {
+    /// UDP, of links and circuits.
+    pub(super) listen: u16,
+    /// TCP, of the Web UI.
+    pub(super) web: Option<u16>,
+    /// Name or id of the one network whose members may reach the Web UI all the same.
+    pub(super) web_for: Option<&'a str>,
+}
+
+/// The policy of all networks.
 pub(super) fn policy(
     networks: &BTreeMap<u16, Network>,
     callers: &mut Callers,
     gateway: &Gateway,
-    listen: u16,
+    own: OwnPorts<'_>,
 ) -> Policy {
     let of = |network: &Network| NetworkPolicy {
         devices: gateway.policy(networks, network),
-        ..network_policy(network, callers, listen)
+        ..network_policy(network, callers, own)
     };
     Policy { networks: networks.values().map(of).collect() }
 }
 
-fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> NetworkPolicy {
+fn network_policy(network: &Network, callers: &mut Callers, own: OwnPorts<'_>) -> NetworkPolicy {
     let mut peers = Vec::new();
     for peer in network.members.peers() {
         let Some(index) = callers.number((network.id, peer.node)) else { continue };
@@ -68,7 +79,7 @@ fn network_policy(network: &Network, callers: &mut Callers, listen: u16) -> Netw
         own4: network.own4(),
         own6: network.members.own6(),
         peers,
-        scope: network.scope.rules().iter().flat_map(|rule| open_ports(rule, listen)).collect(),
+        scope: scope(network, own),
         devices: Vec::new(),
     }
 }
@@ -80,16 +91,28 @@ fn behind(index: u32, block: Block, device: &Device) -> PeerPolicy {
     PeerPolicy { index, ipv4, ipv6, caller4: none, caller6: none }
 }
 
-/// The ports of a rule, less the UDP port that carries the mesh itself: a mesh inside the mesh would go in circles,
-/// and the node's own management is nobody's service.
-fn open_ports(rule: &PortRule, listen: u16) -> Vec<PortRange> {
+fn scope(network: &Network, own: OwnPorts<'_>) -> Vec<PortRange> {
+    let invited =
+        own.web_for.is_some_and(|wanted| wanted == network.name || wanted == network.id.to_string());
+    let tcp = Protocol::Tcp.number();
+    let web = own.web.filter(|_| invited).map(|port| PortRange { protocol: tcp, first: port, last: port });
+    network.scope.rules().iter().flat_map(|rule| open_ports(rule, own)).chain(web).collect()
+}
+
+/// The ports of a rule, less the UDP port that carries the mesh itself, as a mesh inside the mesh would go in circles, and
+/// the Web UI's: the node's own management is nobody's service.
+fn open_ports(rule: &PortRule, own: OwnPorts<'_>) -> Vec<PortRange> {
     let protocol = rule.protocol.number();
     let range = |first, last| PortRange { protocol, first, last };
-    if rule.protocol != Protocol::Udp || !(rule.first..=rule.last).contains(&listen) {
+    let closed = match rule.protocol {
+        Protocol::Udp => Some(own.listen),
+        Protocol::Tcp => own.web,
+    };
+    let Some(closed) = closed.filter(|port| (rule.first..=rule.last).contains(port)) else {
         return vec![range(rule.first, rule.last)];
-    }
-    let below = (rule.first < listen).then(|| range(rule.first, listen - 1));
-    let above = (rule.last > listen).then(|| range(listen + 1, rule.last));
+    };
+    let below = (rule.first < closed).then(|| range(rule.first, closed - 1));
+    let above = (rule.last > closed).then(|| range(closed + 1, rule.last));
     below.into_iter().chain(above).collect()
 }
 
@@ -145,9 +168,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_scope_opens_the_node_s_own_udp_port() {
+    fn no_scope_opens_the_node_s_own_ports() {
         let open = |rule: &str, listen| {
-            let ranges = open_ports(&rule.parse().unwrap(), listen);
+            let own = OwnPorts { listen, web: Some(8080), web_for: None };
+            let ranges = open_ports(&rule.parse().unwrap(), own);
             ranges.iter().map(|range| (range.first, range.last)).collect::<Vec<_>>()
         };
         assert!(open("udp:7777", 7777).is_empty());
@@ -155,6 +179,8 @@ mod tests {
         assert_eq!(open("udp:7777-7778", 7777), [(7778, 7778)]);
         assert_eq!(open("udp:1-65535", 65535), [(1, 65534)]);
         assert_eq!(open("udp:5353", 7777), [(5353, 5353)]);
-        assert_eq!(open("tcp:7777", 7777), [(7777, 7777)], "only UDP is the node's own");
+        assert_eq!(open("tcp:7777", 7777), [(7777, 7777)], "TCP is another port");
+        assert_eq!(open("tcp:8000-8100", 7777), [(8000, 8079), (8081, 8100)]);
+        assert_eq!(open("udp:8080", 7777), [(8080, 8080)]);
     }
 }

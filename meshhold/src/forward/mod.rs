@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use meshhold_core::device::{Device, MAX_DEVICES};
 use meshhold_core::record::MAX_NAME;
 use serde::{Deserialize, Serialize};
 
-use crate::config::private;
+use crate::config::private::{self, PrivateError};
 
 /// One device, as an operator names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,33 @@ pub struct Placed {
     pub slot: u8,
     /// Where it was added.
     pub origin: Origin,
+}
+
+/// Why the list stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The name or the target is no good.
+    #[error("{0}")]
+    Invalid(String),
+    /// The name is in use.
+    #[error("a device '{0}' is there already; remove it first, or choose another name")]
+    Taken(String),
+    /// A block holds no more.
+    #[error(
+        "this node fronts {MAX_DEVICES} devices already, and a block has no room for more; use another gateway for this one"
+    )]
+    Full,
+    /// There is none of that name.
+    #[error("no device '{0}' here; `meshhold meshlan forwards list` shows them")]
+    Unknown(String),
+    /// It stands in the configuration.
+    #[error(
+        "device '{0}' stands in the configuration (meshlan.forwards): remove it there and restart the daemon"
+    )]
+    Configured(String),
+    /// The file can't be written.
+    #[error(transparent)]
+    File(#[from] PrivateError),
 }
 
 /// The file.
@@ -110,18 +137,16 @@ impl Forwards {
     ///
     /// # Errors
     /// The name or target is taken or none, the block is full, or the file can't be written.
-    pub fn add(&mut self, forward: Forward) -> anyhow::Result<()> {
-        check_name(&forward.name).and_then(|()| check_target(forward.target)).map_err(anyhow::Error::msg)?;
+    pub fn add(&mut self, forward: Forward) -> Result<(), ForwardError> {
+        let checked = check_name(&forward.name).and_then(|()| check_target(forward.target));
+        checked.map_err(ForwardError::Invalid)?;
         let list = self.list();
-        ensure!(
-            !list.iter().any(|placed| same(&placed.forward.name, &forward.name)),
-            "a device '{}' is there already; remove it first, or choose another name",
-            forward.name
-        );
-        ensure!(
-            list.len() < usize::from(MAX_DEVICES),
-            "this node fronts {MAX_DEVICES} devices already, and a block has no room for more; use another gateway for this one"
-        );
+        if list.iter().any(|placed| same(&placed.forward.name, &forward.name)) {
+            return Err(ForwardError::Taken(forward.name));
+        }
+        if list.len() >= usize::from(MAX_DEVICES) {
+            return Err(ForwardError::Full);
+        }
         self.stored.runtime.push(forward);
         self.place();
         self.save()
@@ -131,14 +156,14 @@ impl Forwards {
     ///
     /// # Errors
     /// There is none of that name, it stands in the configuration, or the file can't be written.
-    pub fn remove(&mut self, name: &str) -> anyhow::Result<()> {
-        let Some(placed) = self.list().into_iter().find(|placed| same(&placed.forward.name, name)) else {
-            bail!("no device '{name}' here; `meshhold meshlan forwards list` shows them");
-        };
-        ensure!(
-            placed.origin == Origin::Runtime,
-            "device '{name}' stands in the configuration (meshlan.forwards): remove it there and restart the daemon"
-        );
+    pub fn remove(&mut self, name: &str) -> Result<(), ForwardError> {
+        match self.list().into_iter().find(|placed| same(&placed.forward.name, name)) {
+            None => return Err(ForwardError::Unknown(name.to_owned())),
+            Some(placed) if placed.origin == Origin::Config => {
+                return Err(ForwardError::Configured(name.to_owned()));
+            }
+            Some(_) => {}
+        }
         self.stored.runtime.retain(|forward| !same(&forward.name, name));
         self.save()
     }
@@ -170,9 +195,8 @@ impl Forwards {
         }
     }
 
-    fn save(&self) -> anyhow::Result<()> {
-        let text = serde_json::to_vec_pretty(&self.stored)?;
-        Ok(private::write(&self.path, &text)?)
+    fn save(&self) -> Result<(), ForwardError> {
+        Ok(private::write_with(&self.path, |file| Ok(serde_json::to_writer_pretty(file, &self.stored)?))?)
     }
 }
 

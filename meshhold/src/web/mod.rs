@@ -1,4 +1,23 @@
-//! The Web UI.
+//! The way in over TCP: who may ask, from where, and the pages for browsers.
+//!
+//! Owns logins, sessions, tokens and their audit, and the TCP listener with its TLS. Must not know what requests mean: that is
+//! `control`.
 
-#[allow(dead_code, reason = "the HTTP API serves them")]
-pub(crate) mod pages;
+mod audit;
+mod gate;
+mod guard;
+mod listen;
+mod lockout;
+mod pages;
+pub(crate) mod password;
+mod routes;
+mod sessions;
+mod site;
+mod tls;
+pub mod tokens;
+
+pub(crate) use gate::gate;
+pub(crate) use guard::{Access, Guard};
+pub(crate) use listen::Web;
+pub(crate) use routes::{NewLink, api_router};
+pub(crate) use site::pages_router;

@@ -1,36 +1,94 @@
-//! Which sockets of this host wait on a port.
+//! Which sockets of this host wait, on which port and in which program.
 //!
-//! Owns the reading of `/proc/net`. Must not know who asks.
+//! Owns the reading of `/proc`. Must not know who asks.
 
+use serde::Serialize;
+use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use utoipa::ToSchema;
 
 /// State of a TCP socket that listens, and of a UDP socket that is not connected (net/tcp_states.h).
 const LISTEN: &str = "0A";
 const UNCONNECTED: &str = "07";
 
+/// A socket that waits for somebody.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+pub struct Listener {
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// Its port.
+    pub port: u16,
+    /// The address that it is bound to.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Name of the program that holds it, as far as this process may see it.
+    pub program: Option<String>,
+}
+
+/// A line of `/proc/net/{tcp,udp}*`: a socket, and the number by which its program holds it.
+struct Socket {
+    at: SocketAddr,
+    inode: u64,
+}
+
+/// All sockets of this host that wait, by protocol and port. Looks through all processes: not for the daemon's loop.
+pub fn all() -> Vec<Listener> {
+    let programs = programs();
+    let of = |protocol, tcp| {
+        let listener = |socket: Socket| Listener {
+            protocol,
+            port: socket.at.port(),
+            address: socket.at.ip(),
+            program: programs.get(&socket.inode).cloned(),
+        };
+        waiting(tcp).into_iter().map(listener).collect::<Vec<_>>()
+    };
+    let mut all = [of("tcp", true), of("udp", false)].concat();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// Addresses on which something waits on `port`, over TCP or UDP.
 pub fn on_port(tcp: bool, port: u16) -> Vec<SocketAddr> {
-    let (files, state) = if tcp { (["tcp", "tcp6"], LISTEN) } else { (["udp", "udp6"], UNCONNECTED) };
-    let mut found = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(format!("/proc/self/net/{file}")).unwrap_or_default();
-        found.extend(
-            text.lines().skip(1).filter_map(|line| waiting(line, state)).filter(|at| at.port() == port),
-        );
-    }
+    let waiting = waiting(tcp).into_iter().map(|socket| socket.at);
+    let mut found: Vec<SocketAddr> = waiting.filter(|at| at.port() == port).collect();
     found.sort_unstable();
     found.dedup();
     found
 }
 
-/// `sl local_address rem_address st …`, addresses as words in machine order.
-fn waiting(line: &str, state: &str) -> Option<SocketAddr> {
-    let mut fields = line.split_whitespace().skip(1);
-    let (local, _, found) = (fields.next()?, fields.next()?, fields.next()?);
+fn waiting(tcp: bool) -> Vec<Socket> {
+    let (files, state) = if tcp { (["tcp", "tcp6"], LISTEN) } else { (["udp", "udp6"], UNCONNECTED) };
+    let text = |file| fs::read_to_string(format!("/proc/self/net/{file}")).unwrap_or_default();
+    let read = |file| text(file).lines().skip(1).filter_map(|line| socket(line, state)).collect::<Vec<_>>();
+    files.into_iter().flat_map(read).collect()
+}
+
+/// `sl local_address rem_address st tx:rx tr:tm retrnsmt uid timeout inode …`, addresses as words in machine order.
+fn socket(line: &str, state: &str) -> Option<Socket> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (local, found, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?.parse().ok()?);
     let (address, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
-    (found == state).then_some(SocketAddr::new(parse(address)?, port))
+    (*found == state).then_some(Socket { at: SocketAddr::new(parse(address)?, port), inode })
+}
+
+/// Names of programs by the sockets that they hold.
+fn programs() -> HashMap<u64, String> {
+    let mut programs = HashMap::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let path = process.path();
+        let Ok(descriptors) = fs::read_dir(path.join("fd")) else { continue };
+        let Ok(name) = fs::read_to_string(path.join("comm")) else { continue };
+        for link in descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
+            let inode =
+                link.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+            inode.map(|inode| programs.insert(inode, name.trim().to_owned()));
+        }
+    }
+    programs
 }
 
 fn parse(hex: &str) -> Option<IpAddr> {
@@ -56,6 +114,8 @@ mod tests {
             let listener = std::net::TcpListener::bind((tcp.ip(), 0)).unwrap();
             let own = listener.local_addr().unwrap();
             assert!(on_port(true, own.port()).contains(&own), "{own}");
+            let seen = all().into_iter().find(|one| (one.protocol, one.port) == ("tcp", own.port())).unwrap();
+            assert!(seen.address == own.ip() && seen.program.is_some(), "{seen:?}");
             let socket = std::net::UdpSocket::bind((tcp.ip(), 0)).unwrap();
             let own = socket.local_addr().unwrap();
             assert!(on_port(false, own.port()).contains(&own), "{own}");
