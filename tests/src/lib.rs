@@ -19,6 +19,7 @@ pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod wait;
+pub mod web;
 
 pub use lab::{Host, Lab, run};
 pub use node::{Node, Settings};

@@ -39,6 +39,8 @@ pub struct Settings {
     pub meshlan: Option<bool>,
     /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
     pub lan_discovery: bool,
+    /// Content of section `api`: the Web UI is off in the lab unless a test is about it.
+    pub api: Option<&'static str>,
     /// The swarm key.
     pub swarm_key: Option<String>,
     /// Value of `MESHHOLD_LOG`.
@@ -325,6 +327,7 @@ impl Node {
             writeln!(text, "  - {address}")?;
         }
         writeln!(text, "discovery:\n  lan: {}", self.settings.lan_discovery)?;
+        writeln!(text, "api: {{{}}}", self.settings.api.unwrap_or("listen_addr: off"))?;
         if let Some(key) = &self.settings.swarm_key {
             writeln!(text, "swarm_key: {key}")?;
         }
