@@ -2,7 +2,7 @@
 //!
 //! Owns when the gateway is asked, and a mapping from its grant to its end; `pxp` and `upnp` own the protocols. Must not
 //! know links, records or what the external address is used for. What a gateway says may be a lie: it is bounded in size and
-//! time, and all that it can bring about is an address that nobody answers at.
+//! time, and all that it can bring about is that peers try an address in vain.
 
 mod pxp;
 #[cfg(test)]
