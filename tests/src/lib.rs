@@ -8,6 +8,7 @@ pub mod capture;
 pub mod exchange;
 pub mod fault;
 pub mod flow;
+pub mod igd;
 pub mod lab;
 pub mod nat;
 pub mod node;
