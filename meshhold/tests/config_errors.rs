@@ -64,6 +64,13 @@ fn discovery_on_the_lan_can_be_switched_off() {
 }
 
 #[test]
+fn port_mapping_can_be_switched_off() {
+    for (text, mapping) in [("discovery: {port_mapping: false}", false), ("discovery:", true), (GOOD, true)] {
+        assert_eq!(parse(text).unwrap().discovery.port_mapping, mapping);
+    }
+}
+
+#[test]
 fn each_bad_value_is_refused_at_its_place() {
     let long = format!("/{}", "s".repeat(200));
     let cases: &[(&str, &str, usize, &str)] = &[
@@ -82,6 +89,7 @@ fn each_bad_value_is_refused_at_its_place() {
         ("peers: []", "peers: hello", 5, "bootstrap_peers"),
         ("peers: []", "peers: []\ndiscovery: {lan: maybe}", 6, "discovery.lan"),
         ("peers: []", "peers: []\ndiscovery: {wan: true}", 6, "discovery.wan"),
+        ("peers: []", "peers: []\ndiscovery: {port_mapping: 1}", 6, "discovery.port_mapping"),
         ("/run/meshhold/control.sock", "control.sock", 7, "api.socket"),
         ("/run/meshhold/control.sock", &long, 7, "api.socket"),
         ("enabled: true", "enabled: maybe", 9, "meshlan.enabled"),

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod exchange;
 pub mod fault;
 pub mod flow;
+pub mod igd;
 pub mod lab;
 pub mod nat;
 pub mod node;
@@ -19,6 +20,7 @@ pub mod service;
 pub mod snapshot;
 pub mod status;
 pub mod wait;
+pub mod web;
 
 pub use lab::{Host, Lab, run};
 pub use node::{Node, Settings};

@@ -108,6 +108,11 @@ impl Router {
         self.host.tool(&["forget-flows"]).map(drop)
     }
 
+    /// The interface to the site.
+    pub fn lan(&self) -> &str {
+        &self.lan
+    }
+
     /// Limits what passes in each direction.
     pub fn limit_rate(&self, mbits: u32) -> Result<()> {
         for device in ["eth0", &self.lan] {

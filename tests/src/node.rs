@@ -39,6 +39,10 @@ pub struct Settings {
     pub meshlan: Option<bool>,
     /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
     pub lan_discovery: bool,
+    /// Value of `discovery.port_mapping`: off as well.
+    pub port_mapping: bool,
+    /// Content of section `api`: the Web UI is off in the lab unless a test is about it.
+    pub api: Option<&'static str>,
     /// The swarm key.
     pub swarm_key: Option<String>,
     /// Value of `MESHHOLD_LOG`.
@@ -324,7 +328,9 @@ impl Node {
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
         }
-        writeln!(text, "discovery:\n  lan: {}", self.settings.lan_discovery)?;
+        let Settings { lan_discovery, port_mapping, .. } = self.settings;
+        writeln!(text, "discovery:\n  lan: {lan_discovery}\n  port_mapping: {port_mapping}")?;
+        writeln!(text, "api: {{{}}}", self.settings.api.unwrap_or("listen_addr: off"))?;
         if let Some(key) = &self.settings.swarm_key {
             writeln!(text, "swarm_key: {key}")?;
         }

@@ -46,6 +46,17 @@ const PACKAGES: [&str; 22] = [
     "tcpdump",
 ];
 
+/// For the lab, unpacked into a folder and not installed: their scripts would replace the machine's own resolver, or start
+/// a gateway on it. With the folder and the program in it.
+const UNPACKED: [(&str, &str, &[&str]); 2] = [
+    (
+        "resolved",
+        "lib/systemd/systemd-resolved",
+        &["systemd-resolved", "libnss-resolve", "libsystemd-shared"],
+    ),
+    ("miniupnpd", "usr/sbin/miniupnpd", &["miniupnpd-nftables"]),
+];
+
 /// Installs everything that is missing.
 ///
 /// # Errors
@@ -60,23 +71,23 @@ pub(crate) fn run() -> Result<()> {
     if linker {
         install_linker()?;
     }
-    unpack_resolved()?;
+    for (name, program, packages) in UNPACKED {
+        unpack(name, program, packages)?;
+    }
     let compiler = build_ebpf::detect().map_err(anyhow::Error::msg)?;
     println!("setup: all there; eBPF compiler: {compiler}");
     Ok(())
 }
 
-/// systemd-resolved for the lab, unpacked and not installed: its scripts would replace the machine's own resolver.
-fn unpack_resolved() -> Result<()> {
-    const PACKAGES: [&str; 3] = ["systemd-resolved", "libnss-resolve", "libsystemd-shared"];
-    let root = cargo::target_dir().join("debian/resolved");
-    if root.join("lib/systemd/systemd-resolved").exists() {
+fn unpack(name: &str, program: &str, packages: &[&str]) -> Result<()> {
+    let root = cargo::target_dir().join("debian").join(name);
+    if root.join(program).exists() {
         return Ok(());
     }
-    println!("setup: unpacking {} into {}", PACKAGES.join(", "), root.display());
+    println!("setup: unpacking {} into {}", packages.join(", "), root.display());
     std::fs::create_dir_all(&root)?;
     let download =
-        || succeed(Command::new("apt-get").args(["--quiet", "download"]).args(PACKAGES).current_dir(&root));
+        || succeed(Command::new("apt-get").args(["--quiet", "download"]).args(packages).current_dir(&root));
     // The first may fail for want of package lists.
     if download().is_err() {
         apt(&["update"])?;

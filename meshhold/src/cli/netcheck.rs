@@ -6,9 +6,11 @@ use super::ask;
 use super::output::{Outcome, printable, table};
 use super::time::ago;
 use crate::config::Config;
-use crate::control::api::{Netcheck, PathKind, PeerPaths, Request, Response, TriedPath};
+use crate::control::api::{Netcheck, PathKind, PeerPaths, PortMapping, Request, Response, TriedPath};
+use crate::discover::mapping::is_public;
 use meshhold_core::reflexive::Nat;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 /// Prints what the daemon sees.
 pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
@@ -47,7 +49,7 @@ fn render(seen: &Netcheck) -> String {
         let _ = writeln!(text, "seen at: {address}");
     }
     let mapping = seen.port_mapping.as_ref();
-    let mapping = mapping.map_or("none".to_owned(), |m| format!("{} by {}", m.external, m.protocol));
+    let mapping = mapping.map_or("none".to_owned(), mapped);
     let _ = writeln!(text, "port mapping: {mapping}");
     for relay in &seen.relays {
         let _ = writeln!(text, "relay: {} {:.1} ms", relay.node_id, relay.rtt_ms);
@@ -58,6 +60,17 @@ fn render(seen: &Netcheck) -> String {
     let mtu = seen.path_mtu.map_or("no circuit is up".to_owned(), |mtu| format!("{mtu} bytes inside"));
     let _ = writeln!(text, "path MTU: {mtu}");
     text
+}
+
+fn mapped(mapping: &PortMapping) -> String {
+    let PortMapping { protocol, external } = mapping;
+    let hint = match external.ip() {
+        IpAddr::V4(ip) if !is_public(ip) => {
+            ", which is no address of the Internet: there is another NAT behind that router; others aren't told"
+        }
+        _ => "",
+    };
+    format!("{external} by {protocol}{hint}")
 }
 
 fn peer(of: &PeerPaths) -> String {
@@ -82,4 +95,20 @@ fn tried(path: &TriedPath) -> Vec<String> {
     };
     let rtt = path.rtt_ms.map_or("no answer".to_owned(), |rtt| format!("{rtt:.1} ms"));
     vec![format!("    {way}"), rtt, format!("{} of {} probes", path.answered, path.sent)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_that_leads_nowhere_is_shown_with_the_reason() {
+        let shown = |external: &str| {
+            mapped(&PortMapping { protocol: "upnp".to_owned(), external: external.parse().unwrap() })
+        };
+        assert_eq!(shown("11.90.0.3:7777"), "11.90.0.3:7777 by upnp");
+        assert!(
+            shown("10.0.0.5:7777").starts_with("10.0.0.5:7777 by upnp, which is no address of the Internet")
+        );
+    }
 }

@@ -124,6 +124,8 @@ pub struct NodeConfig {
 pub struct DiscoveryConfig {
     /// Announce this node on its LANs, sealed, and listen to others.
     pub lan: bool,
+    /// Ask the gateway to let everybody in to the port of `node.listen`.
+    pub port_mapping: bool,
 }
 
 /// Section `api`.
@@ -217,7 +219,7 @@ impl Default for ApiConfig {
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { lan: true }
+        Self { lan: true, port_mapping: true }
     }
 }
 

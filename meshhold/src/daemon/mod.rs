@@ -12,6 +12,7 @@ mod explain;
 mod gateway;
 mod keys;
 mod lan;
+mod mapping;
 mod names;
 mod netcheck;
 mod network;
@@ -54,6 +55,7 @@ use clock::Clock;
 use drops::{Drops, Recent};
 use gateway::Gateway;
 use lan::Lan;
+use mapping::Mapped;
 use names::Names;
 use network::Network;
 use paths::Ways;
@@ -122,6 +124,7 @@ struct Daemon {
     control: Control,
     links: Links,
     discovery: Option<LanDiscovery>,
+    mapped: Mapped,
     lan: Lan,
     gateway: Gateway,
     names: Names,
@@ -180,6 +183,7 @@ impl Daemon {
     /// Leaves nothing behind.
     async fn stop(mut self) -> anyhow::Result<()> {
         self.save();
+        self.mapped.close().await;
         self.links.close().await;
         self.names.close().await;
         self.lan.close().await;
@@ -312,6 +316,7 @@ impl Daemon {
         self.expire(unix);
         let endpoints = self.public_endpoints();
         self.ways.paths.set_own(self.all_endpoints());
+        self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.lan.sweep();
         self.refresh_names().await;

@@ -42,7 +42,7 @@ impl Daemon {
             nat: self.ways.reflexive.nat(&own),
             mapped: self.ways.reflexive.all(),
             relays,
-            port_mapping: None,
+            port_mapping: self.mapped.shown(),
             udp: self.has_udp(!links.is_empty()),
             path_mtu: self.circuits.peers.keys().filter_map(|key: &PeerKey| self.ways.paths.mtu(*key)).min(),
         }

@@ -103,14 +103,18 @@ impl Daemon {
         self.ways.relays.near().into_iter().map(|(node, address, _)| (node, address)).collect()
     }
 
-    /// Where anybody may reach this node: its own addresses, and those that two others agree on.
+    /// Where anybody may reach this node: its own addresses, the one that the gateway maps, and those that two others agree on.
     pub(super) fn public_endpoints(&self) -> Vec<SocketAddr> {
-        joined(&self.endpoints, &self.ways.reflexive.agreed())
+        joined(&self.own_endpoints(), &self.ways.reflexive.agreed())
     }
 
     /// Where a peer may reach this node that tries at the same time as we do.
     pub(super) fn all_endpoints(&self) -> Vec<SocketAddr> {
-        joined(&self.endpoints, &self.ways.reflexive.all())
+        joined(&self.own_endpoints(), &self.ways.reflexive.all())
+    }
+
+    fn own_endpoints(&self) -> Vec<SocketAddr> {
+        joined(&self.endpoints, self.mapped.address().as_slice())
     }
 
     /// By which labels others reach this node.
@@ -153,6 +157,7 @@ impl Daemon {
 
     /// Addresses or routes changed, or this host slept.
     pub(super) fn shake(&mut self, now: Instant) {
+        self.mapped.look_again();
         self.links.shaken();
         self.ways.paths.shaken(now);
     }

@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::drops::{Drops, Recent};
 use super::gateway::Gateway;
 use super::lan::Prepared;
+use super::mapping::Mapped;
 use super::names::Names;
 use super::paths::Ways;
 use super::relaying::Relaying;
@@ -67,6 +68,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     };
     let (links, link_events) = Links::start(control_socket, links_config)?;
     let (discovery, found) = discovery(&config, identity.node_id());
+    let mapped = Mapped::start(&config);
     let net_events = watch::watch(&config.meshlan.interface)?;
 
     let drops = Drops::new(lan.events());
@@ -98,6 +100,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         circuits: CircuitTable::new(machine),
         links,
         discovery,
+        mapped,
         lan,
         names,
         recent: Recent::default(),

@@ -111,7 +111,7 @@ fn reach_services(cast: &Cast) -> Result<impl Sized + use<>> {
     let web = service::nginx(alice, "127.0.0.1:80")?;
     let shell = Sshd::start(alice, &["127.0.0.1"], 22)?;
     // Something listens on the closed port as well: it is the policy that closes it.
-    let closed = alice.spawn("closed", "iperf3", &["-s", "-B", "127.0.0.1", "-p", "8080"])?;
+    let closed = alice.spawn("closed", "iperf3", &["-s", "-B", "127.0.0.1", "-p", "8081"])?;
     Stage(&cast.alice).shell("ss -Hltn")?;
     cargo::say("bob and carol reach both by mesh address, IPv4 and IPv6");
     let [ipv4, ipv6] = cast.alice.both_addresses()?;
@@ -130,10 +130,10 @@ fn reach_services(cast: &Cast) -> Result<impl Sized + use<>> {
 }
 
 fn show_drop(cast: &Cast) -> Result<()> {
-    cargo::say("Port 8080 has a listener too, but alice did not open it");
+    cargo::say("Port 8081 has a listener too, but alice did not open it");
     let address = cast.alice.addresses()?.0.into();
     let before = cast.alice.status()?.counters;
-    let command = format!("curl --silent --show-error --max-time 2 {}", url(address, 8080));
+    let command = format!("curl --silent --show-error --max-time 2 {}", url(address, 8081));
     ensure!(!Stage(&cast.bob).tries(&command)?, "the closed port answered");
     note("alice says why (`meshhold meshlan status --json`, counters that moved):");
     let moved = moved(&before, &cast.alice.status()?.counters);

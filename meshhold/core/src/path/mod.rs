@@ -207,6 +207,12 @@ impl Paths {
         }
     }
 
+    /// This node may be reached at an address more or less than before: peers hear of it, and both ends try everything.
+    pub fn told_anew(&mut self, now: Instant) {
+        let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.punch(now, key));
+    }
+
     /// Whether any circuit was used a moment ago, so that its traffic is worth a look several times a second.
     pub fn is_active(&self, now: Instant) -> bool {
         self.peers.values().any(|peer| peer.is_active(now))

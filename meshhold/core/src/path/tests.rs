@@ -293,6 +293,20 @@ fn after_a_change_of_addresses_everything_is_tried_at_once() {
 }
 
 #[test]
+fn a_new_address_of_an_end_is_tried_at_once() {
+    let mut world = World::new();
+    world.up(relayed());
+    world.run(Duration::from_secs(90));
+    world.ends[0].paths.set_own(vec![direct(0, 1).remote]);
+    world.run(Duration::from_millis(200));
+    assert_eq!(world.ports(), [0, 0], "nobody was told");
+    world.ends[0].paths.told_anew(world.now);
+    world.drain(0);
+    world.run(Duration::from_millis(200));
+    assert_eq!(world.ports(), [1, 1]);
+}
+
+#[test]
 fn nobody_is_told_of_addresses_that_lead_nowhere() {
     for (address, usable) in [
         ("192.0.2.1:7777", true),
