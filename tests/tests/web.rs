@@ -26,10 +26,10 @@ fn everything_is_done_by_clicks() -> Result<()> {
         let host = lab.host("a")?;
         let printer = lab.device(&host, "printer")?;
         let forwards = vec![(CONFIGURED.to_owned(), printer.ipv6.into())];
-        let mut a = Node::new(host, Settings { forwards, ..Settings::default() })?;
-        let named =
-            Settings { name: Some(format!("'{}'", PROBE.replace('\'', "''"))), ..Settings::knowing(&[&a])? };
-        let mut b = Node::new(lab.host("b")?, named)?;
+        let api = Some("");
+        let mut a = Node::new(host, Settings { forwards, api, ..Settings::default() })?;
+        let name = Some(format!("'{}'", PROBE.replace('\'', "''")));
+        let mut b = Node::new(lab.host("b")?, Settings { name, api, ..Settings::knowing(&[&a])? })?;
         a.start_and_wait()?;
         b.start_and_wait()?;
         let _services = [service::nginx(&a.host, "127.0.0.1:80")?, service::nginx(&printer, "0.0.0.0:80")?];

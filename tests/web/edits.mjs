@@ -26,8 +26,11 @@ export async function seenEverywhere(stage, first, second) {
 async function addRow(page, ports) {
   await page.getByRole("button", { name: /^Edit ports of/ }).click();
   const dialog = page.getByRole("dialog");
+  await dialog.waitFor();
+  const rows = dialog.getByRole("textbox", { name: /^Port or range/ });
+  const before = await rows.count();
   await dialog.getByRole("button", { name: "Add port" }).click();
-  await dialog.getByRole("textbox", { name: /^Port or range/ }).last().fill(ports);
+  await rows.nth(before).fill(ports);
   return dialog;
 }
 
@@ -40,7 +43,7 @@ export async function warned(stage, page) {
   await dialog.getByRole("alert").getByText("tcp:8443 was closed.").waitFor();
   check((await typed(dialog)).includes("9000"), "what was typed is lost");
   await dialog.getByRole("button", { name: "Load the new state" }).click();
-  check((await typed(dialog)).join() === "80,7000", "the new state isn't loaded");
+  await until("the new state is loaded", async () => (await typed(dialog)).join() === "80,7000");
   await page.keyboard.press("Escape");
   await dialog.waitFor({ state: "detached" });
 }
@@ -51,22 +54,21 @@ const typed = (dialog) => dialog.getByRole("textbox", { name: /^Port or range/ }
 export async function refused(stage, page) {
   const { id } = await scope(stage);
   const dialog = await addRow(page, "9100");
-  let answer = null;
+  const isPatch = (request) => request.method() === "PATCH";
   await page.route("**/api/v1/keys/*", async (route) => {
-    if (route.request().method() !== "PATCH" || answer) return route.continue();
-    await stage.cli("mgmt-keys", "edit", id, "--name", "Renamed");
-    const response = await route.fetch();
-    answer = response.status();
-    return route.fulfill({ response });
+    if (isPatch(route.request())) await stage.cli("mgmt-keys", "edit", id, "--name", "Renamed");
+    return route.continue();
   });
+  const answered = page.waitForResponse((response) => isPatch(response.request()));
   await dialog.getByRole("button", { name: "Save" }).click();
   await dialog.getByRole("alert").getByText(/Renamed/).waitFor();
-  check(answer === 412, `answered by ${answer}`);
+  const status = (await answered).status();
+  check(status === 412, `answered by ${status}`);
   check((await typed(dialog)).includes("9100"), "what was typed is lost");
+  await page.unroute("**/api/v1/keys/*");
   await dialog.getByRole("button", { name: "Go on with mine" }).click();
   await dialog.getByRole("button", { name: "Save" }).click();
   await dialog.waitFor({ state: "detached" });
-  await page.unroute("**/api/v1/keys/*");
   const key = await until("both changes hold", async () => {
     const key = await scope(stage);
     return key.name === "Renamed" && key.allow.includes("tcp:9100") && key;

@@ -64,14 +64,15 @@ export async function accessible(page, what) {
 export async function firstPaint(page) {
   const client = await page.context().newCDPSession(page);
   await client.send("Network.setCacheDisabled", { cacheDisabled: true });
-  const times = [];
+  const [times, shown] = [[], []];
   for (let load = 0; load < 4; load += 1) {
     await page.reload();
     await page.getByRole("heading", { level: 1 }).waitFor();
+    shown.push(await page.evaluate(() => performance.now()));
     times.push(await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime));
   }
   const best = Math.min(...times);
-  console.log(`figure: first contentful paint after ${Math.round(best)} ms, best of ${times.map(Math.round).join(", ")}`);
+  console.log(`figure: first contentful paint after ${Math.round(best)} ms, best of ${times.map(Math.round).join(", ")}; the network is shown after ${Math.round(Math.min(...shown))} ms`);
   check(best <= FIRST_PAINT_MS, `the first paint comes after ${best} ms`);
 }
 
@@ -85,8 +86,10 @@ export async function keyboard(page) {
   const more = page.getByRole("button", { name: "More", exact: true });
   await more.focus();
   await page.keyboard.press("Enter");
+  await page.getByRole("menu").waitFor();
   for (const key of ["ArrowDown", "ArrowDown", "ArrowDown"]) await page.keyboard.press(key);
   await page.keyboard.press("Enter");
+  await page.getByRole("menu").waitFor({ state: "detached" });
   check(await page.evaluate(() => document.documentElement.dataset.theme === "dark"), "the theme isn't chosen by keys");
   check(await more.evaluate((element) => element === document.activeElement), "focus doesn't return");
   await page.evaluate(() => (window.theme.choice = "auto"));

@@ -14,11 +14,18 @@ export async function mint(page) {
   await dialog.getByRole("button", { name: "Show the key" }).click();
   const key = await dialog.getByRole("textbox").inputValue();
   check(/^meshkey1[a-z0-9]+$/.test(key), "no key string");
-  const picture = await dialog.getByRole("img", { name: "QR code of the key" }).screenshot();
+  const picture = await dialog.getByRole("img", { name: "QR code of the key" }).evaluate(draw);
   await dialog.getByRole("button", { name: "Done" }).click();
   await dialog.waitFor({ state: "detached" });
   check(!(await page.content()).includes(key), "the secret is still in the page");
   return { key, picture };
+}
+
+/** The picture as somebody would save it, larger than it is shown; PNG in base64. */
+async function draw(image) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 640, height: 640 });
+  canvas.getContext("2d").drawImage(image, 0, 0, 640, 640);
+  return canvas.toDataURL("image/png").split(",")[1];
 }
 
 /** Joins by a picture of the QR code, after a mistyped key is refused. */
@@ -31,7 +38,7 @@ export async function join(page, { key, picture }) {
   await field.fill(key.replace(/.$/, (last) => (last === "q" ? "p" : "q")));
   await dialog.getByRole("button", { name: "Join" }).click();
   await dialog.getByRole("alert").waitFor();
-  await dialog.getByLabel("Choose a file or picture").setInputFiles({ name: "code.png", mimeType: "image/png", buffer: picture });
+  await dialog.getByLabel("Choose a file or picture").setInputFiles({ name: "code.png", mimeType: "image/png", buffer: Buffer.from(picture, "base64") });
   await until("the code is read", async () => (await field.inputValue()) === key);
   await dialog.getByRole("button", { name: "Join" }).click();
   await dialog.waitFor({ state: "detached" });

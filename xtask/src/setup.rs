@@ -21,10 +21,11 @@ const LINKER_PACKAGES: [&str; 7] =
 /// Needed to compile for BPF where the active toolchain has no rust-src.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Needed to build the daemon, and for the demo and the tests.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "bind9-dnsutils",
     "bpftool",
     "ca-certificates",
+    "chromium",
     "cmake",
     "curl",
     "dbus-daemon",
@@ -45,6 +46,10 @@ const PACKAGES: [&str; 22] = [
     "smbclient",
     "tcpdump",
 ];
+
+/// Runs the browser's tests, where nobody installed another one. The files of `tests/web` say which modules they want.
+const NODE_PACKAGES: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
+const NODE_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
 /// For the lab, unpacked into a folder and not installed: their scripts would replace the machine's own resolver, or start
 /// a gateway on it. With the folder and the program in it.
@@ -67,6 +72,7 @@ pub(crate) fn run() -> Result<()> {
     let mut wanted: Vec<&str> = PACKAGES.to_vec();
     wanted.extend(COMPILER_PACKAGES.iter().filter(|_| compiler));
     wanted.extend(LINKER_PACKAGES.iter().filter(|_| linker));
+    wanted.extend(NODE_PACKAGES.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| package));
     install_packages(&missing(&wanted)?)?;
     if linker {
         install_linker()?;
@@ -74,6 +80,7 @@ pub(crate) fn run() -> Result<()> {
     for (name, program, packages) in UNPACKED {
         unpack(name, program, packages)?;
     }
+    install_modules()?;
     let compiler = build_ebpf::detect().map_err(anyhow::Error::msg)?;
     println!("setup: all there; eBPF compiler: {compiler}");
     Ok(())
@@ -101,6 +108,28 @@ fn unpack(name: &str, program: &str, packages: &[&str]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What drives the browser, into `target/npm`, where what is there isn't exactly what is wanted.
+fn install_modules() -> Result<()> {
+    let (wanted, folder) = (cargo::root().join("tests/web"), cargo::target_dir().join("npm"));
+    let text = |folder: &Path, name: &str| std::fs::read(folder.join(name)).ok();
+    let done = folder.join("node_modules/.package-lock.json").exists();
+    if done && NODE_FILES.iter().all(|name| text(&wanted, name) == text(&folder, name)) {
+        return Ok(());
+    }
+    println!("setup: installing the modules of tests/web into {}", folder.display());
+    std::fs::create_dir_all(&folder)?;
+    for name in NODE_FILES {
+        std::fs::copy(wanted.join(name), folder.join(name))?;
+    }
+    let arguments = ["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"];
+    succeed(Command::new("npm").args(arguments).current_dir(&folder))
+}
+
+fn is_there(program: &str) -> bool {
+    let outcome = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    outcome.is_ok_and(|status| status.success())
 }
 
 /// Installs those of `packages` that are missing.

@@ -8,8 +8,9 @@ use crate::config::secret::SecretText;
 use crate::control::problem::Problem;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{FromRequest, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
 use fast_qr::convert::Builder;
 use fast_qr::convert::svg::SvgBuilder;
 use serde::{Deserialize, Serialize};
@@ -62,10 +63,10 @@ pub(super) async fn read(
     Ok(Json(Read { text }))
 }
 
+/// Longer than what other addresses take.
 async fn body(request: Request) -> Result<Bytes, Problem> {
-    let limited = axum::RequestExt::with_limited_body(request);
-    Bytes::from_request(limited, &()).await.map_err(|rejection: BytesRejection| {
-        Problem::with_status(rejection.status(), "the picture can't be read, or is too long")
+    axum::body::to_bytes(request.into_body(), MAX_PIXELS).await.map_err(|_| {
+        Problem::with_status(StatusCode::PAYLOAD_TOO_LARGE, "the picture can't be read, or is too long")
     })
 }
 

@@ -55,6 +55,8 @@ function one(dialog, top) {
 			event.preventDefault();
 			leave(dialog);
 		},
+		// Browsers insist on closing at the second Esc.
+		onclose: () => closeDialog(dialog),
 		onmousedown: (event) => event.target.tagName === "DIALOG" && leave(dialog),
 	};
 	return h("dialog", props, h("div", { class: "dialog-frame" }, head(dialog, heading), content(dialog), top && announcer()));

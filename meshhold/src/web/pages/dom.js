@@ -126,6 +126,7 @@ let scheduled = false;
 /** Shows what `describe` says in `element`, now and at each redraw. */
 export function start(element, describe) {
 	[root, view] = [element, describe];
+	root.replaceChildren();
 	render(root, view());
 }
 

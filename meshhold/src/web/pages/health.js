@@ -9,7 +9,7 @@ import { icon } from "./icons.js";
 import { resource } from "./resource.js";
 import { canWrite, store } from "./store.js";
 import { t } from "./texts.js";
-import { announce, button, copyButton, facts, panel, pill, table, warnings } from "./ui.js";
+import { announce, button, copyButton, facts, panel, pill, sentence, table, warnings } from "./ui.js";
 
 const doctor = resource(api.doctor);
 const version = resource(api.version);
@@ -62,7 +62,7 @@ function findings(list) {
 
 function finding({ check, severity, summary, remedy }) {
 	const mend = remedy && h("div", { class: "remedy" }, h("code", null, remedy), copyButton(remedy, t.health.remedyOf(check)));
-	const text = h("div", null, h("h3", null, check, h("span", { class: "sr" }, ` (${t.health.severity[severity]})`)), h("p", null, summary), mend);
+	const text = h("div", null, h("h3", null, check, h("span", { class: "sr" }, ` (${t.health.severity[severity]})`)), sentence(summary), mend);
 	return h("li", { class: `finding ${severity}`, key: check + summary }, icon(severity), text);
 }
 

@@ -16,6 +16,7 @@ import { button, copyable, empty, panel, pill, stateOf, warnings } from "./ui.js
 
 const ROWS = 100;
 const FILTER_FROM = 8;
+const collator = new Intl.Collator("en", { numeric: true });
 const state = { only: null, search: "", all: false };
 let sheet = null;
 
@@ -40,7 +41,7 @@ function listed() {
 		network.peers.map((peer) => ({ network, peer, key: `${network.id}/${peer.node_id}`, now: rateOf(`${network.id}/${peer.node_id}`) })),
 	);
 	const order = { connected: 0, connecting: 1, idle: 2 };
-	const by = (a, b) => order[a.peer.state] - order[b.peer.state] || a.peer.name.localeCompare(b.peer.name);
+	const by = (a, b) => order[a.peer.state] - order[b.peer.state] || collator.compare(a.peer.name, b.peer.name);
 	return rows.sort(by);
 }
 
@@ -49,7 +50,7 @@ function view() {
 	if (state.only && !networks.some((network) => network.id === state.only)) state.only = null;
 	const rows = listed();
 	return [
-		h("div", { class: "page-head", key: "head" }, h("h1", { tabindex: -1 }, t.nav.network), summary(rows)),
+		h("div", { class: "page-head", key: "head" }, h("h1", { tabindex: -1 }, t.nav.network), networks.length > 0 && summary(rows)),
 		notes(networks),
 		networks.length === 0 ? noNetwork() : [chips(networks), rows.length === 0 ? alone() : [picture(rows), table(rows)]],
 	];

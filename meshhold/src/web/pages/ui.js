@@ -69,8 +69,14 @@ export function notice(tone, ...content) {
 	return h("div", { class: `notice ${tone}` }, icon(tone), h("div", { class: "notice-text" }, content));
 }
 
+/** A sentence of the daemon: it writes commands in backticks, and begins small. */
+export function sentence(text) {
+	const parts = (text.charAt(0).toUpperCase() + text.slice(1)).split("`");
+	return h("p", { key: text }, parts.map((part, index) => (index % 2 ? h("code", null, part) : part)));
+}
+
 /** What went wrong, if anything did. */
-export const failure = (error) => error && h("div", { role: "alert" }, notice("error", h("p", null, error.message ?? error)));
+export const failure = (error) => error && h("div", { role: "alert" }, notice("error", sentence(error.message ?? error)));
 
 /** Nothing is here yet; what to do next. */
 export function empty(glyph, title, text, ...actions) {
@@ -120,7 +126,7 @@ export function table(label, heads, rows, numbers = []) {
 }
 
 /** Sentences to be warned by. */
-export const warnings = (list) => list.length > 0 && notice("warning", list.map((text) => h("p", { key: text }, text)));
+export const warnings = (list) => list.length > 0 && notice("warning", list.map(sentence));
 
 /** A peer's state, with a dot. */
 export const stateOf = (state) => h("span", { class: `state ${state}` }, h("span", { class: "dot" }), t.states[state]);
