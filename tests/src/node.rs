@@ -39,6 +39,10 @@ pub struct Settings {
     pub meshlan: Option<bool>,
     /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
     pub lan_discovery: bool,
+    /// Value of `discovery.dht`.
+    pub dht: bool,
+    /// Values of `discovery.dht_bootstrap`.
+    pub dht_bootstrap: Vec<String>,
     /// The swarm key.
     pub swarm_key: Option<String>,
     /// Value of `MESHHOLD_LOG`.
@@ -324,7 +328,10 @@ impl Node {
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
         }
-        writeln!(text, "discovery:\n  lan: {}", self.settings.lan_discovery)?;
+        writeln!(text, "discovery:\n  lan: {}\n  dht: {}", self.settings.lan_discovery, self.settings.dht)?;
+        if !self.settings.dht_bootstrap.is_empty() {
+            writeln!(text, "  dht_bootstrap: [{}]", self.settings.dht_bootstrap.join(", "))?;
+        }
         if let Some(key) = &self.settings.swarm_key {
             writeln!(text, "swarm_key: {key}")?;
         }

@@ -123,6 +123,11 @@ pub struct NodeConfig {
 pub struct DiscoveryConfig {
     /// Announce this node on its LANs, sealed, and listen to others.
     pub lan: bool,
+    /// Meet other members in the BitTorrent DHT too.
+    pub dht: bool,
+    /// DHT nodes to begin with, as `host:port`; empty means the well-known ones.
+    #[serde(deserialize_with = "value::dht_bootstrap")]
+    pub dht_bootstrap: Vec<String>,
 }
 
 /// Section `api`.
@@ -187,7 +192,7 @@ impl Default for NodeConfig {
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { lan: true }
+        Self { lan: true, dht: false, dht_bootstrap: Vec::new() }
     }
 }
 

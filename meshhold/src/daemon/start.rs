@@ -27,6 +27,7 @@ use crate::control::server::Server;
 use crate::datapath::crypto;
 use crate::datapath::workers::{Workers, WorkersConfig};
 use crate::discover::Found;
+use crate::discover::dht::DhtDiscovery;
 use crate::discover::lan::{LanDiscovery, PORT};
 use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
@@ -34,6 +35,8 @@ use crate::platform::linux::watch;
 
 /// Requests of the control API that may wait.
 const CALLS: usize = 16;
+/// Nodes that were found and may wait for the daemon.
+const FOUND: usize = 64;
 
 /// Starts every part; what only degrades is a warning, what nothing works without is an error.
 pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
@@ -69,7 +72,11 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         snapshot: state.links,
     };
     let (links, link_events) = Links::start(control_socket, links_config)?;
-    let (discovery, found) = discovery(&config, identity.node_id());
+    let (finder, found) = mpsc::channel(FOUND);
+    let dht = config.discovery.dht.then(|| {
+        DhtDiscovery::start(identity.node_id(), config.discovery.dht_bootstrap.clone(), finder.clone())
+    });
+    let discovery = discovery(&config, identity.node_id(), finder);
     let net_events = watch::watch(&config.meshlan.interface)?;
     let (calls, call_queue) = mpsc::channel(CALLS);
     tokio::spawn(server.serve(calls));
@@ -103,6 +110,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         circuits: CircuitTable::new(machine),
         links,
         discovery,
+        dht,
         lan,
         names,
         recent: Recent::default(),
@@ -125,16 +133,15 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
 }
 
 /// Discovery on the LAN, where it is wanted and can be had; without, nodes are found by bootstrap peers and memory.
-fn discovery(config: &Config, own: NodeId) -> (Option<LanDiscovery>, mpsc::Receiver<Found>) {
-    let nothing = || (None, mpsc::channel(1).1);
+fn discovery(config: &Config, own: NodeId, found: mpsc::Sender<Found>) -> Option<LanDiscovery> {
     if !config.discovery.lan {
-        return nothing();
+        return None;
     }
-    match LanDiscovery::start(own, config.node.listen) {
-        Ok((discovery, found)) => (Some(discovery), found),
+    match LanDiscovery::start(own, config.node.listen, found) {
+        Ok(discovery) => Some(discovery),
         Err(error) => {
             tracing::warn!("no discovery on the LAN: {error:#}; is UDP port {PORT} taken?");
-            nothing()
+            None
         }
     }
 }
