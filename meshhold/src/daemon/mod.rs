@@ -310,6 +310,7 @@ impl Daemon {
         let endpoints = self.public_endpoints();
         self.ways.paths.set_own(self.all_endpoints());
         self.stale.policy |= self.gateway.look(&self.lan).await;
+        self.relaying.check().await;
         self.lan.sweep();
         self.refresh_names().await;
         let relays = self.near_relays();
