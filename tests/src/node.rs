@@ -35,6 +35,8 @@ pub struct Settings {
     pub forwards: Vec<(String, IpAddr)>,
     /// Relays for others: `relay.enabled`.
     pub relay: bool,
+    /// Value of `relay.rate_mbit`, if not the default.
+    pub relay_rate: Option<u32>,
     /// Value of `meshlan.enabled`, if not true.
     pub meshlan: Option<bool>,
     /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
@@ -343,6 +345,9 @@ impl Node {
         }
         if self.settings.relay {
             text.push_str("relay:\n  enabled: true\n");
+        }
+        if let Some(rate) = self.settings.relay_rate {
+            writeln!(text, "  rate_mbit: {rate}")?;
         }
         writeln!(text, "meshlan:\n  enabled: {}", self.settings.meshlan.unwrap_or(true))?;
         if !self.settings.forwards.is_empty() {

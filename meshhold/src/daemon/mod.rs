@@ -321,6 +321,7 @@ impl Daemon {
         self.ways.paths.set_own(self.all_endpoints());
         self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
+        self.relaying.check().await;
         self.lan.sweep();
         self.refresh_names().await;
         let relays = self.near_relays();
