@@ -71,6 +71,15 @@ fn port_mapping_can_be_switched_off() {
 }
 
 #[test]
+fn the_dht_is_used_only_when_asked_for() {
+    for (text, dht) in [("discovery: {dht: true}", true), ("discovery: {lan: true}", false), (GOOD, false)] {
+        assert_eq!(parse(text).unwrap().discovery.dht, dht);
+    }
+    let text = "discovery: {dht_bootstrap: [192.0.2.1:6881, dht.example.org:1]}";
+    assert_eq!(parse(text).unwrap().discovery.dht_bootstrap, ["192.0.2.1:6881", "dht.example.org:1"]);
+}
+
+#[test]
 fn each_bad_value_is_refused_at_its_place() {
     let long = format!("/{}", "s".repeat(200));
     let cases: &[(&str, &str, usize, &str)] = &[
@@ -90,6 +99,14 @@ fn each_bad_value_is_refused_at_its_place() {
         ("peers: []", "peers: []\ndiscovery: {lan: maybe}", 6, "discovery.lan"),
         ("peers: []", "peers: []\ndiscovery: {wan: true}", 6, "discovery.wan"),
         ("peers: []", "peers: []\ndiscovery: {port_mapping: 1}", 6, "discovery.port_mapping"),
+        ("peers: []", "peers: []\ndiscovery: {dht_bootstrap: [here]}", 6, "discovery.dht_bootstrap[0]"),
+        (
+            "peers: []",
+            "peers: []\ndiscovery: {dht_bootstrap: ['a:1', 'b:0']}",
+            6,
+            "discovery.dht_bootstrap[1]",
+        ),
+        ("peers: []", "peers: []\ndiscovery: {dht_bootstrap: ['::1:6881']}", 6, "discovery.dht_bootstrap[0]"),
         ("/run/meshhold/control.sock", "control.sock", 7, "api.socket"),
         ("/run/meshhold/control.sock", &long, 7, "api.socket"),
         ("enabled: true", "enabled: maybe", 9, "meshlan.enabled"),

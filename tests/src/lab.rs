@@ -192,6 +192,34 @@ impl Host {
         Ok((a, b))
     }
 
+    /// `a`, so many relays `r1`, `r2`, …, and `b`, with a veth pair between neighbours: cable N is `right` at its left end with
+    /// 10.91.N.1/24 and `left` at the other with 10.91.N.2/24. No IPv6, and no route to anything further away.
+    pub fn chain(directory: &Path, meshhold: &Path, relays: u8) -> Result<Vec<Self>> {
+        let inner = (1..=relays).map(|number| format!("r{number}"));
+        let names = ["a".to_owned()].into_iter().chain(inner).chain(["b".to_owned()]);
+        let mut hosts: Vec<Self> = Vec::new();
+        for (cable, name) in (0..).zip(names) {
+            let mut host = Self::new(&name, cable, directory, meshhold, Lifetime::Scoped)?;
+            (host.ipv4, host.ipv6) = (Ipv4Addr::new(10, 91, cable, 2), Ipv6Addr::UNSPECIFIED);
+            match hosts.last_mut() {
+                Some(left) => left.connect(&host, cable)?,
+                None => host.ipv4 = Ipv4Addr::new(10, 91, 1, 1),
+            }
+            hosts.push(host);
+        }
+        Ok(hosts)
+    }
+
+    fn connect(&self, right: &Self, cable: u8) -> Result<()> {
+        let pid = right.namespace.pid();
+        self.namespace.ip(&format!("link add right type veth peer name left netns {pid}"))?;
+        for (host, interface, end) in [(self, "right", 1), (right, "left", 2)] {
+            host.namespace.ip(&format!("address add 10.91.{cable}.{end}/24 dev {interface}"))?;
+            host.namespace.ip(&format!("link set {interface} up"))?;
+        }
+        Ok(())
+    }
+
     /// Gives `eth0` the host's addresses and brings it up.
     fn plug_in(&self) -> Result<()> {
         self.namespace.ip(&format!("address add {}/24 dev eth0", self.ipv4))?;

@@ -35,6 +35,8 @@ pub struct Settings {
     pub forwards: Vec<(String, IpAddr)>,
     /// Relays for others: `relay.enabled`.
     pub relay: bool,
+    /// Value of `relay.rate_mbit`, if not the default.
+    pub relay_rate: Option<u32>,
     /// Value of `meshlan.enabled`, if not true.
     pub meshlan: Option<bool>,
     /// Value of `discovery.lan`: off in the lab unless a test is about it, so that nodes meet as it says.
@@ -43,6 +45,10 @@ pub struct Settings {
     pub port_mapping: bool,
     /// Content of section `api`: the Web UI is off in the lab unless a test is about it.
     pub api: Option<&'static str>,
+    /// Value of `discovery.dht`.
+    pub dht: bool,
+    /// Values of `discovery.dht_bootstrap`.
+    pub dht_bootstrap: Vec<String>,
     /// The swarm key.
     pub swarm_key: Option<String>,
     /// Value of `MESHHOLD_LOG`.
@@ -328,14 +334,20 @@ impl Node {
         for address in &self.settings.bootstrap {
             writeln!(text, "  - {address}")?;
         }
-        let Settings { lan_discovery, port_mapping, .. } = self.settings;
-        writeln!(text, "discovery:\n  lan: {lan_discovery}\n  port_mapping: {port_mapping}")?;
+        let Settings { lan_discovery, port_mapping, dht, .. } = self.settings;
+        writeln!(text, "discovery:\n  lan: {lan_discovery}\n  port_mapping: {port_mapping}\n  dht: {dht}")?;
+        if !self.settings.dht_bootstrap.is_empty() {
+            writeln!(text, "  dht_bootstrap: [{}]", self.settings.dht_bootstrap.join(", "))?;
+        }
         writeln!(text, "api: {{{}}}", self.settings.api.unwrap_or("listen_addr: off"))?;
         if let Some(key) = &self.settings.swarm_key {
             writeln!(text, "swarm_key: {key}")?;
         }
         if self.settings.relay {
             text.push_str("relay:\n  enabled: true\n");
+        }
+        if let Some(rate) = self.settings.relay_rate {
+            writeln!(text, "  rate_mbit: {rate}")?;
         }
         writeln!(text, "meshlan:\n  enabled: {}", self.settings.meshlan.unwrap_or(true))?;
         if !self.settings.forwards.is_empty() {

@@ -55,6 +55,10 @@ pub struct Leg {
     pub by: String,
     /// Datagrams forwarded.
     pub packets: u64,
+    /// Their UDP payload in bytes.
+    pub bytes: u64,
+    /// Datagrams beyond a budget.
+    pub over_rate: u64,
 }
 
 /// The name service.

@@ -216,6 +216,57 @@ fn the_kernel_forwards_where_it_can_and_the_workers_where_not() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn workers_go_on_where_an_operator_takes_the_kernel_relay_off() -> Result<()> {
+    run("taken-off", |lab| {
+        let r = relay_with(lab, "r", &[], &[])?;
+        let (a, b) = members(lab, [&r, &r])?;
+        a.wait_peer_up(&b)?;
+        b.wait_peer_up(&a)?;
+        let all_by = |host: &str| -> Result<bool> {
+            let legs = r.status()?.relay.legs;
+            Ok(!legs.is_empty() && legs.iter().all(|leg| leg.by == host))
+        };
+        let forwarded = || -> Result<u64> { Ok(r.status()?.relay.legs.iter().map(|leg| leg.packets).sum()) };
+        ensure!(all_by("kernel")? && r.status()?.relay.kernel, "{:?}", r.status()?.relay);
+        let (before, counted) = (path(&a, &b)?, forwarded()?);
+        let capture = Capture::on(&r.host, "taken-off")?;
+        let silence = longest_silence(&a, &b, 4, || {
+            take_off(&r)?;
+            wait::until_true(PATIENCE, "the workers forward", || all_by("workers"))
+        })?;
+        println!("figure: the kernel relay taken off: {} ms without an answer", silence.as_millis());
+        ensure!(silence < Duration::from_secs(1), "{silence:?}");
+        let after = path(&a, &b)?;
+        ensure!(after.kind == "relay" && after.via == before.via, "{before:?}, then {after:?}");
+        let packets = capture.finish()?;
+        let labelled =
+            packets.iter().filter_map(|packet| packet.get(28..).filter(|p| p.starts_with(&[5, 0, 0, 0])));
+        let (data, others): (Vec<_>, Vec<_>) = labelled.partition(|payload| payload.get(8) == Some(&4));
+        ensure!(data.len() > 100 && others.is_empty(), "{} of data, handshakes: {others:?}", data.len());
+        // What the kernel had done stays in the sum.
+        ensure!(forwarded()? >= counted + 100, "{counted}, then {}", forwarded()?);
+        let relay = r.status()?.relay;
+        ensure!(relay.enabled && !relay.kernel, "{relay:?}");
+        let log = r.log()?;
+        ensure!(log.contains("its program was taken off eth0"), "{log}");
+        Ok(())
+    })
+}
+
+/// As an operator does it. Not every bpftool lists what hangs on interfaces this way, so the daemon's descriptors are asked.
+fn take_off(relay: &Node) -> Result<()> {
+    let facts = std::fs::read_dir(format!("/proc/{}/fdinfo", relay.pid()?))?;
+    let facts = facts.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let links = facts.filter(|facts| facts.contains("link_type:\ttcx")).filter_map(|facts| {
+        let id = facts.lines().find_map(|line| line.strip_prefix("link_id:"))?;
+        Some(id.trim().to_owned())
+    });
+    let [id] = <[String; 1]>::try_from(links.collect::<Vec<_>>())
+        .map_err(|links| anyhow::anyhow!("the relay has not one link but {links:?}"))?;
+    relay.host.run("bpftool", &["link", "detach", "id", &id]).map(drop)
+}
+
 /// Names of the members, as nobody else may see them.
 const NAMES: [&str; 2] = ["canary-alpha", "canary-beta"];
 

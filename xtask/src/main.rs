@@ -5,6 +5,7 @@ mod build_ebpf;
 mod cargo;
 mod ci;
 mod demo;
+mod fuzz_api;
 mod scale;
 mod setup;
 mod sizes;
@@ -43,6 +44,12 @@ enum Task {
     Soak(soak::Arguments),
     /// Hundreds of daemons on this machine, and what each costs while nothing happens (as root)
     Scale(scale::Arguments),
+    /// Send schemathesis' requests to a node's HTTP API (as root; installs it from PyPI)
+    FuzzApi {
+        /// Generated requests an operation
+        #[arg(long, default_value_t = 50)]
+        examples: u32,
+    },
     /// Run every test (as root); ends with `N passed, N failed`
     Test,
     /// Formatting, lints, documentation, sizes, then every test
@@ -60,6 +67,7 @@ fn main() -> Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Scale(arguments) => scale::run(&arguments),
+        Task::FuzzApi { examples } => fuzz_api::fuzz(examples),
         Task::Test => test::run(),
         Task::Ci => ci::run(),
         Task::Sizes => sizes::run(),

@@ -10,6 +10,7 @@ mod flows;
 #[expect(dead_code, reason = "the tests use more of it")]
 mod packets;
 mod reasons;
+mod relay;
 mod report;
 mod runner;
 #[path = "../../tests/kernel/specimens.rs"]
@@ -44,6 +45,7 @@ fn main() {
     let mut report = Report::default();
     flows::measure(&mut runner, &mut report);
     reasons::measure(&mut runner, &mut report);
+    relay::measure(&mut runner, &mut report);
     report.print();
     let mut arguments = std::env::args().skip_while(|argument| argument != "--json").skip(1);
     if let Some(file) = arguments.next() {

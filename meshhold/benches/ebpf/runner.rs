@@ -120,6 +120,11 @@ impl Runner {
         out[..length] != *packet
     }
 
+    /// The empty program and the reference program.
+    pub(crate) fn reference(&mut self) -> Cost {
+        self.cost("reference", "empty", &reference_packet())
+    }
+
     /// What a program costs above another one.
     pub(crate) fn cost(&mut self, program: &str, above: &str, packet: &[u8]) -> Cost {
         self.cost_of_each(program, above, BATCHES, |_| packet.to_vec())

@@ -126,6 +126,11 @@ pub struct DiscoveryConfig {
     pub lan: bool,
     /// Ask the gateway to let everybody in to the port of `node.listen`.
     pub port_mapping: bool,
+    /// Meet other members in the BitTorrent DHT too.
+    pub dht: bool,
+    /// DHT nodes to begin with, as `host:port`; empty means the well-known ones.
+    #[serde(deserialize_with = "value::dht_bootstrap")]
+    pub dht_bootstrap: Vec<String>,
 }
 
 /// Section `api`.
@@ -219,7 +224,7 @@ impl Default for ApiConfig {
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { lan: true, port_mapping: true }
+        Self { lan: true, port_mapping: true, dht: false, dht_bootstrap: Vec::new() }
     }
 }
 

@@ -294,6 +294,29 @@ fn target<'de, D: Deserializer<'de>>(input: D) -> Result<IpAddr, D::Error> {
     })
 }
 
+/// DHT nodes, each a name or an IPv4 address with a port: the DHT has no IPv6.
+pub(super) fn dht_bootstrap<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    /// One entry, read so that a refusal carries its own line.
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Entry(#[serde(deserialize_with = "host_and_port")] String);
+
+    let entries: Option<Vec<Entry>> = Option::deserialize(input)?;
+    Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.0).collect())
+}
+
+fn host_and_port<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    check(input, |text| {
+        let bad = || {
+            format!("'{text}' isn't a host and a port; write it like 192.0.2.1:6881 or dht.example.org:6881")
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+        let port = port.parse().unwrap_or(0_u16);
+        if host.is_empty() || !host.chars().all(good) || port == 0 { Err(bad()) } else { Ok(text.to_owned()) }
+    })
+}
+
 pub(super) fn bootstrap_peers<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Multiaddr>, D::Error> {
     /// One entry, read so that a refusal carries its own line.
     #[derive(Deserialize)]

@@ -47,6 +47,7 @@ pub enum Request {
 
 /// A packet to be asked about.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
     /// Its protocol.
     pub traffic: Traffic,

@@ -24,7 +24,7 @@ mod state;
 mod status;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -44,6 +44,7 @@ use crate::control::{Asked, Control};
 use crate::datapath::workers::WorkerEvent;
 use crate::datapath::workers::largest_super_packet;
 use crate::discover::Found;
+use crate::discover::dht::{DhtDiscovery, Wanted};
 use crate::discover::lan::LanDiscovery;
 use crate::discover::seal::swarm_seal;
 use crate::link::{LinkEvent, Links};
@@ -125,6 +126,7 @@ struct Daemon {
     links: Links,
     discovery: Option<LanDiscovery>,
     mapped: Mapped,
+    dht: Option<DhtDiscovery>,
     lan: Lan,
     gateway: Gateway,
     names: Names,
@@ -315,9 +317,11 @@ impl Daemon {
         self.account(now);
         self.expire(unix);
         let endpoints = self.public_endpoints();
+        self.rendezvous(&endpoints);
         self.ways.paths.set_own(self.all_endpoints());
         self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
+        self.relaying.check().await;
         self.lan.sweep();
         self.refresh_names().await;
         let relays = self.near_relays();
@@ -395,6 +399,17 @@ impl Daemon {
         let swarm = self.config.swarm_key.iter().map(|key| swarm_seal(&key.secret().0));
         let networks = self.networks.values().map(|network| network.keys.discovery.clone());
         discovery.set(swarm.chain(networks).collect(), self.interface_setup());
+    }
+
+    /// Says which members are to be found in the DHT, and where this node is.
+    fn rendezvous(&self, endpoints: &[SocketAddr]) {
+        let Some(dht) = &self.dht else { return };
+        let linked: BTreeSet<_> = self.links.status().into_iter().map(|link| link.node).collect();
+        let networks = self.networks.values().map(|network| Wanted {
+            secret: network.keys.discovery.clone(),
+            alone: !network.members.peers().any(|peer| linked.contains(&peer.node)),
+        });
+        dht.set(networks.collect(), endpoints.to_vec());
     }
 
     async fn set_addresses(&mut self) {

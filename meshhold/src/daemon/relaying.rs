@@ -28,6 +28,8 @@ pub(super) struct Relaying {
     legs: Vec<Leg>,
     /// Those that the kernel doesn't take.
     left: BTreeSet<Hop>,
+    /// What the kernel did until it was given up.
+    done: Vec<(Hop, LegTraffic)>,
     around: Option<Around>,
 }
 
@@ -42,8 +44,8 @@ struct Around {
 impl Relaying {
     /// Nothing is forwarded yet.
     pub(super) fn new(enabled: bool, port: u16, mesh: &str) -> Self {
-        let (legs, left) = (Vec::new(), BTreeSet::new());
-        Self { enabled, port, mesh: mesh.to_owned(), kernel: None, net: None, legs, left, around: None }
+        let (legs, left, done) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self { enabled, port, mesh: mesh.to_owned(), kernel: None, net: None, legs, left, done, around: None }
     }
 
     /// Loads the kernel's part. Without it the workers do everything.
@@ -84,14 +86,40 @@ impl Relaying {
             Ok(left) => self.left = left.into_iter().collect(),
             Err(error) => {
                 tracing::warn!("the kernel relay is given up, the workers forward: {error:#}");
-                self.kernel = None;
+                self.give_up();
             }
         }
         self.around = Some(around);
     }
 
+    /// Gives the kernel relay up where somebody took its program off an interface that is still there: whoever did wants it
+    /// gone. Nothing is lost by that, as the workers know all legs and forward what comes up to them.
+    pub(super) async fn check(&mut self) {
+        let (Some(kernel), Some(net)) = (&self.kernel, &self.net) else { return };
+        let off = kernel.off();
+        if off.is_empty() {
+            return;
+        }
+        let Ok(links) = net.links().await else { return };
+        let Some(link) = off.iter().find(|link| links.contains(link)) else { return };
+        tracing::warn!(
+            "the kernel relay is given up, the workers forward: its program was taken off {}; restart meshhold to use it again",
+            link.name
+        );
+        self.give_up();
+    }
+
+    fn give_up(&mut self) {
+        self.done = self.kernel_traffic();
+        self.kernel = None;
+        self.left = self.legs.iter().map(|leg| leg.from).collect();
+    }
+
     fn kernel_traffic(&self) -> Vec<(Hop, LegTraffic)> {
-        self.kernel.as_ref().and_then(|kernel| kernel.traffic().ok()).unwrap_or_default()
+        match &self.kernel {
+            Some(kernel) => kernel.traffic().unwrap_or_default(),
+            None => self.done.clone(),
+        }
     }
 
     /// Datagrams that the kernel forwarded and dropped, by reason.

@@ -28,10 +28,14 @@ use crate::control::{Control, ControlConfig};
 use crate::datapath::crypto;
 use crate::datapath::workers::{Workers, WorkersConfig};
 use crate::discover::Found;
+use crate::discover::dht::DhtDiscovery;
 use crate::discover::lan::{LanDiscovery, PORT};
 use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
 use crate::platform::linux::watch;
+
+/// Nodes that were found and may wait for the daemon.
+const FOUND: usize = 64;
 
 /// Starts every part; what only degrades is a warning, what nothing works without is an error.
 pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
@@ -67,7 +71,11 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         snapshot: state.links,
     };
     let (links, link_events) = Links::start(control_socket, links_config)?;
-    let (discovery, found) = discovery(&config, identity.node_id());
+    let (finder, found) = mpsc::channel(FOUND);
+    let dht = config.discovery.dht.then(|| {
+        DhtDiscovery::start(identity.node_id(), config.discovery.dht_bootstrap.clone(), finder.clone())
+    });
+    let discovery = discovery(&config, identity.node_id(), finder);
     let mapped = Mapped::start(&config);
     let net_events = watch::watch(&config.meshlan.interface)?;
 
@@ -101,6 +109,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         links,
         discovery,
         mapped,
+        dht,
         lan,
         names,
         recent: Recent::default(),
@@ -124,16 +133,15 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
 }
 
 /// Discovery on the LAN, where it is wanted and can be had; without, nodes are found by bootstrap peers and memory.
-fn discovery(config: &Config, own: NodeId) -> (Option<LanDiscovery>, mpsc::Receiver<Found>) {
-    let nothing = || (None, mpsc::channel(1).1);
+fn discovery(config: &Config, own: NodeId, found: mpsc::Sender<Found>) -> Option<LanDiscovery> {
     if !config.discovery.lan {
-        return nothing();
+        return None;
     }
-    match LanDiscovery::start(own, config.node.listen) {
-        Ok((discovery, found)) => (Some(discovery), found),
+    match LanDiscovery::start(own, config.node.listen, found) {
+        Ok(discovery) => Some(discovery),
         Err(error) => {
             tracing::warn!("no discovery on the LAN: {error:#}; is UDP port {PORT} taken?");
-            nothing()
+            None
         }
     }
 }

@@ -10,14 +10,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use meshhold_core::identity::NodeId;
 use meshhold_core::session::Secret;
-use rand_core::{OsRng, RngCore as _};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 
-use super::Found;
 use super::heard::Heard;
 use super::seal::{Announcement, DATAGRAM, Purpose};
+use super::{Found, spread};
 use crate::platform::linux::{InterfaceSetup, Net};
 
 /// UDP port of announcements.
@@ -41,8 +40,6 @@ const ANSWER_DELAY: Duration = Duration::from_millis(100);
 /// Datagrams that are looked at in a [`WINDOW`]; the kernel drops what it can't keep beyond.
 const BUDGET: u32 = 64;
 const WINDOW: Duration = Duration::from_millis(100);
-/// Nodes that may wait for the daemon.
-const QUEUE: usize = 64;
 
 /// What the daemon knows and this part needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,14 +58,13 @@ impl LanDiscovery {
     ///
     /// # Errors
     /// When neither family's socket can be had, or the host's interfaces can't be asked for.
-    pub fn start(own: NodeId, listen: SocketAddr) -> anyhow::Result<(Self, mpsc::Receiver<Found>)> {
+    pub fn start(own: NodeId, listen: SocketAddr, found: mpsc::Sender<Found>) -> anyhow::Result<Self> {
         let sockets = [listen4(), listen6()];
         let [v4, v6] = match sockets {
             [Err(error), Err(_)] => return Err(error.into()),
             sockets => sockets.map(Result::ok),
         };
         let (sender, view) = watch::channel(View { seals: Vec::new(), mesh: None, looks: 0 });
-        let (found, receiver) = mpsc::channel(QUEUE);
         let now = Instant::now();
         let task = Task {
             own,
@@ -89,7 +85,7 @@ impl LanDiscovery {
             window: (now, 0),
         };
         tokio::spawn(task.run());
-        Ok((Self(sender), receiver))
+        Ok(Self(sender))
     }
 
     /// Announces under these keys from now on, everywhere but on the mesh.
@@ -262,11 +258,6 @@ fn serves(listen: IpAddr, ip: IpAddr) -> bool {
         IpAddr::V6(listen) if listen.is_unspecified() => true,
         listen => listen == ip,
     }
-}
-
-/// Between three and five quarters of `time`, so that nodes don't stay in step.
-fn spread(time: Duration) -> Duration {
-    time.mul_f64(0.75 + 0.5 * f64::from(OsRng.next_u32()) / f64::from(u32::MAX))
 }
 
 fn listen4() -> io::Result<UdpSocket> {

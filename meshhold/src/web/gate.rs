@@ -21,7 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What writes of a session must carry.
 const CSRF: &str = "x-csrf-token";
 /// Only over the control socket.
-const LOCAL: [&str; 2] = ["/api/v1/links", "/api/v1/password"];
+const LOCAL: [(Method, &str); 2] = [(Method::POST, "/api/v1/links"), (Method::PUT, "/api/v1/password")];
+/// No address takes another one.
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 /// Nobody needs to be known for these.
 const OPEN: [&str; 2] = ["/api/v1/openapi.json", "/api/v1/login"];
 /// They look like writes and change nothing.
@@ -67,17 +70,20 @@ async fn admit(app: &App, head: &Parts, caller: &Caller) -> Result<Option<Access
         }
         Caller::Web { source, .. } => *source,
     };
+    if !METHODS.contains(&head.method) {
+        return Err(Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, "not this method here"));
+    }
     right_host(app, head).await?;
     right_origin(&app.guard, head)?;
     let path = head.uri.path();
-    if LOCAL.contains(&path) {
-        return Err(Problem::forbidden("this is for the command line on the node itself"));
-    }
     if is_page(path) || OPEN.contains(&path) || is_open_metrics(&app.guard, head, source) {
         return Ok(None);
     }
     let access = identify(&app.guard, &head.headers, source)?;
     caller.proven();
+    if LOCAL.iter().any(|(method, local)| *method == head.method && *local == path) {
+        return Err(Problem::forbidden("this is for the command line on the node itself"));
+    }
     may(&app.guard, head, &access)?;
     Ok(Some(access))
 }

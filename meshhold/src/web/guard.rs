@@ -6,7 +6,7 @@ use super::Web;
 use super::audit::Audit;
 use super::lockout::Lockout;
 use super::sessions::Sessions;
-use super::tokens::{TokenEntry, Tokens};
+use super::tokens::{TokenEntry, Tokens, is_token};
 use crate::config::keys::Capability;
 use crate::control::ControlConfig;
 use crate::control::problem::Problem;
@@ -158,11 +158,15 @@ impl Guard {
         held(&self.lockout).forget(source);
     }
 
-    /// The access that a bearer token gives.
+    /// The access that a bearer token gives. A right one is no guess: it is not subject to the lockout.
     pub(super) fn by_token(&self, source: IpAddr, token: &str) -> Result<Access, Problem> {
-        self.not_locked(source)?;
-        let Some(entry) = self.tokens().find(token, unix_now()) else {
-            self.failed(source, "bearer token");
+        let found = self.tokens().find(token, unix_now());
+        let Some(entry) = found else {
+            // What can't be a token is no guess.
+            if is_token(token) {
+                self.not_locked(source)?;
+                self.failed(source, "bearer token");
+            }
             return Err(Problem::unauthorized(
                 "no such token, or it has ended; `meshhold mgmt-keys list` shows them",
             ));

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+/// The last second that dates are written for.
+const YEAR_9999: u64 = 253_402_300_799;
 const HRP: Hrp = Hrp::parse_unchecked("meshtoken");
 
 /// What may be shown of a token.
@@ -30,14 +32,18 @@ pub struct TokenEntry {
 
 /// A token to be kept.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NewToken {
     /// Display name.
+    #[schema(min_length = 1, max_length = 64)]
     pub name: String,
     /// `admin` or `view`.
     pub capability: Capability,
     /// When it ends (Unix seconds); null is never.
+    #[schema(maximum = 253_402_300_799_u64)]
     pub expires: Option<u64>,
     /// BLAKE3 digest of the token's text, hex: the token itself stays with its owner.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
     pub digest: String,
 }
 
@@ -100,6 +106,11 @@ impl Tokens {
     /// A value is no good, or the file can't be written.
     pub fn add(&mut self, new: NewToken) -> Result<TokenEntry, TokenError> {
         crate::config::check_name(&new.name).map_err(TokenError::Invalid)?;
+        if new.expires.is_some_and(|end| end > YEAR_9999) {
+            return Err(TokenError::Invalid(
+                "`expires` is in Unix seconds, up to the year 9999; null is never".to_owned(),
+            ));
+        }
         if new.capability == Capability::MeshRoute {
             return Err(TokenError::Invalid(
                 "a token permits 'admin' or 'view'; 'mesh-route' needs a network's key".to_owned(),
@@ -151,6 +162,12 @@ pub fn mint() -> SecretText {
     SecretText::new(bech32::encode::<Bech32m>(HRP, &*bytes).unwrap_or_default())
 }
 
+/// Whether the text has a token's form and checksum.
+pub(super) fn is_token(text: &str) -> bool {
+    bech32::primitives::decode::CheckedHrpstring::new::<Bech32m>(text)
+        .is_ok_and(|checked| checked.hrp() == HRP && checked.byte_iter().len() == 32)
+}
+
 /// What is kept of a token's text, hex.
 pub fn digest_of(token: &SecretText) -> String {
     digest(token.reveal()).to_string()
@@ -188,6 +205,7 @@ mod tests {
         assert_eq!((again.find(token.reveal(), 100), again.find("meshtoken1", 1)), (None, None));
         assert!(again.add(new("x", Capability::MeshRoute, &token)).is_err());
         assert!(again.add(new("", Capability::View, &token)).is_err());
+        assert!(is_token(token.reveal()) && !is_token("meshtoken1x") && !is_token(""));
         again.remove(&entry.id).unwrap();
         assert!(matches!(again.remove(&entry.id), Err(TokenError::NotFound(_))));
         assert_eq!(again.find(token.reveal(), 1), None);

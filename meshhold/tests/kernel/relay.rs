@@ -364,6 +364,118 @@ fn ten_thousand_legs_and_what_it_can_t_take() {
     assert_eq!((packets(0), packets(5_000), packets(30_000)), (Some(1), None, Some(0)));
 }
 
+/// A process that carries packets between two interfaces without link headers.
+struct Tunnel(Child);
+
+impl Tunnel {
+    /// `tl` here and at a neighbour, with these addresses of theirs.
+    fn new(namespace: &str, ends: [Ends; 2]) -> Self {
+        let script = SCRIPT.replace("relay.py", "tunnel.py");
+        let mut child =
+            Command::new("python3").args([&script, namespace]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        sh("ip link set tl up");
+        sh(&format!("ip -n {namespace} link set tl up"));
+        for Ends { near, left, .. } in ends {
+            sh(&format!("ip addr add {near} peer {left} dev tl"));
+            sh(&format!("ip -n {namespace} addr add {left} peer {near} dev tl"));
+        }
+        Self(child)
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn interfaces_without_link_headers_on_either_side() {
+    let name = "relay::interfaces_without_link_headers_on_either_side";
+    if !is_root() || !namespace::inside(name) {
+        return;
+    }
+    let mut lab = Lab::new();
+    let tunnels = [
+        Ends { left: "10.5.0.2", near: "10.5.0.1", ..FOUR },
+        Ends { left: "fd05::2", near: "fd05::1", ..SIX },
+    ];
+    let _tunnel = Tunnel::new("left", tunnels);
+    for ends in tunnels {
+        lab.left.does("open", json!([ends.left, LEFT]));
+    }
+    // And back by it.
+    let back = |ends: Ends, of: Ends| {
+        let from = Hop { remote: SocketAddr::new(of.right.parse().unwrap(), RIGHT), label: LABEL };
+        Leg { from, to: SocketAddr::new(ends.left.parse().unwrap(), LEFT), ..of.leg() }
+    };
+    let [four, six] = tunnels;
+    assert_eq!(lab.apply(&[four.leg(), six.leg(), back(four, FOUR), back(six, SIX)]), []);
+    for ends in tunnels {
+        let sent: Vec<Vec<u8>> = (0..20).map(|n| labelled(LABEL, 40 + 65 * n, n as u8)).collect();
+        sent.iter().for_each(|data| lab.send(ends, data));
+        assert!(lab.arrived(ends, 20) == sent, "{}", ends.left);
+        assert_eq!(lab.state(ends).packets, 20);
+        for data in &sent {
+            lab.right.does("send", json!([ends.at(), [ends.far, PORT], hex(data)]));
+        }
+        let taken = lab.left.does("take", json!([ends.from(), 20, 2.0]));
+        let taken: Vec<(String, u16, String)> = serde_json::from_value(taken).unwrap();
+        assert!(taken.iter().all(|(host, port, _)| (host.as_str(), *port) == (ends.near, PORT)), "{taken:?}");
+        let taken: Vec<Vec<u8>> = taken.iter().map(|(.., data)| unhex(data)).collect();
+        assert!(taken == sent, "back to {}", ends.left);
+    }
+}
+
+#[test]
+fn a_next_hop_behind_a_gateway_and_an_interface_that_is_replaced() {
+    let name = "relay::a_next_hop_behind_a_gateway_and_an_interface_that_is_replaced";
+    if !is_root() || !namespace::inside(name) {
+        return;
+    }
+    let mut lab = Lab::new();
+    // The right neighbour routes to addresses that are nowhere on the relay's own links.
+    let far = [Ends { right: "10.6.0.2", ..FOUR }, Ends { right: "fd06::2", ..SIX }];
+    sh("ip -n right link set lo up");
+    sh("ip -n right addr add 10.6.0.2/32 dev lo");
+    sh("ip -n right addr add fd06::2/128 dev lo");
+    sh("ip route add 10.6.0.0/24 via 10.2.0.2");
+    sh("ip route add fd06::/64 via fd02::2");
+    for ends in far {
+        lab.right.does("open", json!([ends.right, RIGHT]));
+    }
+    let legs = far.map(Ends::leg);
+    assert_eq!(lab.apply(&legs), []);
+    let good = labelled(LABEL, 300, 1);
+    for ends in far {
+        lab.send(ends, &good);
+        assert_eq!(lab.arrived(ends, 1), std::slice::from_ref(&good));
+        assert_eq!(lab.state(ends).packets, 1);
+    }
+    // Its program goes with an interface; the next one of the same name gets it anew.
+    assert_eq!(lab.relay.off(), []);
+    sh("ip link del rl");
+    assert_eq!(lab.relay.off().len(), 1);
+    sh("ip link add rl type veth peer name v0 netns left");
+    for (end, interface) in [("", "rl"), ("-n left ", "v0")] {
+        let number = if end.is_empty() { 1 } else { 2 };
+        sh(&format!("ip {end}addr add 10.1.0.{number}/24 dev {interface}"));
+        sh(&format!("ip {end}addr add fd01::{number}/64 dev {interface} nodad"));
+        sh(&format!("ip {end}link set {interface} up"));
+    }
+    assert_eq!(lab.apply(&legs), []);
+    assert_eq!(lab.relay.off(), []);
+    for ends in far {
+        lab.send(ends, &good);
+        assert_eq!(lab.arrived(ends, 1), std::slice::from_ref(&good));
+        assert_eq!(lab.state(ends).packets, 2);
+    }
+}
+
 #[test]
 fn the_verifier_accepts_both_programs_within_budget() {
     if !is_root() {

@@ -12,6 +12,7 @@ mod own;
 mod peers;
 mod ping;
 mod profile;
+mod relay;
 mod rows;
 mod site;
 mod table;
@@ -55,6 +56,10 @@ pub(crate) struct Arguments {
     /// Show instead what many peers cost: 1, 10, 100 active circuits, 10,000 idle peers (--peers names the cases)
     #[arg(long, conflicts_with_all = ["profile", "ebpf"])]
     circuits: bool,
+    /// Show instead what relays carry: kernel and workers beside plain forwarding, on both underlays, over 1 to 4 hops, and
+    /// how exactly a rate holds (--peers names the cases)
+    #[arg(long, conflicts_with_all = ["profile", "ebpf", "circuits"])]
+    relay: bool,
     /// Leave the small datagrams out
     #[arg(long)]
     no_udp: bool,
@@ -77,6 +82,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.circuits {
         return circuits::run(arguments);
+    }
+    if arguments.relay {
+        return relay::run(arguments);
     }
     if arguments.install {
         install::install(&named(&arguments.peers)?)?;

@@ -15,6 +15,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Round trips in microseconds, and how many requests had no answer.
 #[derive(Debug, PartialEq)]
 pub(super) struct Trips {
+    pub(super) mean: f64,
     pub(super) p50: f64,
     pub(super) p99: f64,
     pub(super) lost_percent: f64,
@@ -65,7 +66,8 @@ fn parse(printed: &str, count: u32) -> Result<Trips> {
     let lost_percent = 100.0 - times.len() as f64 * 100.0 / f64::from(count.max(1));
     let p50 = quantile(&times, 0.5).context("no ping was answered")?;
     let p99 = quantile(&times, 0.99).context("no ping was answered")?;
-    Ok(Trips { p50, p99, lost_percent })
+    let mean = times.iter().sum::<f64>() / times.len() as f64;
+    Ok(Trips { mean, p50, p99, lost_percent })
 }
 
 #[cfg(test)]
@@ -78,6 +80,7 @@ mod tests {
             64 bytes from 10.0.0.2: icmp_seq=2 ttl=64 time=0.150 ms\n\
             64 bytes from 10.0.0.2: icmp_seq=3 ttl=64 time=1 ms\n";
         let trips = parse(printed, 4).unwrap();
+        assert!((trips.mean - 1400.0 / 3.0).abs() < 0.01);
         assert_eq!((trips.p50, trips.p99, trips.lost_percent), (250.0, 1000.0, 25.0));
         assert!(parse("nothing", 4).is_err());
     }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -36,24 +37,55 @@ impl fmt::Display for Underlay {
     }
 }
 
+impl Underlay {
+    fn set(self, host: &Host, interface: &str) -> Result<()> {
+        if self == Self::Wire {
+            let singly = format!("-K {interface} tso off tx-udp-segmentation off gso off gro on");
+            host.run("ethtool", &singly.split(' ').collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+fn directory() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("meshhold-bench-").tempdir()?)
+}
+
+/// The daemon that is measured.
+fn program() -> PathBuf {
+    cargo::target_dir().join("release/meshhold")
+}
+
 /// Fresh namespaces for one row.
 pub(super) struct Site {
     pub(super) a: Host,
     pub(super) b: Host,
+    /// What lies between them, from a to b.
+    pub(super) hops: Vec<Host>,
     _directory: TempDir,
 }
 
 impl Site {
     pub(super) fn new(underlay: Underlay) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("meshhold-bench-").tempdir()?;
-        let (a, b) = Host::pair(directory.path(), &cargo::target_dir().join("release/meshhold"))?;
-        if underlay == Underlay::Wire {
-            let singly = "-K eth0 tso off tx-udp-segmentation off gso off gro on";
-            for host in [&a, &b] {
-                host.run("ethtool", &singly.split(' ').collect::<Vec<_>>())?;
+        let directory = directory()?;
+        let (a, b) = Host::pair(directory.path(), &program())?;
+        for host in [&a, &b] {
+            underlay.set(host, "eth0")?;
+        }
+        Ok(Self { a, b, hops: Vec::new(), _directory: directory })
+    }
+
+    /// So many hosts in a row between a and b, that forward nothing yet.
+    pub(super) fn chain(underlay: Underlay, hops: u8) -> Result<Self> {
+        let directory = directory()?;
+        let mut hosts = Host::chain(directory.path(), &program(), hops)?;
+        for pair in hosts.windows(2) {
+            for (host, interface) in pair.iter().zip(["right", "left"]) {
+                underlay.set(host, interface)?;
             }
         }
-        Ok(Self { a, b, _directory: directory })
+        let (b, a) = (hosts.pop().context("a chain has ends")?, hosts.remove(0));
+        Ok(Self { a, b, hops: hosts, _directory: directory })
     }
 
     /// Both hosts.
@@ -63,8 +95,8 @@ impl Site {
 
     /// The ends of all logs, in one line.
     pub(super) fn logs(&self) -> String {
-        let folders = self.hosts().map(|host| host.directory().to_owned());
-        let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+        let folders = self.hosts().into_iter().chain(&self.hops).map(Host::directory);
+        let entries = folders.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
         let logs =
             entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "log"));
         let tails = logs.filter_map(|path| {

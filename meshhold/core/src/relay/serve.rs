@@ -60,11 +60,10 @@ impl Relays {
         if !is_sound(&from, self.own) || from.last() != Some(&relay) {
             return Err(Refusal::BadPath);
         }
-        let of_relay = || self.doors.range((relay, 0)..=(relay, u64::MAX));
-        if of_relay().any(|(_, door)| door.forth == forth) {
+        if self.is_taken(relay, forth) {
             return Err(Refusal::Taken);
         }
-        if of_relay().count() >= MAX_DOORS_PER_RELAY {
+        if self.doors.range((relay, 0)..=(relay, u64::MAX)).count() >= MAX_DOORS_PER_RELAY {
             return Err(Refusal::Full);
         }
         self.doors.insert((relay, id), Door { forth, back, from });
@@ -118,13 +117,22 @@ impl Relays {
             return Err(Refusal::Full);
         }
         let [forth, back] = labels;
-        let taken = |node: NodeId, label: u32| {
-            self.passages.values().any(|passage| {
-                (passage.before.0, passage.forth) == (node, label)
-                    || (passage.after, passage.back) == (node, label)
-            })
-        };
-        if taken(before, forth) || taken(after, back) { Err(Refusal::Taken) } else { Ok(()) }
+        if self.is_taken(before, forth) || self.is_taken(after, back) {
+            return Err(Refusal::Taken);
+        }
+        Ok(())
+    }
+
+    /// Whether what `node` sends behind this label goes somewhere already: on by a passage, or to us. That it goes to one place
+    /// only rules out loops that are made of several paths without any: where a path ends, no other one goes on.
+    fn is_taken(&self, node: NodeId, label: u32) -> bool {
+        let passes = self.passages.values().any(|passage| {
+            (passage.before.0, passage.forth) == (node, label)
+                || (passage.after, passage.back) == (node, label)
+        });
+        let mut doors = self.doors.range((node, 0)..=(node, u64::MAX));
+        let mut ours = self.requests.values().filter(|request| request.hops.first() == Some(&node));
+        passes || doors.any(|(_, door)| door.forth == label) || ours.any(|request| request.back == label)
     }
 
     pub(super) fn forwarded(&self, passage: &Passage) -> Vec<Forwarded> {

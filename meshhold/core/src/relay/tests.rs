@@ -236,6 +236,24 @@ fn loops_and_lies_about_the_path_are_refused() {
     assert_eq!(world.passages(), 2, "and a sound one is taken");
 }
 
+/// Each path ends where the next one would have to go on.
+#[test]
+fn paths_of_one_label_do_not_make_a_loop_together() {
+    let relays = [(100, 101), (101, 102), (102, 100)];
+    let mut world = World::new(&[1, 100, 101, 102], &[&[(1, 100), (1, 101), (1, 102)], &relays[..]].concat());
+    let mut open = |number: u64, first: u8, to: [u8; 2], forth: u32| {
+        let (from, to) = (vec![id(1)], to.map(id).into());
+        let open = Message::Open { id: number, forth, back: 1000 + number as u32, from, to };
+        world.nodes.get_mut(&first).unwrap().handle(world.now, id(1), open);
+        world.settle();
+        world.passages()
+    };
+    assert_eq!(open(1, 102, [100, 101], 7), 4);
+    assert_eq!(open(2, 100, [101, 102], 7), 4, "refused where the first one ends");
+    assert_eq!(open(3, 101, [102, 100], 7), 4, "refused where it would end and the first one goes on");
+    assert_eq!(open(4, 100, [101, 102], 8), 8, "another label may");
+}
+
 #[test]
 fn a_taken_label_is_drawn_again() {
     let mut world = World::new(&[1, 100, 2], &[(1, 100), (100, 2)]);

@@ -16,8 +16,10 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 pub(in crate::control) struct AddDevice {
     /// Display name.
+    #[schema(min_length = 1, max_length = 63)]
     pub(in crate::control) name: String,
     /// Its IP address in the LAN.
+    #[schema(min_length = 2, max_length = 45)]
     pub(in crate::control) target: String,
 }
 

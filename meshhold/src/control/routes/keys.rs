@@ -1,5 +1,7 @@
 //! Management keys: networks joined and made, open ports, and secrets that are shared.
 
+#![allow(unused_qualifications, reason = "in what utoipa's macro makes of parameters")]
+
 use super::state::Answer;
 use super::{App, Input, misfit, qr};
 use crate::config::keys::{Capability, KeyDetails, KeyEntry, KeyReply, KeyRequest, NewKey, NewNetwork};
@@ -11,22 +13,27 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use meshhold_core::scope::{PortRule, Scope};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// A key, with its revision as entity tag.
 type Tagged = ([(HeaderName, String); 1], Json<KeyDetails>);
+
+/// The last second that dates are written for.
+const YEAR_9999: u64 = 253_402_300_799;
 
 /// A network to make, or to join where `key` is given.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::control) struct AddKey {
     /// Display name.
+    #[schema(min_length = 1, max_length = 64)]
     pub(in crate::control) name: String,
     /// Ports to open (`tcp:22`, `udp:5000-5010`); none denies everything.
     #[serde(default)]
     pub(in crate::control) allow: Vec<String>,
     /// When the key ends (Unix seconds); null is never.
     #[serde(default)]
+    #[schema(maximum = 253_402_300_799_u64)]
     pub(in crate::control) expires: Option<u64>,
     /// The `meshkey1…` string of the network to join.
     #[serde(default)]
@@ -43,10 +50,21 @@ pub(in crate::control) struct AddKey {
 pub(in crate::control) struct EditKey {
     /// The new name.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64)]
     pub(in crate::control) name: Option<String>,
     /// The ports that are open then, and no others.
     #[serde(default)]
     pub(in crate::control) allow: Option<Vec<String>>,
+}
+
+/// What a change is meant for; read by [`revision`].
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is the document's")]
+struct IfMatch {
+    /// The entity tag of the state that the change is meant for, or `*`.
+    #[param(rename = "If-Match", required = false, value_type = String)]
+    tag: Option<String>,
 }
 
 /// A secret for another node to join with.
@@ -79,6 +97,9 @@ pub(super) async fn add(
     Input(new): Input<AddKey>,
 ) -> Result<(StatusCode, Tagged), Problem> {
     let AddKey { name, allow, expires, key, ipv4_range } = new;
+    if expires.is_some_and(|end| end > YEAR_9999) {
+        return Err(Problem::invalid("`expires` is in Unix seconds, up to the year 9999; null is never"));
+    }
     let allow = scope(&allow)?;
     let range = ipv4_range.map(|text| text.parse()).transpose();
     let range = range.map_err(|error: <meshhold_core::key::Ipv4Range as std::str::FromStr>::Err| {
@@ -107,8 +128,7 @@ pub(super) async fn show(State(app): State<App>, Path(id): Path<String>) -> Resu
 }
 
 /// Changes name or open ports; with `If-Match` only if nobody else did meanwhile.
-#[utoipa::path(patch, path = "/api/v1/keys/{id}", params(("id" = String, Path, description = "id or a unique start of it"),
-    ("If-Match" = Option<String>, Header, description = "the entity tag that the change is meant for")),
+#[utoipa::path(patch, path = "/api/v1/keys/{id}", params(("id" = String, Path, description = "id or a unique start of it"), IfMatch),
     request_body = EditKey, responses((status = 200, body = KeyDetails)))]
 pub(super) async fn edit(
     State(app): State<App>,
@@ -117,20 +137,19 @@ pub(super) async fn edit(
     Input(change): Input<EditKey>,
 ) -> Result<Tagged, Problem> {
     let allow = change.allow.as_deref().map(scope).transpose()?;
-    let (name, revision) = (change.name, revision(&headers)?);
+    let (name, revision) = (change.name, revision(&headers));
     one(app.change(Request::Key(KeyRequest::Edit { id, allow, name, revision })).await?)
 }
 
 /// Leaves the network and forgets the key; with `If-Match` only if nobody else changed it meanwhile.
-#[utoipa::path(delete, path = "/api/v1/keys/{id}", params(("id" = String, Path, description = "id or a unique start of it"),
-    ("If-Match" = Option<String>, Header, description = "the entity tag that the removal is meant for")),
+#[utoipa::path(delete, path = "/api/v1/keys/{id}", params(("id" = String, Path, description = "id or a unique start of it"), IfMatch),
     responses((status = 200, body = KeyDetails)))]
 pub(super) async fn remove(
     State(app): State<App>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Tagged, Problem> {
-    let revision = revision(&headers)?;
+    let revision = revision(&headers);
     one(app.change(Request::Key(KeyRequest::Remove { id, revision })).await?)
 }
 
@@ -149,17 +168,11 @@ fn one(response: Response) -> Result<Tagged, Problem> {
     Ok(([(header::ETAG, format!("\"{}\"", details.entry.revision))], Json(*details)))
 }
 
-/// The revision that `If-Match` names; none where it is absent or `*`.
-fn revision(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
-        return Ok(None);
-    }
+/// The revision that `If-Match` names; none where it is absent or `*`. What is no entity tag fits no state.
+fn revision(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::IF_MATCH)?.to_str().unwrap_or_default().trim();
     let tag = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-    let tag =
-        tag.ok_or_else(|| Problem::malformed("If-Match isn't an entity tag; send that of the last answer"))?;
-    Ok(Some(tag.to_owned()))
+    (text != "*").then(|| tag.unwrap_or_default().to_owned())
 }
 
 fn scope(rules: &[String]) -> Result<Scope, Problem> {

@@ -28,6 +28,7 @@ use axum::{Router, middleware};
 use meshhold_core::key::Ipv4Range;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response as Documented, ResponseBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -134,8 +135,18 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(questions::ping))
         .routes(routes!(events::events))
         .merge(web::api_router());
-    describe_problems(router.get_openapi_mut());
+    let document = router.get_openapi_mut();
+    describe_problems(document);
+    describe_access(document);
     router
+}
+
+/// A bearer token; browsers have a session's cookie instead.
+fn describe_access(document: &mut OpenApi) {
+    let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", bearer);
+    document.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("bearer", [])]);
 }
 
 /// Every operation may be refused, always in the same shape.

@@ -24,8 +24,10 @@ pub(super) const MAX_PIXELS: usize = 1 << 20;
 #[into_params(parameter_in = Query)]
 pub(super) struct Size {
     /// In pixels.
+    #[param(minimum = 1, maximum = 65535)]
     width: u16,
     /// In pixels.
+    #[param(minimum = 1, maximum = 65535)]
     height: u16,
 }
 

@@ -31,7 +31,8 @@ pub(super) async fn explain(
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::control) struct PacketQuestion {
-    /// From its IP header on.
+    /// From its IP header on, a number 0 to 255 a byte.
+    #[schema(value_type = Vec<u8>, max_items = 65535)]
     pub(in crate::control) packet: Vec<u8>,
     /// Where it is: `out`, `in` or `lan`; by its source address where none is named.
     #[serde(default)]

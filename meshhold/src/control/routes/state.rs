@@ -76,8 +76,12 @@ pub(super) async fn netcheck(State(app): State<App>) -> Answer<Netcheck> {
 pub(super) struct Since {
     /// `seen` of the last answer; 0 or none at first.
     #[serde(default)]
+    #[param(maximum = 9_007_199_254_740_991_u64)]
     seen: u64,
 }
+
+/// Larger numbers lose digits in JSON (RFC 8259 section 6).
+const MAX_SEEN: u64 = (1 << 53) - 1;
 
 /// What was dropped lately, and all counters.
 #[utoipa::path(get, path = "/api/v1/drops", params(Since), responses((status = 200, body = DropsReply)))]
@@ -85,8 +89,9 @@ pub(super) async fn drops(
     State(app): State<App>,
     since: Result<Query<Since>, QueryRejection>,
 ) -> Answer<DropsReply> {
-    let Query(Since { seen }) =
-        since.map_err(|_| Problem::malformed("`seen` isn't a number; use that of the last answer"))?;
+    let seen = since.ok().map(|Query(since)| since.seen).filter(|seen| *seen <= MAX_SEEN);
+    let seen =
+        seen.ok_or_else(|| Problem::malformed("`seen` isn't a number; use that of the last answer"))?;
     let Response::Drops(drops) = app.ask(Request::Drops { seen }).await? else { return Err(misfit()) };
     Ok(Json(drops))
 }

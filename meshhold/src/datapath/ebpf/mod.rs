@@ -7,6 +7,7 @@ mod apply;
 mod error;
 mod events;
 mod gateway;
+mod hook;
 mod judge;
 mod maps;
 mod pins;

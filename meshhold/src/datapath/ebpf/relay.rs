@@ -9,10 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, MapData},
-    programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
-        tc::{SchedClassifierLink, TcAttachOptions},
-    },
+    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
 };
 use meshhold_common::{
     Address,
@@ -21,6 +18,7 @@ use meshhold_common::{
 
 use super::{
     EbpfError,
+    hook::Hook,
     maps::{of, typed},
 };
 use crate::datapath::relay::{Hop, Leg, LegTraffic};
@@ -46,7 +44,7 @@ pub struct KernelRelay {
     /// Slots of the sources' budgets.
     sources: Slots,
     addresses: BTreeSet<IpAddr>,
-    links: BTreeMap<Link, SchedClassifierLink>,
+    links: BTreeMap<Link, Hook>,
 }
 
 /// Numbers in the order of their first use.
@@ -150,6 +148,11 @@ impl KernelRelay {
         self.states.get(&entry.slot, 0).map(Some).map_err(of("RELAY_STATE"))
     }
 
+    /// The interfaces where it no longer is: they went, or somebody took it off.
+    pub fn off(&self) -> Vec<Link> {
+        self.links.iter().filter(|(_, hook)| hook.is_off()).map(|(link, _)| link.clone()).collect()
+    }
+
     /// The loaded programs, for tests that ask what the verifier made of them.
     pub fn programs(&self) -> Vec<&SchedClassifier> {
         let found = self.ebpf.programs().filter(|(name, _)| PROGRAMS.contains(name));
@@ -244,13 +247,13 @@ impl KernelRelay {
         Ok(())
     }
 
-    fn attach(&mut self, link: &Link) -> Result<SchedClassifierLink, EbpfError> {
+    fn attach(&mut self, link: &Link) -> Result<Hook, EbpfError> {
         let name = if link.ethernet { PROGRAMS[0] } else { PROGRAMS[1] };
         let failed = |source| EbpfError::Attach { program: name, interface: link.name.clone(), source };
         let classifier = program(&mut self.ebpf, name)?;
         let order = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = classifier.attach_with_options(&link.name, TcAttachType::Ingress, order).map_err(failed)?;
-        classifier.take_link(id).map_err(failed)
+        Hook::new(classifier.take_link(id).map_err(failed)?)
     }
 }
 

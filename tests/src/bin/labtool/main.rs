@@ -6,6 +6,7 @@ mod ask;
 mod bytes;
 mod capture;
 mod crowd;
+mod dht;
 mod dns;
 mod flood;
 mod flow;
@@ -32,6 +33,7 @@ labtool drink ADDRESS PORT                   takes it, a line for each 10 ms in 
 labtool probe ADDRESS PORT                   a new TCP connection every millisecond
 labtool dns BIND PORT ANSWER                  every name has this IPv4 address
 labtool dns-times SERVER PORT NAME COUNT      99th percentile of so many answers, in microseconds
+labtool dht BIND COUNT                        so many nodes of a BitTorrent DHT that only they are in
 labtool crowd ADDRESS PORT COUNT              so many TCP connections at once
 labtool visits ADDRESS PORT COUNT             so many short TCP connections
 labtool scan tcp|udp ADDRESS STEP            every STEPth port: open, refused, silent
@@ -65,6 +67,7 @@ fn main() -> Result<()> {
         ["probe", address, port] => scan::probe(target(address, port)?),
         ["dns-times", server, port, name, count] => dns::ask(target(server, port)?, name, count.parse()?),
         ["dns", bind, port, answer] => dns::serve(target(bind, port)?, answer.parse()?),
+        ["dht", bind, count] => dht::serve(bind.parse()?, count.parse()?),
         ["crowd", address, port, count] => crowd::at_once(target(address, port)?, count.parse()?),
         ["visits", address, port, count] => crowd::in_turn(target(address, port)?, count.parse()?),
         ["scan", "tcp", address, step] => scan::tcp(address.parse()?, step.parse()?),
