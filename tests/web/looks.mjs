@@ -21,6 +21,7 @@ export async function pages(page, peer) {
     }
     for (const [name, open] of dialogs(page, peer)) {
       await open();
+      await page.getByRole("dialog").waitFor();
       checked += await both(page, name, viewport.width);
       await page.keyboard.press("Escape");
       await page.getByRole("dialog").waitFor({ state: "detached" });

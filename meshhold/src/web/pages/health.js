@@ -113,7 +113,7 @@ function who(list) {
 		if (session.current) return pill(t.health.thisSession, "good");
 		return canWrite() && button(t.health.revoke, () => revoke(session), { kind: "ghost", "aria-label": t.health.revokeOf(session.source) });
 	};
-	const rows = list.map((one) => [h("code", null, one.source), t.health.how[one.how] ?? one.how, one.capability, ago(one.since), moment(one.expires), end(one)]);
+	const rows = list.map((one) => [h("code", null, one.source), t.health.how[one.how] ?? one.how, ago(one.since), moment(one.expires), end(one)]);
 	return table(t.health.sessions, t.health.sessionColumns, rows);
 }
 

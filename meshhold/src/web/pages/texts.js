@@ -363,7 +363,7 @@ export const t = {
 		mtu: "Path MTU",
 		noPrograms: "No kernel programs are loaded.",
 		programColumns: ["Program", "Hook", "Runs", "Mean cost"],
-		sessionColumns: ["From", "By", "May", "Since", "Until", "End"],
+		sessionColumns: ["From", "By", "Since", "Until", "End"],
 		auditColumns: ["When", "What", "Who", "From", "Outcome"],
 		how: { password: "password", link: "link", token: "token" },
 		thisSession: "this one",

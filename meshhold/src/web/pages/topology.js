@@ -8,14 +8,15 @@ import { t } from "./texts.js";
 
 const DRAWN = 28;
 const LABELLED = 16;
+const FEW = 3;
 const BUSY = 1_000;
 let width = 800;
 let observer = null;
 
 /** `rows` as the table has them: `{ network, peer, key, now }`, the most important first. */
 export function topology(status, rows) {
-	const size = { width, height: width < 560 ? width * 1.05 : Math.min(Math.max(width * 0.46, 340), 520) };
 	const all = unique(rows);
+	const size = { width, height: height(all.length) };
 	const drawn = all.slice(0, DRAWN).sort(neighbours);
 	const peers = place(drawn, size);
 	const relays = placeRelays(peers, status, size);
@@ -31,6 +32,12 @@ export function topology(status, rows) {
 		]),
 		all.length > DRAWN && h("p", { class: "soft more" }, t.network.notDrawn(all.length - DRAWN)),
 	]);
+}
+
+/** A few peers need little room. */
+function height(peers) {
+	if (peers <= FEW) return 260;
+	return width < 560 ? width * 1.05 : Math.min(Math.max(width * 0.46, 340), 520);
 }
 
 function observe(element) {
@@ -136,7 +143,8 @@ function edgeLabel({ x, y, peer, now }, relays, size) {
 	const last = relays.get(peer.path?.via.at(-1));
 	const [from, along] = last ? [last, 0.5] : [{ x: size.width / 2, y: size.height / 2 }, 0.66];
 	const at = { x: from.x + (x - from.x) * along, y: from.y + (y - from.y) * along };
-	const lines = [ms(peer.rtt_ms), now.rx + now.tx > BUSY && rate(now.rx + now.tx)].filter(Boolean);
+	const lines = [peer.rtt_ms != null && ms(peer.rtt_ms), now.rx + now.tx > BUSY && rate(now.rx + now.tx)].filter(Boolean);
+	if (lines.length === 0) return null;
 	const [wide, high] = [6.4 * Math.max(...lines.map((line) => line.length)) + 8, 13 * lines.length + 3];
 	const ground = h("rect", { x: at.x - wide / 2, y: at.y - high / 2, width: wide, height: high, rx: 5 });
 	const text = lines.map((line, index) => h("text", { class: index ? "speed" : "", x: at.x, y: at.y - high / 2 + 12 + 13 * index }, line));
