@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod discover;
 pub mod dns;
+pub mod doctor;
 pub mod forward;
 pub mod link;
 pub mod platform;

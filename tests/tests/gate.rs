@@ -135,8 +135,9 @@ fn writes_need_this_session_s_token_and_programs_what_their_token_permits() -> R
         let keys = bearer(&view, &[], "/api/v1/keys")?;
         ensure!(keys.body == "[]", "a refused write had an effect: {keys:?}");
         ensure!(bearer(&admin, &create, "/api/v1/keys")?.status == 201, "'admin' changes");
-        for local in ["links", "password"] {
-            let reply = bearer(&admin, &create, &format!("/api/v1/{local}"))?;
+        for (method, local) in [("POST", "links"), ("PUT", "password")] {
+            let words = [&create[..], &["--request", method]].concat();
+            let reply = bearer(&admin, &words, &format!("/api/v1/{local}"))?;
             ensure!(reply.status == 403, "{local} is for the control socket: {reply:?}");
         }
         let made = one.ask(&a, &create, "/api/v1/keys")?;
@@ -279,6 +280,40 @@ fn ten_thousand_idle_and_slow_connections_leave_the_packet_path_alone() -> Resul
         }
         ratios.sort_by(f64::total_cmp);
         ensure!(ratios[1] >= 0.8, "the median of the ratios is {:.2}", ratios[1]);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_doctor_names_what_is_in_the_way_and_its_remedy_works() -> Result<()> {
+    run("doctor", |lab| {
+        let a = node(lab, "listen_addr: 127.0.0.1:8080, open_metrics: true")?;
+        a.mint(&["tcp:80"])?;
+        let errors = || {
+            let finished = a.try_meshhold(&["doctor", "--json"], "")?;
+            let findings: Vec<serde_json::Value> = serde_json::from_str(&finished.stdout)?;
+            let bad = findings.into_iter().filter(|finding| finding["severity"] == "error");
+            Ok::<_, anyhow::Error>(
+                bad.filter(|finding| finding["check"] != "capabilities").collect::<Vec<_>>(),
+            )
+        };
+        ensure!(errors()?.is_empty(), "{:?}", errors()?);
+        a.host.run("nft", &["add table inet lab"])?;
+        a.host.run("nft", &["add chain inet lab input { type filter hook input priority 0 ; }"])?;
+        a.host.run("nft", &["add rule inet lab input udp dport 7000-8000 drop"])?;
+        let found = errors()?;
+        let remedy = found.first().and_then(|finding| finding["remedy"].as_str()).context("no finding")?;
+        ensure!(remedy.starts_with("nft delete rule inet lab input handle"), "{found:?}");
+        a.host.run("sh", &["-c", remedy])?;
+        ensure!(errors()?.is_empty(), "the remedy does not mend it: {:?}", errors()?);
+        let _service = service::echo(&a.host, "tcp", a.host.ipv4.into(), 80)?;
+        let found = errors()?;
+        ensure!(found.len() == 1 && found[0]["check"] == "services", "{found:?}");
+        let metrics = ask(&a, &[], "/metrics")?;
+        ensure!(
+            metrics.status == 200 && metrics.body.contains("# TYPE meshhold_packets_total counter"),
+            "{metrics:?}"
+        );
         Ok(())
     })
 }

@@ -40,6 +40,8 @@ pub(super) enum Command {
     },
     /// Say what this node sees of the Internet: NAT, relays, port mapping, path MTU
     Netcheck,
+    /// Say what keeps this node from doing its work, and what mends it; exit code 1 where something doesn't work
+    Doctor,
     /// Print a link to the Web UI, good for one login within 60 seconds
     #[command(args_conflicts_with_subcommands = true)]
     Web {

@@ -4,6 +4,7 @@
 //! daemon owns: where one answers, it does the work.
 
 mod args;
+mod doctor;
 mod drops;
 mod explain;
 mod forwards;
@@ -90,6 +91,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
             forwards::run(&config, command, args.json)
         }
+        Command::Doctor => doctor::run(&config, args.json),
         Command::Web { open, command } => web::run(&config, command, open, args.json),
         Command::Id => id(&config, args.json),
         Command::Keygen => Ok(keygen(args.json)),

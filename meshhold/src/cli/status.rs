@@ -11,15 +11,20 @@ pub(super) const NOT_RUNNING: u8 = 3;
 
 /// Asks the daemon and prints its answer.
 pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
-    let status = match client::call(&config.socket(), &Request::Status) {
-        Ok(Response::Status(status)) => *status,
-        Ok(Response::Error(error)) => anyhow::bail!(error),
-        Ok(_) => anyhow::bail!("the daemon's answer isn't a status; restart it with this version"),
-        Err(ClientError::NotRunning(_)) => stopped(config),
-        Err(error) => return Err(error.into()),
-    };
+    let status = known(config)?;
     let code = if status.running { 0 } else { NOT_RUNNING };
     Ok(if json { Outcome::json(&status) } else { Outcome::text(render(&status)) }.code(code))
+}
+
+/// The daemon's answer, or what is known without one.
+pub(super) fn known(config: &Config) -> anyhow::Result<Status> {
+    match client::call(&config.socket(), &Request::Status) {
+        Ok(Response::Status(status)) => Ok(*status),
+        Ok(Response::Error(error)) => anyhow::bail!(error),
+        Ok(_) => anyhow::bail!("the daemon's answer isn't a status; restart it with this version"),
+        Err(ClientError::NotRunning(_)) => Ok(stopped(config)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What is known without a daemon, in the same shape.

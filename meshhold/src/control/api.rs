@@ -41,6 +41,8 @@ pub enum Request {
     Paths,
     /// What of the world does this node see?
     Netcheck,
+    /// What do the kernel programs cost?
+    Programs,
     /// Which address does a name, address or node id mean?
     Resolve(String),
 }
@@ -184,6 +186,8 @@ pub enum Response {
     Paths(Vec<PeerPaths>),
     /// To [`Request::Netcheck`].
     Netcheck(Netcheck),
+    /// To [`Request::Programs`].
+    Programs(Vec<ProgramCost>),
     /// To [`Request::Resolve`].
     Address(IpAddr),
     /// To [`Request::Explain`].
@@ -529,6 +533,19 @@ pub struct Netcheck {
     pub udp: Option<bool>,
     /// Longest packet inside a circuit, in bytes, by the narrowest path in use; none without a circuit.
     pub path_mtu: Option<u16>,
+}
+
+/// A kernel program, and what it costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProgramCost {
+    /// Its name.
+    pub name: String,
+    /// Where it hangs.
+    pub hook: String,
+    /// How often it ran; 0 while the kernel doesn't count (`kernel.bpf_stats_enabled`).
+    pub runs: u64,
+    /// Mean time of a run, in nanoseconds.
+    pub mean_ns: f64,
 }
 
 /// A relay, as this node sees it.

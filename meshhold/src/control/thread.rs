@@ -29,6 +29,8 @@ pub struct ControlConfig {
     pub space: Ipv4Range,
     /// Suffix of mesh names.
     pub suffix: String,
+    /// The node's own UDP port.
+    pub listen: u16,
 }
 
 impl From<&Config> for ControlConfig {
@@ -39,6 +41,7 @@ impl From<&Config> for ControlConfig {
             api: config.api.clone(),
             space: config.meshlan.ipv4_range,
             suffix: config.meshlan.dns_suffix.clone(),
+            listen: config.node.listen.port(),
         }
     }
 }
@@ -65,7 +68,7 @@ impl Control {
         let guard = Arc::new(Guard::open(&config, web.as_ref())?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (calls, queue) = mpsc::channel(CALLS);
-        let app = App::new(calls.clone(), guard, config.space);
+        let app = App::new(calls.clone(), guard, config.space, config.listen);
         let serve = move || {
             runtime.block_on(async {
                 tokio::select! {

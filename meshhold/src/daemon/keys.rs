@@ -46,6 +46,7 @@ impl Daemon {
             Request::Explain(request) => explained(self.explain(&request)),
             Request::ExplainPacket { packet, at } => explained(self.explain_packet(packet, at)),
             Request::Paths => Response::Paths(self.peer_paths()),
+            Request::Programs => Response::Programs(self.lan.programs()),
             Request::Netcheck => Response::Netcheck(self.netcheck()),
             Request::Reload => self.reload_keys(),
         };

@@ -13,7 +13,7 @@ use meshhold_common::Reason;
 use meshhold_core::path::Path;
 
 use crate::config::Config;
-use crate::control::api::{DatapathMode, DatapathStatus};
+use crate::control::api::{DatapathMode, DatapathStatus, ProgramCost};
 use crate::datapath::counters::Activity;
 use crate::datapath::ebpf::{EbpfDatapath, EbpfError, Events, LEAST};
 use crate::datapath::policy::Policy;
@@ -303,6 +303,13 @@ impl Lan {
             .map(|reason| (reason.as_str().to_owned(), sum(reason)))
             .filter(|(_, packets)| *packets > 0)
             .collect()
+    }
+
+    /// The kernel programs and what they cost.
+    pub(super) fn programs(&self) -> Vec<ProgramCost> {
+        let costs = self.kernel.as_ref().map(|kernel| kernel.costs()).unwrap_or_default().into_iter();
+        let hook = || "tcx".to_owned();
+        costs.map(|(name, runs, mean_ns)| ProgramCost { name, hook: hook(), runs, mean_ns }).collect()
     }
 
     pub(super) fn status(&self) -> DatapathStatus {

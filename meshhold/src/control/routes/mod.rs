@@ -7,6 +7,7 @@ mod devices;
 pub(super) mod events;
 mod input;
 mod keys;
+mod metrics;
 mod qr;
 mod questions;
 mod state;
@@ -40,14 +41,16 @@ pub(crate) struct App {
     /// Who may ask.
     pub(crate) guard: Arc<Guard>,
     space: Ipv4Range,
+    /// The node's own UDP port.
+    listen: u16,
     /// Counts changes made through the API.
     changes: Arc<watch::Sender<u64>>,
 }
 
 impl App {
     /// Talks to the daemon over `daemon`.
-    pub(crate) fn new(daemon: mpsc::Sender<Asked>, guard: Arc<Guard>, space: Ipv4Range) -> Self {
-        Self { daemon, guard, space, changes: Arc::new(watch::Sender::new(0)) }
+    pub(crate) fn new(daemon: mpsc::Sender<Asked>, guard: Arc<Guard>, space: Ipv4Range, listen: u16) -> Self {
+        Self { daemon, guard, space, listen, changes: Arc::new(watch::Sender::new(0)) }
     }
 
     /// The daemon's answer, where it isn't a refusal.
@@ -121,7 +124,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(state::netcheck))
         .routes(routes!(state::drops))
         .routes(routes!(state::listeners))
+        .routes(routes!(state::doctor))
+        .routes(routes!(state::programs))
         .routes(routes!(state::version))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(state::reload))
         .routes(routes!(keys::list, keys::add))
         .routes(routes!(keys::show, keys::edit, keys::remove))

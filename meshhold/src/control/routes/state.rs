@@ -4,9 +4,10 @@
 
 use super::{App, misfit};
 use crate::control::api::{
-    DropsReply, Netcheck, NetworkStatus, PeerPaths, PeerStatus, Request, Response, Status,
+    DropsReply, Netcheck, NetworkStatus, PeerPaths, PeerStatus, ProgramCost, Request, Response, Status,
 };
 use crate::control::problem::Problem;
+use crate::doctor::{self, Finding};
 use crate::platform::linux::listeners::{self, Listener};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -49,7 +50,7 @@ pub(super) async fn peers(State(app): State<App>) -> Answer<Vec<NetworkPeer>> {
     Ok(Json(peers.collect()))
 }
 
-async fn known(app: &App) -> Result<Status, Problem> {
+pub(super) async fn known(app: &App) -> Result<Status, Problem> {
     match app.ask(Request::Status).await? {
         Response::Status(status) => Ok(*status),
         _ => Err(misfit()),
@@ -68,6 +69,13 @@ pub(super) async fn paths(State(app): State<App>) -> Answer<Vec<PeerPaths>> {
 pub(super) async fn netcheck(State(app): State<App>) -> Answer<Netcheck> {
     let Response::Netcheck(netcheck) = app.ask(Request::Netcheck).await? else { return Err(misfit()) };
     Ok(Json(netcheck))
+}
+
+/// The kernel programs and what they cost.
+#[utoipa::path(get, path = "/api/v1/programs", responses((status = 200, body = Vec<ProgramCost>)))]
+pub(super) async fn programs(State(app): State<App>) -> Answer<Vec<ProgramCost>> {
+    let Response::Programs(programs) = app.ask(Request::Programs).await? else { return Err(misfit()) };
+    Ok(Json(programs))
 }
 
 /// From where on.
@@ -101,6 +109,14 @@ pub(super) async fn drops(
 pub(super) async fn listeners() -> Answer<Vec<Listener>> {
     let found = tokio::task::spawn_blocking(listeners::all).await;
     found.map(Json).map_err(|_| Problem::failed("can't look at this host's sockets"))
+}
+
+/// What keeps this node from doing its work, with what mends it.
+#[utoipa::path(get, path = "/api/v1/doctor", responses((status = 200, body = Vec<Finding>)))]
+pub(super) async fn doctor(State(app): State<App>) -> Answer<Vec<Finding>> {
+    let (status, port) = (known(&app).await?, app.listen);
+    let found = tokio::task::spawn_blocking(move || doctor::examine(&status, port)).await;
+    found.map(Json).map_err(|_| Problem::failed("the checks were given up; see the daemon's log"))
 }
 
 /// What runs here.

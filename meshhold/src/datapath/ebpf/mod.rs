@@ -183,6 +183,17 @@ impl EbpfDatapath {
         Ok(packets)
     }
 
+    /// Name, runs and mean time of a run in nanoseconds of each program; zeros while the kernel doesn't count
+    /// (`kernel.bpf_stats_enabled`).
+    pub fn costs(&self) -> Vec<(String, u64, f64)> {
+        let cost = |(name, program): (&str, &aya::programs::Program)| {
+            let info = program.info().ok()?;
+            let mean = info.run_time().as_nanos() as f64 / info.run_count().max(1) as f64;
+            Some((name.to_owned(), info.run_count(), mean))
+        };
+        self.ebpf.programs().filter_map(cost).collect()
+    }
+
     /// Packets and bytes: of everything seen, and of each reason. The first is the sum of the others.
     ///
     /// # Errors
