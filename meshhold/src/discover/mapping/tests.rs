@@ -47,6 +47,10 @@ async fn answer(place: Place, port: u16, mut with: impl FnMut(&[u8]) -> Vec<u8> 
 
 /// As a gateway answers that knows PCP.
 fn granted_by_pcp(question: &[u8]) -> Vec<u8> {
+    // A question of NAT-PMP is shorter, and not understood.
+    if question.len() < 60 {
+        return Vec::new();
+    }
     let mut answer = vec![2, 0x81, 0, 0];
     answer.extend(&question[4..8]);
     answer.extend([0; 16]);
