@@ -187,6 +187,7 @@ fn bodies_that_are_none_are_refused_and_not_repeated() {
         ("keys", json, b"\xff\xfe", 400),
         ("keys", json, b"null", 422),
         ("keys", json, b"{}", 422),
+        ("keys", json, b"[\"x\", [], null, null, null]", 422),
         ("keys", json, &nested, 422),
         ("keys", json, &long, 413),
         ("keys", "text/plain", b"{\"name\":\"x\"}", 415),
