@@ -226,6 +226,8 @@ pub struct FlowRate {
     pub bytes: u32,
     /// 1 where the flow is bulk.
     pub bulk: u32,
+    /// The worker that carries it while it is sparse.
+    pub worker: u32,
 }
 
 /// Protocols with marks of their own in [`Opened`]: TCP, UDP, ICMP.

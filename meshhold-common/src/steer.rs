@@ -13,9 +13,13 @@ use crate::{
 const WINDOW: u32 = 64;
 /// Bytes a window that a sparse flow may send.
 const BUDGET: u32 = 12_000;
+/// Bytes that each packet counts for at least: many small ones, as the acknowledgements of a transfer, are bulk too.
+const LEAST: u32 = 384;
 /// Milliseconds of silence after which a bulk flow is sparse again: nothing of it waits in the bulk queue any more, so
 /// the change can't bring its packets out of order.
 const PAUSE: u32 = 250;
+/// Milliseconds of silence after which a sparse flow may change its worker: these never have more than a few packets in hand.
+const REST: u32 = 3;
 
 /// A number that all packets of a flow share, in both directions and at both ends. Fragments have no ports and
 /// share one for their addresses.
@@ -47,9 +51,36 @@ pub fn flow_hash<L: Load>(load: &L) -> u32 {
     mix(ends ^ u32::from(protocol))
 }
 
+/// A packet on its way to a queue.
+pub struct Arrival {
+    /// [`flow_hash`]
+    pub hash: u32,
+    /// Milliseconds, wrapping.
+    pub now: u32,
+    /// Bytes.
+    pub length: u32,
+    /// The processor that it is on.
+    pub cpu: u32,
+}
+
+/// Number of the queue: each of `workers` has one for bulk, and `workers` queues further on one for what is sparse. Bulk
+/// goes by flow, both directions to the same worker. What is sparse goes to the worker that stays on the packet's own
+/// processor, which need not wake another one; after a pause, for nothing of the flow is under way then.
+#[inline(always)]
+pub fn queue(rate: &mut FlowRate, packet: &Arrival, workers: u32) -> u32 {
+    let rest = packet.now.wrapping_sub(rate.last) > REST;
+    if is_bulk(rate, packet.now, packet.length) {
+        return (packet.hash >> 16).checked_rem(workers).unwrap_or(0);
+    }
+    if rest {
+        rate.worker = packet.cpu;
+    }
+    rate.worker.checked_rem(workers).unwrap_or(0) + workers
+}
+
 /// Counts a packet of `length` bytes at `now` (milliseconds, wrapping) and says whether its flow is bulk.
 #[inline(always)]
-pub fn is_bulk(rate: &mut FlowRate, now: u32, length: u32) -> bool {
+fn is_bulk(rate: &mut FlowRate, now: u32, length: u32) -> bool {
     let pause = now.wrapping_sub(rate.last);
     rate.last = now;
     if pause > PAUSE {
@@ -62,16 +93,9 @@ pub fn is_bulk(rate: &mut FlowRate, now: u32, length: u32) -> bool {
         rate.since = now;
         rate.bytes = 0;
     }
-    rate.bytes = rate.bytes.saturating_add(length);
+    rate.bytes = rate.bytes.saturating_add(if length < LEAST { LEAST } else { length });
     rate.bulk = u32::from(rate.bytes > BUDGET);
     rate.bulk != 0
-}
-
-/// Number of the queue: each of `workers` has a bulk queue, and `workers` queues further on a sparse one.
-#[inline(always)]
-pub fn queue(hash: u32, workers: u32, bulk: bool) -> u32 {
-    let worker = (hash >> 16).checked_rem(workers).unwrap_or(0);
-    if bulk { worker } else { worker + workers }
 }
 
 #[inline(always)]
@@ -110,7 +134,11 @@ mod tests {
         let there = packet4(1, 2, [0, 80, 9, 9]);
         let back = packet4(2, 1, [9, 9, 0, 80]);
         assert_eq!(flow_hash(&&there[..]), flow_hash(&&back[..]));
-        let of = |port| queue(flow_hash(&&packet4(1, 2, [0, 80, 9, port])[..]), 2, true);
+        let mut bulk = FlowRate { bulk: 1, ..FlowRate::default() };
+        let mut of = |port| {
+            let hash = flow_hash(&&packet4(1, 2, [0, 80, 9, port])[..]);
+            queue(&mut bulk, &Arrival { hash, now: 1, length: 1400, cpu: 0 }, 2)
+        };
         let first = (0..100).filter(|port| of(*port) == 0).count();
         assert!((30..70).contains(&first), "{first} of 100 flows at the first of two workers");
     }
@@ -129,9 +157,20 @@ mod tests {
         let mut rate = FlowRate::default();
         let ping = (0..100).any(|n| is_bulk(&mut rate, 1000 + 50 * n, 84));
         assert!(!ping, "20 pings a second are sparse");
-        let bulk = (0..20).map(|_| is_bulk(&mut rate, 7000, 1400)).filter(|bulk| *bulk).count();
+        let bulk = (0..20).filter(|_| is_bulk(&mut rate, 7000, 1400)).count();
         assert_eq!(bulk, 12, "the first 12 kB pass");
+        let mut acknowledgements = FlowRate::default();
+        let sparse = (0..1000).filter(|n| !is_bulk(&mut acknowledgements, n / 4, 52)).count();
+        assert_eq!(sparse, 31, "4,000 a second are bulk");
         assert!(is_bulk(&mut rate, 7000 + PAUSE, 84), "no pause yet");
         assert!(!is_bulk(&mut rate, 7001 + 2 * PAUSE, 84));
+    }
+
+    #[test]
+    fn a_sparse_flow_goes_with_its_processor_after_a_rest() {
+        let mut rate = FlowRate::default();
+        let mut at = |now, cpu| queue(&mut rate, &Arrival { hash: 7, now, length: 84, cpu }, 2);
+        assert_eq!([at(1000, 1), at(1001, 0), at(1004, 0)], [3, 3, 3], "it stays while it goes on");
+        assert_eq!([at(1008, 0), at(1020, 3)], [2, 3]);
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Owns no rule. Two CPUs may write one rate at a time; what that spoils is a guess.
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_coarse_ns, programs::SkBuffContext};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    programs::SkBuffContext,
+};
 use meshhold_common::{
     Load,
     maps::FLOW_RATES,
-    steer::{self, flow_hash, is_bulk},
+    steer::{self, Arrival, flow_hash},
 };
 
 use crate::maps;
@@ -31,9 +34,9 @@ pub fn queue(ctx: &SkBuffContext) -> u32 {
     let hash = flow_hash(&Skb(ctx));
     let workers = maps::WORKERS.get(0).copied().unwrap_or(1);
     let Some(rate) = maps::RATES.get_ptr_mut(hash & (FLOW_RATES - 1)) else { return 0 };
-    // SAFETY: the helper takes nothing and can't fail.
-    let now = unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000;
+    // SAFETY: the helpers take nothing and can't fail.
+    let (now, cpu) = unsafe { (bpf_ktime_get_ns() / 1_000_000, bpf_get_smp_processor_id()) };
+    let packet = Arrival { hash, now: now as u32, length: ctx.len(), cpu };
     // SAFETY: the pointer is a live map value; words that another CPU writes are still numbers.
-    let bulk = is_bulk(unsafe { &mut *rate }, now as u32, ctx.len());
-    steer::queue(hash, workers, bulk)
+    steer::queue(unsafe { &mut *rate }, &packet, workers)
 }

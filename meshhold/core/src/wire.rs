@@ -27,8 +27,7 @@ pub const TAG: usize = 16;
 pub const LANE_BITS: u32 = 4;
 /// Most lanes of a circuit, without the sparse ones.
 pub const MAX_LANES: u8 = 1 << (LANE_BITS - 1);
-/// Bit of a lane's number: each lane has a second one beside it, for the packets of sparse flows. Both belong to the same
-/// worker, which takes what is sparse first.
+/// Bit of a lane's number: each lane has a second one beside it, for the packets of sparse flows. It has a worker of its own.
 pub const SPARSE_LANE: u8 = 1 << (LANE_BITS - 1);
 /// Flag of a data datagram: the sealed packet's TCP or UDP checksum holds the pseudo-header sum only. The packet was
 /// authenticated on its way, so the receiving kernel takes it as a partial checksum and nobody computes it.

@@ -321,7 +321,7 @@ impl Lan {
         DatapathStatus {
             mode,
             hook: self.kernel.is_some().then(|| "tcx".to_owned()),
-            workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.count()).unwrap_or(u32::MAX)),
+            workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.lanes()).unwrap_or(u32::MAX)),
             translations: self.translations(),
         }
     }

@@ -59,7 +59,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let (workers, control_socket, worker_events) = Workers::start(workers_config).with_context(|| {
         format!("cannot use UDP {}; set node.listen to a free address", config.node.listen)
     })?;
-    let lanes = u8::try_from(workers.count().max(1)).unwrap_or(u8::MAX);
+    let lanes = u8::try_from(workers.lanes().max(1)).unwrap_or(u8::MAX);
     let mut lan = lan.with(workers);
 
     let swarm_key = config.swarm_key.as_ref().map(|key| key.secret().0);

@@ -1,10 +1,12 @@
-//! The workers: one thread each, with its own TUN queue and its own socket on the shared UDP port.
+//! The workers: one thread each, with its own TUN queue and its own socket on the shared UDP port. Half of them carry what
+//! is bulk; the other half, each staying on its processors, what is sparse.
 //!
 //! Owns starting, feeding and stopping them. Must not know circuits: sessions come in with the [`Table`], what
 //! workers notice goes out as [`WorkerEvent`]s.
 
 mod batch;
 pub mod event;
+mod gate;
 mod hold;
 pub mod offload;
 mod reads;
@@ -31,7 +33,9 @@ use tokio::sync::mpsc;
 pub use self::batch::largest_super_packet;
 pub use self::event::WorkerEvent;
 use self::event::{Command, EVENTS, Mailbox};
+use self::gate::Gate;
 use self::run::Worker;
+use self::session::{Class, Place};
 use self::shared::Shared;
 pub use self::tun::TunQueues;
 use self::udp::Port;
@@ -54,7 +58,7 @@ pub struct WorkersConfig {
     pub relay: bool,
     /// The shared UDP port; `[::]:7777` serves IPv4 too. Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Number of workers, 1 to [`MAX_LANES`].
+    /// Number of lanes, 1 to [`MAX_LANES`]: each has a worker for bulk and one for what is sparse.
     pub count: usize,
     /// MTU inside the tunnel, in bytes.
     pub mtu: u16,
@@ -79,12 +83,15 @@ impl Workers {
     /// # Errors
     /// The port is taken, or a socket or thread can't be made.
     pub fn start(config: WorkersConfig) -> anyhow::Result<Started> {
-        let queues = config.interface.map(TunQueues::into_pairs).unwrap_or_default();
-        let most = if queues.is_empty() && config.relay { config.count } else { queues.len() };
-        let count = config.count.min(most).min(usize::from(MAX_LANES));
-        let queues = queues.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-        let port = Port::open(config.listen, count, config.offload)?;
+        let ends = config.interface.map(TunQueues::into_ends).transpose().context("copying TUN queues")?;
+        let ends = ends.unwrap_or_default();
+        let most = if ends.is_empty() && config.relay { config.count } else { ends.len() / 2 };
+        let lanes = config.count.min(most).min(usize::from(MAX_LANES));
+        let ends = ends.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
+        let port = Port::open(config.listen, lanes, config.offload)?;
+        let count = port.workers.len();
         let shared = Arc::new(Shared::new(count));
+        let gate = Arc::new(Gate::new(lanes).context("making the gate between bulk and sparse")?);
         let (events, receiver) = mpsc::channel(EVENTS);
         let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -93,24 +100,25 @@ impl Workers {
             inboxes.push(inbox);
         }
         let mut workers = Self { shared, mailboxes, threads: Vec::new() };
-        let parts = queues.zip(port.workers).zip(inboxes);
-        for (id, ((queues, sockets), inbox)) in parts.enumerate() {
+        let parts = ends.zip(port.workers).zip(inboxes);
+        for (id, ((end, socket), inbox)) in parts.enumerate() {
             let outside = run::Outside {
                 shared: workers.shared.clone(),
                 events: events.clone(),
                 others: workers.mailboxes.clone(),
+                gate: gate.clone(),
                 inbox,
             };
-            let worker = Worker::new(id, queues, sockets, (usize::from(config.mtu), config.offload), outside)
+            let worker = Worker::new(id, end, socket, (usize::from(config.mtu), config.offload), outside)
                 .with_context(|| format!("preparing worker {id}"))?;
             workers.threads.push(spawn(id, worker)?);
         }
         Ok((workers, port.control, receiver))
     }
 
-    /// How many threads run.
-    pub fn count(&self) -> usize {
-        self.mailboxes.len()
+    /// How many lanes a circuit can have here: half the number of threads.
+    pub fn lanes(&self) -> usize {
+        self.mailboxes.len() / 2
     }
 
     /// Makes all workers use `table` from their next packet on.
@@ -177,14 +185,21 @@ impl Drop for Workers {
 /// The worker that owns the lane of a data datagram's receiver index, behind a label too.
 fn owner(datagram: &[u8], workers: usize) -> usize {
     let front = if datagram.first() == Some(&TYPE_RELAY) { LABEL_HEADER } else { 0 };
-    let lane = datagram.get(front + 7).map_or(0, |byte| byte & (SPARSE_LANE - 1));
-    usize::from(lane) % workers.max(1)
+    let lane = datagram.get(front + 7).copied().unwrap_or_default();
+    let class = if lane & SPARSE_LANE == 0 { Class::Bulk } else { Class::Sparse };
+    Place::of(0, workers).owner(usize::from(lane & (SPARSE_LANE - 1)), class)
 }
 
 fn spawn(id: usize, worker: Worker) -> anyhow::Result<JoinHandle<()>> {
     let body = move || {
         if let Err(error) = sched::ask_for_short_turns(SLICE) {
             tracing::debug!(worker = id, %error, "no short turns");
+        }
+        let (number, of) = worker.place.number();
+        if worker.place.class == Class::Sparse
+            && let Err(error) = sched::stay_on(number, of)
+        {
+            tracing::debug!(worker = id, %error, "not bound to processors");
         }
         worker.run();
     };

@@ -21,17 +21,15 @@ use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
 use super::offload::virtio;
 use super::relay;
-use super::run::{Ready, SOCKET, Wake, Worker};
-use super::session::{Class, DataHeader, LocalSession};
+use super::run::{Wake, Worker};
+use super::session::{DataHeader, LocalSession};
 use super::shared::Snapshot;
-use super::tun::{Offload, TunPair, TunQueue};
+use super::tun::{Offload, TunEnd, TunQueue};
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::icmp::{self, MAX_ERROR};
 use crate::datapath::table::{PeerRoute, Table};
 use crate::platform::linux::sys_net::{self, Received};
 
-/// Receive calls for sparse lanes in one turn.
-const BURST: usize = 16;
 /// How often the same other path of a session is reported.
 const REPEAT_MOVED: Duration = Duration::from_millis(250);
 
@@ -43,43 +41,19 @@ struct Opened {
 }
 
 impl Worker {
-    /// Receives what this turn has of the lanes; [`Self::receive_bulk`] handles it.
-    pub(super) fn take_bulk(&mut self, ready: Ready) -> Option<Received> {
+    /// Receives what waits and lets the sparse packets before it pass, then handles it.
+    pub(super) fn receive_some(&mut self, snapshot: &mut Arc<Snapshot>) {
         let mut buffer = std::mem::take(&mut self.received);
-        let got = ready.has(SOCKET).then(|| self.take(Class::Bulk, &mut buffer)).flatten();
-        self.received = buffer;
-        got
-    }
-
-    pub(super) fn receive_bulk(&mut self, got: Option<Received>, snapshot: &mut Arc<Snapshot>) {
-        let Some(got) = got else {
-            return;
-        };
-        let mut buffer = std::mem::take(&mut self.received);
-        self.handle(&mut buffer, got, snapshot);
-        self.received = buffer;
-    }
-
-    /// Receives and handles what came on the sparse lanes.
-    pub(super) fn receive_sparse(&mut self, snapshot: &mut Arc<Snapshot>) {
-        let mut buffer = std::mem::take(&mut self.sparse_received);
-        for _ in 0..BURST {
-            let Some(got) = self.take(Class::Sparse, &mut buffer) else {
-                break;
-            };
+        if let Some(got) = self.take(&mut buffer) {
+            self.let_sparse_pass();
             self.handle(&mut buffer, got, snapshot);
         }
-        self.sparse_received = buffer;
+        self.received = buffer;
     }
 
-    fn take(&self, class: Class, buffer: &mut [u8]) -> Option<Received> {
-        let socket = &self.outlet.socket;
-        let descriptor = match class {
-            Class::Bulk => socket.descriptor(),
-            Class::Sparse => socket.sparse(),
-        };
+    fn take(&self, buffer: &mut [u8]) -> Option<Received> {
         loop {
-            match sys_net::receive(descriptor, buffer) {
+            match sys_net::receive(self.outlet.socket.descriptor(), buffer) {
                 Ok(got) => return Some(got),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
@@ -114,10 +88,10 @@ impl Worker {
             }
             start = end;
         }
-        let Some(pair) = &self.tun else {
+        let Some(end) = &self.tun else {
             return;
         };
-        self.coalescer.flush(bytes, &mut TunSink { queue: &pair.bulk, counters: &self.outlet.counters });
+        self.coalescer.flush(bytes, &mut TunSink { queue: &end.queue, counters: &self.outlet.counters });
     }
 
     /// Authenticates one datagram. `None` where it holds no packet for us: a keepalive, or not our business.
@@ -134,15 +108,15 @@ impl Worker {
         let Some(header) = DataHeader::of(datagram) else {
             return self.pass_on_foreign(datagram, from).map(|()| None);
         };
-        let owner = self.sessions.owner(header.lane);
+        let owner = self.place.owner(header.lane, header.class);
         if owner != self.id {
             let command = Command::Datagram(from, datagram.to_vec());
             let taken = self.outside.others.get(owner).is_some_and(|other| other.send(command));
             return if taken { Ok(None) } else { Err(Reason::QueueFull) };
         }
-        let position = self.sessions.position(header.lane);
+        let position = self.place.position(header.lane);
         let local = self.sessions.find(header.session).ok_or(Reason::NoSession)?;
-        let lane = local.lane(header.class, position).ok_or(Reason::NoSession)?;
+        let lane = local.lane(position).ok_or(Reason::NoSession)?;
         if !lane.is_new(header.counter) {
             return Err(Reason::Replay);
         }
@@ -191,7 +165,7 @@ impl Worker {
             let whole = read.get_mut(..header + len).ok_or(Reason::TooBig)?;
             let (_, body) = whole.split_at_mut_checked(header).ok_or(Reason::TooBig)?;
             body.copy_from_slice(error.get(..len).ok_or(Reason::TooBig)?);
-            self.forward(whole, Class::Sparse, wake)?;
+            self.forward(whole, wake)?;
         }
         Err(Reason::TooBig)
     }
@@ -222,7 +196,7 @@ impl Worker {
     }
 
     fn deliver(&mut self, bytes: &mut [u8], opened: Opened) {
-        let Some(TunPair { bulk: queue, .. }) = &self.tun else {
+        let Some(TunEnd { queue, .. }) = &self.tun else {
             return self.drop_packet(Reason::QueueFull);
         };
         let mut sink = TunSink { queue, counters: &self.outlet.counters };

@@ -4,6 +4,7 @@
 //! directions.
 
 use std::io::{self, IoSlice};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,22 +13,21 @@ use tokio::sync::mpsc::Sender;
 
 use super::batch::{Exit, SendBatch};
 use super::event::{Command, Inbox, Mailbox, WorkerEvent};
+use super::gate::Gate;
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
 use super::reads::Reads;
-use super::session::{Class, Sessions};
+use super::session::{Class, Place, Sessions};
 use super::shared::{Shared, Snapshot};
-use super::tun::{Offload, TunPair, TunQueue};
-use super::udp::{Pair, WorkerSocket};
+use super::tun::{Offload, TunEnd, TunQueue};
+use super::udp::WorkerSocket;
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::icmp::Limit;
 use crate::platform::linux::sys_net::Epoll;
 
 const TUN: u32 = 0;
-pub(super) const SOCKET: u32 = 1;
+const SOCKET: u32 = 1;
 const BELL: u32 = 2;
-const SPARSE_TUN: u32 = 3;
-const SPARSE_SOCKET: u32 = 4;
 /// Largest IP packet.
 pub(super) const PACKET: usize = 65_535;
 /// How often held packets are looked at.
@@ -40,6 +40,7 @@ pub(super) struct Outside {
     pub(super) events: Sender<WorkerEvent>,
     /// All workers, this one too.
     pub(super) others: Vec<Mailbox>,
+    pub(super) gate: Arc<Gate>,
     pub(super) inbox: Inbox,
 }
 
@@ -77,10 +78,11 @@ impl Ready {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) id: usize,
+    pub(super) place: Place,
     /// MTU inside the tunnel, in bytes.
     pub(super) mtu: usize,
     /// `None` once the interface is gone.
-    pub(super) tun: Option<TunPair>,
+    pub(super) tun: Option<TunEnd>,
     pub(super) outlet: Outlet,
     pub(super) batch: SendBatch,
     pub(super) sessions: Sessions,
@@ -89,11 +91,9 @@ pub(super) struct Worker {
     pub(super) errors: Limit,
     pub(super) outside: Outside,
     pub(super) received: Box<[u8]>,
-    pub(super) sparse_received: Box<[u8]>,
     /// Room for a fragment, with its virtio header.
     pub(super) piece: Vec<u8>,
     reads: Reads,
-    sparse_reads: Reads,
     /// Of the snapshot in use.
     version: u64,
     epoll: Epoll,
@@ -103,55 +103,50 @@ impl Worker {
     /// A worker that is ready to [`Self::run`]. `offload`: segmentation towards the network.
     pub(super) fn new(
         id: usize,
-        tun: Option<TunPair>,
-        sockets: Pair,
+        tun: Option<TunEnd>,
+        socket: UdpSocket,
         (mtu, offload): (usize, bool),
         outside: Outside,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        let socket = WorkerSocket::new(sockets)?;
-        if let Some(pair) = &tun {
-            epoll.watch(pair.bulk.descriptor(), TUN)?;
-            if let Some(sparse) = &pair.sparse {
-                epoll.watch(sparse.descriptor(), SPARSE_TUN)?;
+        let socket = WorkerSocket::new(socket)?;
+        let place = Place::of(id, outside.others.len());
+        let queue = tun.as_ref().filter(|end| end.reads).map(|end| end.queue.descriptor());
+        let descriptors = [(TUN, queue), (SOCKET, Some(socket.descriptor()))];
+        for (token, descriptor) in descriptors.into_iter().filter_map(|(token, fd)| Some((token, fd?))) {
+            epoll.watch(descriptor, token)?;
+            if place.class == Class::Sparse {
+                outside.gate.watch(descriptor)?;
             }
         }
-        let joins = tun.as_ref().is_some_and(|pair| pair.bulk.offload() == Offload::TcpAndUdp);
-        epoll.watch(socket.descriptor(), SOCKET)?;
-        epoll.watch(socket.sparse(), SPARSE_SOCKET)?;
+        let joins = tun.as_ref().is_some_and(|end| end.queue.offload() == Offload::TcpAndUdp);
         epoll.watch(outside.inbox.bell(), BELL)?;
         let counters = outside.shared.reasons(id).unwrap_or_default();
         Ok(Self {
             id,
+            place,
             mtu,
             coalescer: Coalescer::new(joins),
             tun,
             outlet: Outlet { socket, counters },
             batch: SendBatch::new(offload),
-            sessions: Sessions::new(id, outside.others.len()),
+            sessions: Sessions::new(place),
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),
             outside,
             received: vec![0; PACKET].into(),
-            sparse_received: vec![0; PACKET].into(),
             piece: Vec::new(),
             reads: Reads::new(),
-            sparse_reads: Reads::new(),
             version: 0,
             epoll,
         })
     }
 
-    /// Works until told to stop. A turn takes a bounded share of what is bulk, looks for what is sparse, and handles the
-    /// sparse before the bulk: a flow that has just become bulk keeps its order.
+    /// Works until told to stop. A turn takes a bounded share of what waits.
     pub(super) fn run(mut self) {
         let mut snapshot = Arc::default();
-        let mut ready = Ready::default();
         while !self.outside.shared.is_stopped() {
-            let received = self.take_bulk(ready);
-            let reads = self.read_bulk(ready);
-            let idle = received.is_none() && reads.is_empty();
-            ready = match self.look(idle) {
+            let ready = match self.look() {
                 Ok(ready) => ready,
                 Err(error) => return self.report(WorkerEvent::Failed { worker: self.id, error }),
             };
@@ -160,27 +155,36 @@ impl Worker {
                 self.outside.inbox.silence();
                 self.obey(&mut snapshot);
             }
-            if ready.has(SPARSE_SOCKET) {
-                self.receive_sparse(&mut snapshot);
+            if ready.has(SOCKET) {
+                self.receive_some(&mut snapshot);
             }
-            if ready.has(SPARSE_TUN) {
-                self.transmit_sparse(&snapshot);
+            if ready.has(TUN) {
+                self.transmit_some(&mut snapshot);
             }
-            self.receive_bulk(received, &mut snapshot);
-            self.transmit_bulk(reads, &snapshot);
             self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
             self.batch.flush(self.outlet.exit());
         }
     }
 
-    /// What has something; sleeps until there is if this worker is `idle`.
-    fn look(&self, idle: bool) -> io::Result<Ready> {
-        let timeout = match (idle, self.hold.is_empty()) {
-            (false, _) => Some(Duration::ZERO),
-            (true, false) => Some(HOLD_TICK),
-            (true, true) => None,
-        };
-        self.epoll.wait(timeout).map(Ready)
+    /// Sleeps until something is there. What is sparse is in nobody's hand meanwhile.
+    fn look(&self) -> io::Result<Ready> {
+        let timeout = (!self.hold.is_empty()).then_some(HOLD_TICK);
+        if self.place.class == Class::Bulk {
+            return self.epoll.wait(timeout).map(Ready);
+        }
+        let (number, _) = self.place.number();
+        self.outside.gate.leave(number);
+        let ready = self.epoll.wait(timeout).map(Ready);
+        self.outside.gate.enter(number);
+        ready
+    }
+
+    /// Keeps a flow in order that was sparse a moment ago: bulk that was taken waits until all sparse that came before it
+    /// is on its way.
+    pub(super) fn let_sparse_pass(&self) {
+        if self.place.class == Class::Bulk {
+            self.outside.gate.pass();
+        }
     }
 
     /// Takes up a table that was published since. Called for every read, so that no packet that came after
@@ -215,66 +219,38 @@ impl Worker {
         }
     }
 
-    /// The reads of this turn, to be given back by [`Self::transmit_bulk`].
-    fn read_bulk(&mut self, ready: Ready) -> Reads {
-        let mut reads = std::mem::take(&mut self.reads);
-        reads.clear();
-        if ready.has(TUN) {
-            self.fill(&mut reads, Class::Bulk);
-        }
-        reads
-    }
-
-    fn transmit_bulk(&mut self, mut reads: Reads, snapshot: &Snapshot) {
-        if !reads.is_empty() {
-            let wake = Wake { snapshot, now: Instant::now() };
-            for read in reads.iter_mut() {
-                self.transmit(read, Class::Bulk, &wake);
-            }
-        }
-        self.reads = reads;
-    }
-
-    fn transmit_sparse(&mut self, snapshot: &Snapshot) {
-        let mut reads = std::mem::take(&mut self.sparse_reads);
-        self.fill(&mut reads, Class::Sparse);
-        let wake = Wake { snapshot, now: Instant::now() };
-        for read in reads.iter_mut() {
-            self.transmit(read, Class::Sparse, &wake);
-        }
-        self.batch.flush(self.outlet.exit());
-        self.sparse_reads = reads;
-    }
-
-    fn fill(&mut self, reads: &mut Reads, class: Class) {
-        let Some(queue) = self.queue(class) else {
+    fn transmit_some(&mut self, snapshot: &mut Arc<Snapshot>) {
+        let Some(end) = &self.tun else {
             return;
         };
-        if let Err(error) = reads.fill(|room| queue.read(room)) {
-            self.lose_tun(error);
+        let mut reads = std::mem::take(&mut self.reads);
+        let filled = reads.fill(|room| end.queue.read(room));
+        self.let_sparse_pass();
+        // No packet that came after a table was published is judged by the one before.
+        self.refresh(snapshot);
+        let wake = Wake { snapshot, now: Instant::now() };
+        for read in reads.iter_mut() {
+            self.transmit(read, &wake);
         }
-    }
-
-    fn queue(&self, class: Class) -> Option<&TunQueue> {
-        let pair = self.tun.as_ref()?;
-        match class {
-            Class::Bulk => Some(&pair.bulk),
-            Class::Sparse => pair.sparse.as_ref(),
+        self.reads = reads;
+        if let Err(error) = filled {
+            self.lose_tun(error);
         }
     }
 
     /// The interface went away. What still arrives is authenticated (the session lives) and counted.
     fn lose_tun(&mut self, error: io::Error) {
-        for queue in self.tun.take().iter().flat_map(|pair| pair.sparse.iter().chain([&pair.bulk])) {
-            // Closing the descriptor would take it out of the set as well, unless somebody else holds a copy.
+        if let Some(TunEnd { queue, reads: true }) = self.tun.take() {
+            // Closing the descriptor would take it out of the sets as well, unless somebody else holds a copy.
             let _ = self.epoll.forget(queue.descriptor());
+            let _ = self.outside.gate.forget(queue.descriptor());
         }
         self.report(WorkerEvent::Failed { worker: self.id, error });
     }
 
     /// The queue that packets are written to.
     pub(super) fn tun(&self) -> Option<&TunQueue> {
-        self.queue(Class::Bulk)
+        self.tun.as_ref().map(|end| &end.queue)
     }
 
     pub(super) fn header_len(&self) -> usize {

@@ -30,8 +30,6 @@ pub(super) struct Lane {
 pub(super) struct LocalSession {
     pub(super) shared: Arc<SharedSession>,
     lanes: Vec<Lane>,
-    /// One beside each.
-    sparse: Vec<Lane>,
     /// The last path that was reported as new, and when.
     pub(super) moved: Option<(Path, Instant)>,
 }
@@ -39,9 +37,17 @@ pub(super) struct LocalSession {
 /// All sessions of one worker, by local index.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    worker: usize,
-    workers: usize,
+    place: Place,
     list: Vec<LocalSession>,
+}
+
+/// Which lanes a worker owns: of one class, every so many from one on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) class: Class,
+    first: usize,
+    /// Workers of the same class.
+    step: usize,
 }
 
 /// How a packet waits and travels.
@@ -87,8 +93,8 @@ impl DataHeader {
 }
 
 impl Sessions {
-    pub(super) fn new(worker: usize, workers: usize) -> Self {
-        Self { worker, workers: workers.max(1), list: Vec::new() }
+    pub(super) fn new(place: Place) -> Self {
+        Self { place, list: Vec::new() }
     }
 
     /// Takes up the sessions of a new snapshot and forgets those that are gone.
@@ -99,21 +105,17 @@ impl Sessions {
                 continue;
             }
             match self.lanes(&shared.session) {
-                Ok([lanes, sparse]) => {
-                    self.list.push(LocalSession { shared: shared.clone(), lanes, sparse, moved: None });
-                }
+                Ok(lanes) => self.list.push(LocalSession { shared: shared.clone(), lanes, moved: None }),
                 Err(error) => tracing::error!(%error, "a session can't be used"),
             }
         }
         self.list.sort_by_key(|local| local.shared.session.local_index);
     }
 
-    fn lanes(&self, session: &Session) -> Result<[Vec<Lane>; 2], KeyError> {
-        let mine = (self.worker as u8..session.lanes).step_by(self.workers);
-        let of = |bit: u8| -> Result<Vec<_>, _> {
-            mine.clone().map(|lane| Lane::new(session, lane | bit)).collect()
-        };
-        Ok([of(0)?, of(SPARSE_LANE)?])
+    fn lanes(&self, session: &Session) -> Result<Vec<Lane>, KeyError> {
+        let bit = if self.place.class == Class::Sparse { SPARSE_LANE } else { 0 };
+        let mine = (self.place.first as u8..session.lanes).step_by(self.place.step);
+        mine.map(|lane| Lane::new(session, lane | bit)).collect()
     }
 
     /// The session with this local index (of lane 0).
@@ -122,30 +124,41 @@ impl Sessions {
         let at = self.list.binary_search_by_key(&local_index, key).ok()?;
         self.list.get_mut(at)
     }
+}
 
-    /// Which worker owns `lane`.
-    pub(super) fn owner(&self, lane: usize) -> usize {
-        lane % self.workers
+impl Place {
+    /// Of worker `id`, of `workers` in all: the first half for bulk, the second for what is sparse.
+    pub(super) fn of(id: usize, workers: usize) -> Self {
+        let step = (workers / 2).max(1);
+        let class = if id < step { Class::Bulk } else { Class::Sparse };
+        Self { class, first: id % step, step }
     }
 
-    /// Position of `lane` among this worker's lanes.
-    pub(super) fn position(&self, lane: usize) -> usize {
-        lane / self.workers
+    /// Which worker owns a lane.
+    pub(super) fn owner(self, lane: usize, class: Class) -> usize {
+        lane % self.step + if class == Class::Sparse { self.step } else { 0 }
+    }
+
+    /// Position of `lane` among the lanes of its worker.
+    pub(super) fn position(self, lane: usize) -> usize {
+        lane / self.step
+    }
+
+    /// Number among the workers of the same class, and how many these are.
+    pub(super) fn number(self) -> (usize, usize) {
+        (self.first, self.step)
     }
 }
 
 impl LocalSession {
-    /// Position of the lane to send a flow on, always the same for one flow of one class.
+    /// Position of the lane to send a flow on, always the same for one flow.
     pub(super) fn position_for(&self, flow_hash: impl FnOnce() -> u32) -> usize {
         if self.lanes.len() < 2 { 0 } else { flow_hash() as usize % self.lanes.len() }
     }
 
-    /// The lane at a position given by [`Self::position_for`] or [`Sessions::position`].
-    pub(super) fn lane(&mut self, class: Class, position: usize) -> Option<&mut Lane> {
-        match class {
-            Class::Bulk => self.lanes.get_mut(position),
-            Class::Sparse => self.sparse.get_mut(position),
-        }
+    /// The lane at a position given by [`Self::position_for`] or [`Place::position`].
+    pub(super) fn lane(&mut self, position: usize) -> Option<&mut Lane> {
+        self.lanes.get_mut(position)
     }
 }
 

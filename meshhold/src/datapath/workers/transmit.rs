@@ -17,15 +17,15 @@ use super::offload::header::Layout;
 use super::offload::segment::{Segments, leaves_partial};
 use super::offload::virtio::{self, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader};
 use super::run::{Wake, Worker};
-use super::session::{Class, LocalSession};
+use super::session::LocalSession;
 use crate::datapath::icmp::{self, MAX_ERROR};
 use crate::datapath::renumber::LocalView;
 use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
 
 impl Worker {
     /// Takes one read of the TUN to its end: gathered for sending, held, or dropped and counted.
-    pub(super) fn transmit(&mut self, read: &mut [u8], class: Class, wake: &Wake<'_>) {
-        let outcome = self.admit(read, wake).and_then(|()| self.forward(read, class, wake));
+    pub(super) fn transmit(&mut self, read: &mut [u8], wake: &Wake<'_>) {
+        let outcome = self.admit(read, wake).and_then(|()| self.forward(read, wake));
         if let Err(reason) = outcome {
             self.drop_packet(reason);
         }
@@ -46,7 +46,7 @@ impl Worker {
     }
 
     /// Routes a read that has been admitted.
-    pub(super) fn forward(&mut self, read: &mut [u8], class: Class, wake: &Wake<'_>) -> Result<(), Reason> {
+    pub(super) fn forward(&mut self, read: &mut [u8], wake: &Wake<'_>) -> Result<(), Reason> {
         let table = &wake.snapshot.table;
         let packet = read.get(self.header_len()..).ok_or(Reason::Truncated)?;
         let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
@@ -64,7 +64,7 @@ impl Worker {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
-            Some(path) => self.send_on((path, peer.view), class, read, wake),
+            Some(path) => self.send_on((path, peer.view), read, wake),
             None => self.hold_back(peer, read, wake),
         }
     }
@@ -72,7 +72,6 @@ impl Worker {
     fn send_on(
         &mut self,
         (path, view): (&TransmitPath, Option<LocalView>),
-        class: Class,
         read: &mut [u8],
         wake: &Wake<'_>,
     ) -> Result<(), Reason> {
@@ -85,7 +84,7 @@ impl Worker {
         }
         let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
         if segments.longest() > self.mtu.min(path.mtu.into()) {
-            return self.send_cut((path, view), class, read, wake);
+            return self.send_cut((path, view), read, wake);
         }
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let exit = self.outlet.exit();
@@ -98,7 +97,7 @@ impl Worker {
             let room = self.batch.room(size, path.path, exit).ok_or(Reason::TooBig)?;
             let packet = room.get_mut(DATA_HEADER..DATA_HEADER + len).ok_or(Reason::TooBig)?;
             segments.write_next(packet).ok_or(Reason::Malformed)?;
-            let lane = local.lane(class, position).ok_or(Reason::NoSession)?;
+            let lane = local.lane(position).ok_or(Reason::NoSession)?;
             if lane.seal(flags, room).is_none() {
                 report_exhausted(local, &self.outside.events);
                 return Err(Reason::NoSession);
@@ -119,7 +118,6 @@ impl Worker {
     fn send_cut(
         &mut self,
         (path, view): (&TransmitPath, Option<LocalView>),
-        class: Class,
         read: &mut [u8],
         wake: &Wake<'_>,
     ) -> Result<(), Reason> {
@@ -151,7 +149,7 @@ impl Worker {
             outcome = fragments
                 .write_next(piece.get_mut(header..).unwrap_or_default())
                 .ok_or(Reason::Malformed)
-                .and_then(|()| self.send_on((path, view), class, &mut piece, wake));
+                .and_then(|()| self.send_on((path, view), &mut piece, wake));
         }
         self.piece = piece;
         outcome
@@ -179,7 +177,7 @@ impl Worker {
                 continue;
             }
             for mut read in self.hold.take(peer) {
-                if let Err(reason) = self.forward(&mut read, Class::Bulk, wake) {
+                if let Err(reason) = self.forward(&mut read, wake) {
                     self.drop_packet(reason);
                 }
             }
@@ -212,7 +210,7 @@ impl Worker {
         const SIZE: usize = DATA_HEADER + TAG;
         let local = self.sessions.find(local_index)?;
         let room = self.batch.room(SIZE, path, self.outlet.exit())?;
-        local.lane(Class::Bulk, 0)?.seal(0, room)?;
+        local.lane(0)?.seal(0, room)?;
         self.batch.commit(SIZE, path);
         local.shared.traffic(self.id)?.tx_packets.add(1);
         Some(())
@@ -222,7 +220,7 @@ impl Worker {
     /// to be found out.
     pub(super) fn send_control(&mut self, local_index: u32, path: Path, message: &[u8]) -> Option<()> {
         let mut datagram = [&[0; DATA_HEADER], message, &[0; TAG]].concat();
-        let lane = self.sessions.find(local_index)?.lane(Class::Bulk, 0)?;
+        let lane = self.sessions.find(local_index)?.lane(0)?;
         lane.seal(FLAG_CONTROL, &mut datagram)?;
         self.batch.probe(&datagram, path, self.outlet.exit());
         Some(())

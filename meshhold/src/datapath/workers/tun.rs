@@ -38,11 +38,12 @@ pub struct TunQueues {
     sparse: Vec<File>,
 }
 
-/// One worker's queues.
+/// What one worker has of the interface.
 #[derive(Debug)]
-pub(super) struct TunPair {
-    pub(super) bulk: TunQueue,
-    pub(super) sparse: Option<TunQueue>,
+pub(super) struct TunEnd {
+    pub(super) queue: TunQueue,
+    /// Whether packets to send come from it; else it is for writing only.
+    pub(super) reads: bool,
 }
 
 /// One queue.
@@ -104,14 +105,15 @@ impl TunQueues {
         self.offload
     }
 
-    pub(super) fn into_pairs(self) -> Vec<TunPair> {
-        let offload = self.offload;
-        let mut sparse = self.sparse.into_iter();
-        let mut pair = |bulk| TunPair {
-            bulk: TunQueue { file: bulk, offload },
-            sparse: sparse.next().map(|file| TunQueue { file, offload }),
-        };
-        self.bulk.into_iter().map(&mut pair).collect()
+    /// An end for each worker: those for bulk, then as many for what is sparse.
+    pub(super) fn into_ends(self) -> io::Result<Vec<TunEnd>> {
+        let end = |file, reads| TunEnd { queue: TunQueue { file, offload: self.offload }, reads };
+        let mut ends: Vec<_> = self.sparse.into_iter().map(|file| end(file, true)).collect();
+        for file in self.bulk.iter().skip(ends.len()) {
+            ends.push(end(file.try_clone()?, false));
+        }
+        ends.splice(..0, self.bulk.into_iter().map(|file| end(file, true)));
+        Ok(ends)
     }
 }
 

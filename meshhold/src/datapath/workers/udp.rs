@@ -31,39 +31,28 @@ const RETURN_ACCUMULATOR: u16 = 0x16;
 /// All sockets of the port.
 #[derive(Debug)]
 pub struct Port {
-    /// Sockets of the workers, in order.
-    pub workers: Vec<Pair>,
+    /// Sockets of the workers: those for the lanes, then as many for the sparse lanes.
+    pub workers: Vec<UdpSocket>,
     /// What is not circuit data arrives here.
     pub control: UdpSocket,
 }
 
-/// One worker's sockets.
-#[derive(Debug)]
-pub struct Pair {
-    /// For the lanes.
-    pub bulk: UdpSocket,
-    /// For the sparse lanes.
-    pub sparse: UdpSocket,
-}
-
 impl Port {
-    /// Opens two sockets for each of `workers` and the control socket on `listen`, and steers between them. With `offload`
+    /// Opens two sockets for each of `lanes` and the control socket on `listen`, and steers between them. With `offload`
     /// the workers' sockets join received datagrams (UDP_GRO) where the kernel can.
     ///
     /// # Errors
     /// The port is in use (by another daemon too), or the address is not ours.
-    pub fn open(listen: SocketAddr, workers: usize, offload: bool) -> anyhow::Result<Self> {
+    pub fn open(listen: SocketAddr, lanes: usize, offload: bool) -> anyhow::Result<Self> {
         let listen = claim(listen)?;
         let open = || open_worker(listen, offload).with_context(|| format!("opening UDP {listen}"));
         // The order in which they are bound is their number in the group.
-        let bulk = (0..workers).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
-        let sparse = (0..workers).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
-        let pairs = bulk.into_iter().zip(sparse).map(|(bulk, sparse)| Pair { bulk, sparse });
+        let workers = (0..2 * lanes).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
         let control = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
-        let program = steering(workers as u32);
+        let program = steering(lanes as u32);
         sys_net::attach_reuseport_filter(control.as_fd(), &program)
             .context("attaching the steering program to the UDP port")?;
-        Ok(Self { workers: pairs.collect(), control: control.into() })
+        Ok(Self { workers, control: control.into() })
     }
 }
 
@@ -114,50 +103,44 @@ fn set(socket: &Socket, level: i32, option: i32, value: i32) {
     }
 }
 
-/// Circuit data goes to the worker of its lane, there to the bulk or the sparse socket, and so does what a label stands
-/// before; everything else to the last of the group: the control socket.
-fn steering(workers: u32) -> [Instruction; 14] {
+/// Circuit data goes to the worker of its lane or of its sparse lane, and so does what a label stands before; everything
+/// else to the last of the group: the control socket.
+fn steering(lanes: u32) -> [Instruction; 14] {
     let sparse = u32::from(SPARSE_LANE);
-    let any = u8::from(workers > 0);
+    let any = u8::from(lanes > 0);
     [
         (LOAD_BYTE, 0, 0, 0),
         (JUMP_IF_EQUAL, 3 * any, 0, u32::from(TYPE_DATA)),
         (JUMP_IF_EQUAL, any, 0, u32::from(TYPE_RELAY)),
-        (RETURN, 0, 0, 2 * workers),
+        (RETURN, 0, 0, 2 * lanes),
         (LOAD_INDEX, 0, 0, LABEL_HEADER as u32),
         (LOAD_BYTE_AT_INDEX, 0, 0, 7),
         (JUMP_IF_ANY, 3, 0, sparse),
         (AND, 0, 0, sparse - 1),
-        (MODULO, 0, 0, workers.max(1)),
+        (MODULO, 0, 0, lanes.max(1)),
         (RETURN_ACCUMULATOR, 0, 0, 0),
         (AND, 0, 0, sparse - 1),
-        (MODULO, 0, 0, workers.max(1)),
-        (ADD, 0, 0, workers),
+        (MODULO, 0, 0, lanes.max(1)),
+        (ADD, 0, 0, lanes),
         (RETURN_ACCUMULATOR, 0, 0, 0),
     ]
 }
 
-/// One worker's sockets, ready for use.
+/// One worker's socket, ready for use.
 #[derive(Debug)]
 pub(super) struct WorkerSocket {
-    pair: Pair,
+    socket: UdpSocket,
     v6: bool,
 }
 
 impl WorkerSocket {
-    pub(super) fn new(pair: Pair) -> std::io::Result<Self> {
-        let v6 = pair.bulk.local_addr()?.is_ipv6();
-        Ok(Self { pair, v6 })
+    pub(super) fn new(socket: UdpSocket) -> std::io::Result<Self> {
+        let v6 = socket.local_addr()?.is_ipv6();
+        Ok(Self { socket, v6 })
     }
 
-    /// Receives what came on the lanes; sends everything.
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.pair.bulk.as_fd()
-    }
-
-    /// Receives what came on the sparse lanes.
-    pub(super) fn sparse(&self) -> BorrowedFd<'_> {
-        self.pair.sparse.as_fd()
+        self.socket.as_fd()
     }
 
     /// `to` as this socket must be given it: a dual-stack socket takes IPv4 addresses mapped only.
@@ -197,8 +180,8 @@ mod tests {
         for lane in 0..16u8 {
             let datagram = [4, 0, 0, 0, 0xaa, 0xbb, 0xcc, 0x50 | lane, lane];
             sender().send_to(&datagram, to).unwrap();
-            let pair = &port.workers[usize::from(lane % SPARSE_LANE) % 3];
-            let socket = if lane < SPARSE_LANE { &pair.bulk } else { &pair.sparse };
+            let first = if lane < SPARSE_LANE { 0 } else { 3 };
+            let socket = &port.workers[first + usize::from(lane % SPARSE_LANE) % 3];
             assert_eq!(readable(socket), datagram, "lane {lane}");
             let labelled = [&[TYPE_RELAY, 0, 0, 0, 1, 2, 3, 0x47][..], &datagram].concat();
             sender().send_to(&labelled, to).unwrap();

@@ -1,9 +1,9 @@
 //! Scheduling of the packet workers.
 //!
-//! Owns the `unsafe` of `sched_setattr(2)`, which neither std nor libc wraps. Must not know what the threads do.
+//! Owns the `unsafe` of `sched_setattr(2)` and `sched_setaffinity(2)`, which std doesn't wrap. Must not know what the threads do.
 
 use std::io;
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
 /// `struct sched_attr` of linux/sched/types.h, its first version.
@@ -32,6 +32,42 @@ pub fn ask_for_short_turns(slice: Duration) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Keeps the calling thread on every `of`-th processor from `number` on, of those that it may use; where that leaves
+/// none, it stays as it is.
+///
+/// # Errors
+/// As `sched_setaffinity(2)`.
+pub fn stay_on(number: usize, of: usize) -> io::Result<()> {
+    let allowed = affinity()?;
+    // SAFETY: cpu_set_t is plain old data; all zeroes is the empty set.
+    let mut wanted: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    for cpu in (number..libc::CPU_SETSIZE as usize).step_by(of.max(1)) {
+        // SAFETY: both sets hold CPU_SETSIZE bits, and `cpu` is below that.
+        unsafe {
+            if libc::CPU_ISSET(cpu, &allowed) {
+                libc::CPU_SET(cpu, &mut wanted);
+            }
+        }
+    }
+    // SAFETY: the kernel reads one set, a live local.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const wanted) };
+    let error = io::Error::last_os_error();
+    match result {
+        0 => Ok(()),
+        // None of them is there.
+        _ if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn affinity() -> io::Result<libc::cpu_set_t> {
+    // SAFETY: as above.
+    let mut allowed: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: the kernel writes at most one set into the live local.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut allowed) };
+    if result == 0 { Ok(allowed) } else { Err(io::Error::last_os_error()) }
+}
+
 fn attributes() -> io::Result<Attributes> {
     let mut now = Attributes::default();
     // SAFETY: the kernel writes at most the named size into the live local.
@@ -57,5 +93,21 @@ mod tests {
         // Kernels before 6.12 show nothing.
         assert!([0, SLICE.as_nanos() as u64].contains(&inside.join().unwrap()));
         assert_eq!(runtime(), before);
+    }
+
+    #[test]
+    fn a_thread_stays_on_its_share_of_the_processors() {
+        let stayed = std::thread::spawn(|| {
+            stay_on(0, 1).unwrap();
+            let all = affinity().unwrap();
+            stay_on(1, 2).unwrap();
+            (all, affinity().unwrap())
+        });
+        let (all, share) = stayed.join().unwrap();
+        // SAFETY: both sets hold CPU_SETSIZE bits.
+        let is_set = |cpu, set| unsafe { libc::CPU_ISSET(cpu, set) };
+        let of = |set, step| (0..64).filter(|cpu| cpu % 2 >= step && is_set(*cpu, set)).count();
+        let wanted = if of(&all, 1) > 0 { of(&all, 1) } else { of(&all, 0) };
+        assert_eq!(of(&share, 0), wanted);
     }
 }
