@@ -63,6 +63,15 @@ impl Pings {
         Ok(self.process.log()?.matches(" bytes from ").count())
     }
 
+    /// How many before the last that was answered were not.
+    pub fn lost(&self) -> Result<usize> {
+        let log = self.process.log()?;
+        let answers = log.lines().filter(|line| line.contains(" bytes from "));
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
+        let numbers: std::collections::BTreeSet<usize> = answers.filter_map(number).collect();
+        Ok(numbers.last().map_or(0, |last| last - numbers.len()))
+    }
+
     /// Waits for one more answer than now, and yields how long that took.
     pub fn next(&self, limit: Duration) -> Result<Duration> {
         let (begun, before) = (Instant::now(), self.answered()?);

@@ -4,7 +4,7 @@
 //! better than another (that is `meshhold-core`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meshhold_core::circuit::Traffic;
@@ -113,6 +113,11 @@ impl Daemon {
         joined(&self.own_endpoints(), &self.ways.reflexive.all())
     }
 
+    /// This host's own addresses.
+    pub(super) fn own_ips(&self) -> Vec<IpAddr> {
+        self.endpoints.iter().map(SocketAddr::ip).collect()
+    }
+
     fn own_endpoints(&self) -> Vec<SocketAddr> {
         joined(&self.endpoints, self.mapped.address().as_slice())
     }
@@ -190,24 +195,29 @@ impl Daemon {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Send(Path { remote, label: None }, datagram) => {
-                self.links.send_datagram(remote, &datagram)
-            }
-            Effect::Send(Path { remote, label: Some(label) }, datagram) => {
-                let [a, b, c, d] = label.to_be_bytes();
-                let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], &*datagram].concat();
-                self.links.send_datagram(remote, &labelled);
-            }
+            Effect::Send(path, datagram) => self.send_datagram(path, &datagram),
             Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
             Effect::Up(key, path) => {
                 let endpoints = self.peer(key).map(|peer| peer.endpoints.clone()).unwrap_or_default();
                 self.ways.paths.taken(now, key, path, &endpoints);
             }
             Effect::Down(key) => {
-                self.ways.paths.down(key);
+                self.ways.paths.down(now, key);
                 self.ways.relays.close(key);
             }
         }
+    }
+
+    fn send_datagram(&self, path: Path, datagram: &[u8]) {
+        let Some(label) = path.label else {
+            return match path.local_port {
+                0 => self.links.send_datagram(path.remote, datagram),
+                _ => self.ports.send(path, datagram),
+            };
+        };
+        let [a, b, c, d] = label.to_be_bytes();
+        let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], datagram].concat();
+        self.links.send_datagram(path.remote, &labelled);
     }
 
     /// Does what the machines want done.
@@ -225,19 +235,28 @@ impl Daemon {
             }
         }
         while let Some(output) = self.ways.paths.poll_output() {
-            match output {
-                Output::Send { peer, path, message, size } => {
-                    self.send_control(peer, path, message.padded(size))
-                }
-                Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
-                Output::Resized { .. } => self.stale.table = true,
-                Output::Show { peer } => {
-                    let sending = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending);
-                    sending.into_iter().for_each(|local_index| self.lan.keepalive(local_index));
-                }
-                Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
-                Output::WantRelay { peer } => self.want_relay(now, peer, true),
+            self.go(now, output);
+        }
+    }
+
+    /// Does what the choice of paths wants done.
+    fn go(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Send { peer, path, message, size } => {
+                self.send_control(peer, path, message.padded(size))
             }
+            Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
+            Output::Resized { .. } => self.stale.table = true,
+            Output::Show { peer } => {
+                let sending = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending);
+                sending.into_iter().for_each(|local_index| self.lan.keepalive(local_index));
+            }
+            Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
+            Output::WantRelay { peer } => self.want_relay(now, peer, true),
+            Output::Gather { to, count } => self.gather_ports(to, count),
+            Output::Keep { local_port } => self.keep_port(local_port),
+            Output::Scatter => self.scatter_ports(),
+            Output::Leave { local_port } => self.leave_port(local_port),
         }
     }
 

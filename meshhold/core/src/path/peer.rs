@@ -3,10 +3,12 @@
 //! Owns the rules of choice and all its timing. Must not know other peers, what is sent for a probe, or how.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Path;
+use super::birthday::SPARE;
 use super::mtu::Mtu;
+use super::{Mapping, Path};
 use crate::circuit::Traffic;
 use crate::wire::{DATA_HEADER, LABEL_HEADER, TAG};
 
@@ -116,6 +118,10 @@ pub(super) struct Peer {
     pub(super) wants_punch: bool,
     pub(super) wants_renewal: bool,
     pub(super) wants_show: bool,
+    /// How the peer's NAT maps it, as it says.
+    pub(super) mapping: Mapping,
+    /// How many ports of which address were tried at last.
+    pub(super) tried: Option<(IpAddr, u32)>,
     /// Our addresses changed, and no probe was answered since.
     is_shaken: bool,
     /// Of the path in use.
@@ -152,6 +158,8 @@ impl Peer {
             wants_punch: false,
             wants_renewal: false,
             wants_show: false,
+            mapping: Mapping::Unknown,
+            tried: None,
             is_shaken: false,
             left: None,
             traffic: None,
@@ -226,6 +234,45 @@ impl Peer {
         self.decisions.push_back(Decision { at: now, path, reason });
     }
 
+    /// Says more about why the path in use is.
+    pub(super) fn remark(&mut self, remark: &str) {
+        let Some(decision) = self.decisions.back_mut() else { return };
+        let reason = decision.reason.split("; ").next().unwrap_or_default();
+        decision.reason = format!("{reason}; {remark}");
+    }
+
+    /// Since when a relayed path is in use that carries something.
+    pub(super) fn relayed_since(&self) -> Option<Instant> {
+        let relayed = self.current.is_some_and(|path| !path.is_direct()) && self.watched;
+        self.decisions.back().filter(|_| relayed).map(|decision| decision.at)
+    }
+
+    /// When an own port isn't needed any more; `None` while the path in use leaves from it.
+    pub(super) fn leaves_port(&self, port: u16) -> Option<Instant> {
+        match self.left {
+            _ if self.current.is_some_and(|path| path.local_port == port) => None,
+            Some((path, at)) if path.local_port == port => Some(at + SPARE),
+            _ => Some(self.verified),
+        }
+    }
+
+    pub(super) fn forget_port(&mut self, port: u16) {
+        self.trials.retain(|trial| trial.path.local_port != port);
+    }
+
+    /// How a direct path was found, where that took more than knowing its address.
+    fn how(&self, path: Path) -> String {
+        match self.tried {
+            Some((_, count)) if path.local_port != 0 => {
+                format!("; the peer met one of {count} ports, as our NAT draws one for each destination")
+            }
+            Some((address, count)) if path.is_direct() && path.remote.ip() == address => {
+                format!("; one of {count} ports tried, as the peer's NAT draws one for each destination")
+            }
+            _ => String::new(),
+        }
+    }
+
     /// A few probes by every path but the one in use.
     pub(super) fn try_all(&mut self, now: Instant) {
         let current = self.current;
@@ -241,7 +288,7 @@ impl Peer {
         }
         self.add(now, [from]);
         if from.is_direct() || !current.is_direct() {
-            return self.take(now, from, "the peer sends by it".to_owned());
+            return self.take(now, from, format!("the peer sends by it{}", self.how(from)));
         }
         // Perhaps the peer has just not left the relay yet, perhaps it had to go back to it.
         self.astray = Some(now);
@@ -284,7 +331,7 @@ impl Peer {
             return self.take(now, path, format!("no answer by {current}"));
         }
         match (path.is_direct(), current.is_direct()) {
-            (true, false) => self.take(now, path, "direct and proven".to_owned()),
+            (true, false) => self.take(now, path, format!("direct and proven{}", self.how(path))),
             (false, true) => {}
             _ => self.compare(now, path, current),
         }

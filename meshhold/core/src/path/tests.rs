@@ -3,7 +3,7 @@
 //! A failing seed is printed; `MESHHOLD_SEED=<seed>` runs it alone, `MESHHOLD_SEEDS=10000` more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -20,6 +20,55 @@ fn direct(end: usize, port: u16) -> Path {
 
 fn relayed() -> Path {
     Path::relayed(([203, 0, 113, 1], 7777).into(), 7)
+}
+
+/// Where all see the second end, and where the first one's NAT draws ports.
+const STABLE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(198, 51, 100, 2), 7777);
+const DRAWN: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+/// The NATs of both ends, as far as they are about own ports: the first one draws an outer port for each of them, the second
+/// lets in who was sent to.
+#[derive(Default)]
+struct Nats {
+    rng: Option<StdRng>,
+    /// Own port by outer port.
+    open: BTreeMap<u16, u16>,
+    kept: BTreeSet<u16>,
+    tried: BTreeSet<u16>,
+    opened: usize,
+}
+
+impl Nats {
+    fn gather(&mut self, count: u32) {
+        let Some(rng) = &mut self.rng else { return };
+        for _ in 0..count {
+            self.opened += 1;
+            self.open.insert(rng.gen_range(1024..=u16::MAX), 10_000 + self.opened as u16);
+        }
+    }
+
+    fn scatter(&mut self) {
+        self.open.retain(|_, own| self.kept.contains(own));
+    }
+
+    fn leave(&mut self, own: u16) {
+        self.kept.remove(&own);
+        self.open.retain(|_, other| *other != own);
+    }
+
+    /// As the other end sees a path of `at` that goes through; none where a NAT drops it.
+    fn pass(&mut self, at: usize, path: Path) -> Option<Path> {
+        if at == 0 {
+            let (outer, _) = self.open.iter().find(|(_, own)| **own == path.local_port)?;
+            let admitted = path.remote == STABLE.into() && self.tried.contains(outer);
+            return admitted.then(|| SocketAddrV4::new(DRAWN, *outer).into()).map(|from: SocketAddrV4| {
+                Path::from(SocketAddr::from(from))
+            });
+        }
+        self.tried.insert(path.remote.port());
+        let own = self.open.get(&path.remote.port())?;
+        Some(Path::from(SocketAddr::from(STABLE)).from_port(*own))
+    }
 }
 
 /// One end: its machine, what its circuit carried, and by which path it sends.
@@ -40,6 +89,7 @@ struct World {
     busy: bool,
     received: [Instant; 2],
     sent: usize,
+    nats: Nats,
 }
 
 impl World {
@@ -60,7 +110,16 @@ impl World {
             busy: true,
             received: [now; 2],
             sent: 0,
+            nats: Nats::default(),
         }
+    }
+
+    /// The first end's NAT draws ports and the second's is closed to strangers, and both ends know.
+    fn nats(&mut self, seed: u64) {
+        self.nats.rng = Some(StdRng::seed_from_u64(seed));
+        self.ends[0].paths.set_mapping(Mapping::Drawn(DRAWN));
+        self.ends[1].paths.set_mapping(Mapping::Stable(STABLE));
+        (0..2).for_each(|at| self.drain(at));
     }
 
     fn up(&mut self, path: Path) {
@@ -109,6 +168,13 @@ impl World {
                 }
                 Output::Use { path, .. } => self.ends[at].path = Some(path),
                 Output::WantRelay { .. } => self.ends[at].wanted_relay += 1,
+                Output::Gather { to, count } => {
+                    assert_eq!(to, STABLE);
+                    self.nats.gather(count);
+                }
+                Output::Keep { local_port } => drop(self.nats.kept.insert(local_port)),
+                Output::Scatter => self.nats.scatter(),
+                Output::Leave { local_port } => self.nats.leave(local_port),
                 Output::Renew { .. } | Output::Resized { .. } | Output::Show { .. } => {}
             }
         }
@@ -119,12 +185,17 @@ impl World {
             return;
         }
         let delay = self.delays.get(&path).copied().unwrap_or(Duration::from_millis(20));
-        self.flying.push((self.now + delay, 1 - at, path, message));
+        let from = match path {
+            _ if path.local_port != 0 || path.remote.ip() == DRAWN => self.nats.pass(at, path),
+            // The receiver knows a path by the address that datagrams came from.
+            _ if path.is_direct() => Some(direct(at, path.remote.port())),
+            _ => Some(path),
+        };
+        let flight = from.map(|from| (self.now + delay, 1 - at, from, message));
+        self.flying.extend(flight);
     }
 
-    /// The receiver knows a path by the address that datagrams came from.
-    fn arrive(&mut self, at: usize, path: Path, message: Option<&Message>) {
-        let from = if path.is_direct() { direct(1 - at, path.remote.port()) } else { path };
+    fn arrive(&mut self, at: usize, from: Path, message: Option<&Message>) {
         let end = &mut self.ends[at];
         match message {
             Some(message) => end.paths.message(self.now, KEY, from, message),
@@ -327,6 +398,144 @@ fn nobody_is_told_of_addresses_that_lead_nowhere() {
     }
 }
 
+/// Both ends send by own ports through NATs that hardly let them.
+fn met(world: &World) -> bool {
+    let [first, second] = [0, 1].map(|at| world.ends[at].path.unwrap());
+    first.local_port != 0 && first.remote == STABLE.into() && second.remote.ip() == DRAWN
+}
+
+#[test]
+fn where_one_nat_draws_ports_and_the_other_is_closed_they_meet_by_one_of_many() {
+    let mut within = Vec::new();
+    for seed in 0..100 {
+        let mut world = World::new();
+        world.nats(seed);
+        world.up(relayed());
+        let begun = world.now;
+        while !met(&world) && world.now - begun < Duration::from_secs(7) {
+            world.run(STEP);
+        }
+        within.push(world.now - begun);
+        if !met(&world) {
+            continue;
+        }
+        world.run(Duration::from_secs(1));
+        let reasons = [0, 1].map(|at| world.ends[at].paths.current(KEY).unwrap().reason.clone());
+        assert!(reasons[0].contains("the peer met one of"), "{reasons:?}");
+        assert!(reasons[1].contains("ports tried"), "{reasons:?}");
+        assert!(world.nats.kept.len() == 1 && world.nats.open.len() == 1, "all but one are closed");
+        assert!(world.received.iter().all(|at| world.now - *at < Duration::from_millis(100)));
+    }
+    within.sort();
+    println!("figure: median {:?}, 99th of 100 {:?}, longest {:?}", within[50], within[98], within[99]);
+    assert!(within[98] < Duration::from_secs(5), "{:?}", within[98]);
+}
+
+#[test]
+fn a_port_that_is_not_used_any_more_is_closed() {
+    let mut world = World::new();
+    world.nats(1);
+    world.up(relayed());
+    world.run(Duration::from_secs(5));
+    assert!(met(&world));
+    let port = world.ends[0].path.unwrap().local_port;
+    // The NAT forgets all, and the peer's has become a wall.
+    world.nats.open.clear();
+    world.nats.rng = None;
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.ports(), [0, 0], "relayed again");
+    assert!(world.nats.kept.contains(&port), "for stragglers");
+    world.run(Duration::from_secs(60));
+    assert!(world.nats.kept.is_empty(), "{:?}", world.nats.kept);
+    world.ends[0].paths.down(world.now, KEY);
+    assert_eq!(world.ends[0].paths.poll_output(), None);
+}
+
+#[test]
+fn a_port_ends_with_its_circuit() {
+    let mut world = World::new();
+    world.nats(2);
+    world.up(relayed());
+    world.run(Duration::from_secs(5));
+    let local_port = world.ends[0].path.unwrap().local_port;
+    world.ends[0].paths.down(world.now, KEY);
+    assert_eq!(world.ends[0].paths.poll_output(), Some(Output::Leave { local_port }));
+}
+
+#[test]
+fn rounds_that_meet_nobody_are_bounded_come_rarer_and_say_so() {
+    let mut world = World::new();
+    world.nats(3);
+    world.nats.rng = None;
+    world.up(relayed());
+    world.run(Duration::from_secs(8));
+    let first = world.sent;
+    assert!((2048..2200).contains(&first), "{first} messages");
+    let reasons = [0, 1].map(|at| world.ends[at].paths.current(KEY).unwrap().reason.clone());
+    assert!(reasons[0].ends_with("; 256 ports were opened, and the peer met none of them"), "{reasons:?}");
+    assert!(reasons[1].ends_with("; 2048 ports of the peer's NAT were tried, and none was open"), "{reasons:?}");
+    world.run(Duration::from_secs(600));
+    // After 10, 20, 40 … s, and a second more each time.
+    assert!((3 * 2048..6 * 2200).contains(&(world.sent - first)), "{} messages", world.sent - first);
+    assert!(world.ends[0].paths.current(KEY).unwrap().reason.matches("; ").count() == 1);
+}
+
+#[test]
+fn what_opens_by_usual_probes_costs_no_round() {
+    let mut world = World::new();
+    world.nats(4);
+    world.up(relayed());
+    world.learn(1);
+    world.run(Duration::from_secs(8));
+    assert_eq!((world.ports(), world.nats.opened), ([1, 1], 0));
+}
+
+/// Pings to addresses of a peer that names them, in each second of `time`.
+fn knocked(mapping: Mapping, time: u64, mut address: impl FnMut(u64, u8) -> Ipv4Addr) -> Vec<usize> {
+    let (mut paths, start) = (Paths::new(1420, [1; 32]), Instant::now());
+    paths.set_mapping(mapping);
+    let keys: Vec<PeerKey> = (0..50).map(|number| (NetworkId([1; 16]), NodeId([number; 32]))).collect();
+    keys.iter().for_each(|key| paths.taken(start, *key, relayed(), &[]));
+    let mut counts = vec![0; time as usize];
+    for ms in (0..time * 1000).step_by(10) {
+        let now = start + Duration::from_millis(ms);
+        for (key, number) in keys.iter().zip(0..) {
+            let address = address(ms, number);
+            paths.message(now, *key, relayed(), &Message::Knock { address });
+        }
+        paths.handle_timeout(now);
+        while let Some(output) = paths.poll_output() {
+            let ping = |path: &Path, message: &Message| path.is_direct() && matches!(message, Message::Ping { .. });
+            if matches!(&output, Output::Send { path, message, .. } if ping(path, message)) {
+                counts[(ms / 1000) as usize] += 1;
+            }
+        }
+    }
+    counts
+}
+
+#[test]
+fn liars_make_a_node_send_little_whatever_they_name() {
+    // Fifty members name another victim a hundred times a second each.
+    let counts = knocked(Mapping::Stable(STABLE), 600, |ms, number| Ipv4Addr::from_bits(0x0808_0000 + (ms as u32) * 256 + u32::from(number)));
+    let (total, most) = (counts.iter().sum::<usize>(), *counts.iter().max().unwrap());
+    println!("figure: {total} probes in 600 s, {most} in a second");
+    assert!(most <= 500, "{most} in a second");
+    assert!(total <= 4096 + 600 * 20, "{total} in all");
+    // All name the same one.
+    let total: usize = knocked(Mapping::Stable(STABLE), 600, |_, _| [8, 8, 8, 8].into()).iter().sum();
+    assert!((4096..=6 * 2048).contains(&total), "{total} for one victim");
+    for (mapping, address) in [
+        (Mapping::Stable(STABLE), [127, 0, 0, 1]),
+        (Mapping::Stable(STABLE), [192, 168, 1, 1]),
+        (Mapping::Stable(STABLE), [255, 255, 255, 255]),
+        (Mapping::Unknown, [8, 8, 8, 8]),
+        (Mapping::Drawn(DRAWN), [8, 8, 8, 8]),
+    ] {
+        assert_eq!(knocked(mapping, 10, |_, _| address.into()).iter().sum::<usize>(), 0, "{address:?}");
+    }
+}
+
 /// Transitions of one seed, and the time after each.
 const TRANSITIONS: usize = 20;
 const SETTLED: Duration = Duration::from_secs(4);
@@ -337,7 +546,11 @@ const PORTS: std::ops::RangeInclusive<u16> = 1..=3;
 /// One thing happens; yields what, for the message.
 fn transition(world: &mut World, rng: &mut StdRng) -> String {
     let port = rng.gen_range(PORTS);
-    match rng.gen_range(0..8) {
+    match rng.gen_range(0..9) {
+        8 => {
+            world.nats.open.clear();
+            "the NAT forgot its ports".to_owned()
+        }
         0 | 1 => {
             world.block(port);
             format!("port {port} is blocked")
@@ -381,6 +594,9 @@ fn can_be_served(world: &World) -> bool {
 fn weather(seed: u64) -> Result<(), String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = World::new();
+    if rng.gen_bool(0.5) {
+        world.nats(seed);
+    }
     world.up(relayed());
     PORTS.for_each(|port| world.learn(port));
     let mut history = Vec::new();
@@ -391,6 +607,12 @@ fn weather(seed: u64) -> Result<(), String> {
         if silent && can_be_served(&world) {
             return Err(format!("seed {seed}: silence by {:?} after {history:?}", world.ports()));
         }
+    }
+    world.busy = false;
+    world.run(Duration::from_secs(40));
+    let in_use = usize::from(world.ends[0].path.is_some_and(|path| path.local_port != 0));
+    if world.nats.kept.len() > in_use || world.nats.open.len() > in_use {
+        return Err(format!("seed {seed}: ports stay open: {:?} after {history:?}", world.nats.kept));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::io::{ErrorKind, IoSlice};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use meshhold_core::wire::{
 };
 
 use super::event::{Command, WorkerEvent};
+use super::extra::ExtraPort;
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
@@ -44,40 +46,38 @@ struct Opened {
 
 impl Worker {
     /// Receives what this turn has of the lanes; [`Self::receive_bulk`] handles it.
-    pub(super) fn take_bulk(&mut self, ready: Ready) -> Option<Received> {
+    pub(super) fn take_bulk(&mut self, ready: Ready) -> Option<(Received, u16)> {
         let mut buffer = std::mem::take(&mut self.received);
-        let got = ready.has(SOCKET).then(|| self.take(Class::Bulk, &mut buffer)).flatten();
+        let descriptor = self.outlet.socket.descriptor();
+        let got = ready.has(SOCKET).then(|| self.receive_from(descriptor, &mut buffer)).flatten();
         self.received = buffer;
-        got
+        Some((got?, 0))
     }
 
-    pub(super) fn receive_bulk(&mut self, got: Option<Received>, snapshot: &mut Arc<Snapshot>) {
-        let Some(got) = got else {
+    /// Handles what was received, and by which own port.
+    pub(super) fn receive_bulk(&mut self, got: Option<(Received, u16)>, snapshot: &mut Arc<Snapshot>) {
+        let Some((got, port)) = got else {
             return;
         };
         let mut buffer = std::mem::take(&mut self.received);
-        self.handle(&mut buffer, got, snapshot);
+        self.handle(&mut buffer, got, port, snapshot);
         self.received = buffer;
     }
 
-    /// Receives and handles what came on the sparse lanes.
-    pub(super) fn receive_sparse(&mut self, snapshot: &mut Arc<Snapshot>) {
+    /// Receives and handles what came on the sparse lanes, of the shared port or of another.
+    pub(super) fn receive_sparse(&mut self, port: Option<&ExtraPort>, snapshot: &mut Arc<Snapshot>) {
         let mut buffer = std::mem::take(&mut self.sparse_received);
         for _ in 0..BURST {
-            let Some(got) = self.take(Class::Sparse, &mut buffer) else {
+            let socket = port.and_then(|port| port.socket(self.id)).unwrap_or(&self.outlet.socket);
+            let Some(got) = self.receive_from(socket.sparse(), &mut buffer) else {
                 break;
             };
-            self.handle(&mut buffer, got, snapshot);
+            self.handle(&mut buffer, got, port.map_or(0, |port| port.number), snapshot);
         }
         self.sparse_received = buffer;
     }
 
-    fn take(&self, class: Class, buffer: &mut [u8]) -> Option<Received> {
-        let socket = &self.outlet.socket;
-        let descriptor = match class {
-            Class::Bulk => socket.descriptor(),
-            Class::Sparse => socket.sparse(),
-        };
+    pub(super) fn receive_from(&self, descriptor: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<Received> {
         loop {
             match sys_net::receive(descriptor, buffer) {
                 Ok(got) => return Some(got),
@@ -91,10 +91,11 @@ impl Worker {
         }
     }
 
-    fn handle(&mut self, buffer: &mut [u8], got: Received, snapshot: &mut Arc<Snapshot>) {
+    fn handle(&mut self, buffer: &mut [u8], got: Received, port: u16, snapshot: &mut Arc<Snapshot>) {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-        self.receive(bytes, got.segment, got.from.into(), &Wake { snapshot, now: Instant::now() });
+        let from = Path::from(got.from).from_port(port);
+        self.receive(bytes, got.segment, from, &Wake { snapshot, now: Instant::now() });
     }
 
     /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::batch::{Exit, SendBatch};
 use super::event::{Command, Inbox, Mailbox, WorkerEvent};
+use super::extra::ExtraPorts;
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
 use super::reads::Reads;
@@ -28,6 +29,8 @@ pub(super) const SOCKET: u32 = 1;
 const BELL: u32 = 2;
 const SPARSE_TUN: u32 = 3;
 const SPARSE_SOCKET: u32 = 4;
+/// All sockets of ports that aren't shared.
+pub(super) const EXTRA: u32 = 5;
 /// Largest IP packet.
 pub(super) const PACKET: usize = 65_535;
 /// How often held packets are looked at.
@@ -47,12 +50,14 @@ pub(super) struct Outside {
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) socket: WorkerSocket,
+    pub(super) extra: ExtraPorts,
+    worker: usize,
     pub(super) counters: Arc<ReasonCounters>,
 }
 
 impl Outlet {
     pub(super) fn exit(&self) -> Exit<'_> {
-        Exit { socket: &self.socket, counters: &self.counters }
+        Exit { socket: &self.socket, extra: &self.extra, worker: self.worker, counters: &self.counters }
     }
 }
 
@@ -96,7 +101,7 @@ pub(super) struct Worker {
     sparse_reads: Reads,
     /// Of the snapshot in use.
     version: u64,
-    epoll: Epoll,
+    pub(super) epoll: Epoll,
 }
 
 impl Worker {
@@ -126,7 +131,7 @@ impl Worker {
             mtu,
             coalescer: Coalescer::new(joins),
             tun,
-            outlet: Outlet { socket, counters },
+            outlet: Outlet { socket, extra: ExtraPorts::default(), worker: id, counters },
             batch: SendBatch::new(offload),
             sessions: Sessions::new(id, outside.others.len()),
             hold: Hold::default(),
@@ -161,12 +166,13 @@ impl Worker {
                 self.obey(&mut snapshot);
             }
             if ready.has(SPARSE_SOCKET) {
-                self.receive_sparse(&mut snapshot);
+                self.receive_sparse(None, &mut snapshot);
             }
             if ready.has(SPARSE_TUN) {
                 self.transmit_sparse(&snapshot);
             }
             self.receive_bulk(received, &mut snapshot);
+            self.receive_extra(ready, &mut snapshot);
             self.transmit_bulk(reads, &snapshot);
             self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
             self.batch.flush(self.outlet.exit());
@@ -191,6 +197,7 @@ impl Worker {
             self.version = version;
             *snapshot = Arc::clone(&self.outside.shared.load());
             self.sessions.attach(&snapshot.sessions);
+            self.watch_extra();
             // What has waited goes before what comes: no reordering inside a flow.
             self.serve_held(&Wake { snapshot, now: Instant::now() });
         }
