@@ -52,7 +52,7 @@ use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
-use circuits::CircuitTable;
+use circuits::{CircuitTable, Effect};
 use clock::Clock;
 use drops::{Drops, Recent};
 use gateway::Gateway;
@@ -138,6 +138,8 @@ struct Daemon {
     endpoints: Vec<SocketAddr>,
     warnings: Vec<String>,
     stale: Stale,
+    /// What leaves as soon as the packet path is up to date.
+    waiting: Vec<Effect>,
     clock: Clock,
     saved_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.
@@ -391,6 +393,7 @@ impl Daemon {
             self.relaying.apply(&table.legs).await;
             self.lan.publish(table);
         }
+        self.send_waiting();
         if stale.addresses {
             self.set_addresses().await;
         }

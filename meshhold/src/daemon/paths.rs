@@ -195,8 +195,7 @@ impl Daemon {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Send(path, datagram) => self.send_datagram(path, &datagram),
-            Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
+            Effect::Send(..) | Effect::Keepalive(_) => self.waiting.push(effect),
             Effect::Up(key, path) => {
                 let endpoints = self.peer(key).map(|peer| peer.endpoints.clone()).unwrap_or_default();
                 self.ways.paths.taken(now, key, path, &endpoints);
@@ -204,6 +203,18 @@ impl Daemon {
             Effect::Down(key) => {
                 self.ways.paths.down(now, key);
                 self.ways.relays.close(key);
+            }
+        }
+    }
+
+    /// Sends what had to wait until the workers know the sessions that it is about: the other end's first packet may be back
+    /// in no time.
+    pub(super) fn send_waiting(&mut self) {
+        for effect in std::mem::take(&mut self.waiting) {
+            match effect {
+                Effect::Send(path, datagram) => self.send_datagram(path, &datagram),
+                Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
+                Effect::Up(..) | Effect::Down(_) => {}
             }
         }
     }
@@ -242,9 +253,7 @@ impl Daemon {
     /// Does what the choice of paths wants done.
     fn go(&mut self, now: Instant, output: Output) {
         match output {
-            Output::Send { peer, path, message, size } => {
-                self.send_control(peer, path, message.padded(size))
-            }
+            Output::Send { peer, path, message, size } => self.send_control(peer, path, message.padded(size)),
             Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
             Output::Resized { .. } => self.stale.table = true,
             Output::Show { peer } => {

@@ -122,6 +122,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         warnings: control.warnings.clone(),
         control,
         stale: Stale::default(),
+        waiting: Vec::new(),
         clock: Clock::new(Instant::now(), SystemTime::now()),
         saved_at: Instant::now(),
         look_at: None,

@@ -26,8 +26,8 @@ const DRAWN_FROM: std::ops::RangeInclusive<u16> = 1024..=u16::MAX;
 const STEP: Duration = Duration::from_millis(20);
 /// Ports opened in a step: 800 a second.
 const OPENED_AT_ONCE: u32 = 16;
-/// Ports tried in a step: 500 a second.
-const TRIED_AT_ONCE: u32 = 10;
+/// Ports tried in a step: 750 a second.
+const TRIED_AT_ONCE: u32 = 15;
 /// How long a round may take, with what is still under way at the end.
 const ROUND: Duration = Duration::from_secs(6);
 /// How long a relayed path is in use before: what opens sooner opens by usual probes.
@@ -181,7 +181,8 @@ impl Birthday {
     /// Whether the address may lie in front of a NAT that this node's datagrams get to: not reserved, and private only where
     /// this node is seen at a private one itself.
     fn is_reachable(&self, address: SocketAddrV4) -> bool {
-        let private = |ip: &Ipv4Addr| ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64);
+        let private =
+            |ip: &Ipv4Addr| ip.is_private() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64);
         let own = self.mapping.address();
         is_usable(&address.into()) && own.is_some_and(|own| private(&own) || !private(address.ip()))
     }
@@ -210,7 +211,9 @@ impl Paths {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.mapping = theirs;
         if let (Mapping::Drawn(_), Mapping::Drawn(_)) = (self.birthday.mapping, theirs) {
-            peer.remark("both NATs draw a port for each destination, so neither end can be told where to send to");
+            peer.remark(
+                "both NATs draw a port for each destination, so neither end can be told where to send to",
+            );
         }
     }
 
@@ -234,7 +237,8 @@ impl Paths {
     /// The peer says that its ports are open.
     pub(super) fn knocked(&mut self, now: Instant, key: PeerKey, at: Ipv4Addr) {
         let Mapping::Stable(_) = self.birthday.mapping else { return };
-        let relayed = self.peers.get(&key).and_then(|peer| peer.current).is_some_and(|path| !path.is_direct());
+        let relayed =
+            self.peers.get(&key).and_then(|peer| peer.current).is_some_and(|path| !path.is_direct());
         let rested = self.birthday.rested(key.1, at).is_none_or(|until| until <= now);
         let possible = self.birthday.is_reachable(SocketAddrV4::new(at, *DRAWN_FROM.end()));
         if self.birthday.round.is_none() && relayed && rested && possible {
@@ -303,7 +307,8 @@ impl Paths {
 
     /// Peers that own ports might be opened towards, where, and when at the earliest.
     fn candidates(&self) -> impl Iterator<Item = (PeerKey, SocketAddrV4, Instant)> {
-        let possible = matches!(self.birthday.mapping, Mapping::Drawn(_)) && self.birthday.kept.len() < MAX_KEPT;
+        let possible =
+            matches!(self.birthday.mapping, Mapping::Drawn(_)) && self.birthday.kept.len() < MAX_KEPT;
         let peers = possible.then_some(&self.peers).into_iter().flatten();
         peers.filter_map(|(key, peer)| {
             let Mapping::Stable(to) = peer.mapping else { return None };
@@ -375,7 +380,9 @@ impl Paths {
                 self.outputs.push_back(Output::Scatter);
                 (*to.ip(), format!("{made} ports were opened, and the peer met none of them"))
             }
-            Role::Try { at, .. } => (at, format!("{made} ports of the peer's NAT were tried, and none was open")),
+            Role::Try { at, .. } => {
+                (at, format!("{made} ports of the peer's NAT were tried, and none was open"))
+            }
         };
         if met {
             self.birthday.relent(key.1, address);

@@ -9,6 +9,7 @@
 mod birthday;
 mod budget;
 mod mtu;
+mod named;
 mod peer;
 pub mod probe;
 #[cfg(test)]
@@ -25,9 +26,10 @@ use crate::circuit::Traffic;
 use crate::handshake::random::SeededRng;
 use crate::identity::NodeId;
 use crate::key::NetworkId;
-pub use birthday::Mapping;
 use birthday::Birthday;
+pub use birthday::Mapping;
 use budget::Budget;
+use named::Named;
 use peer::Peer;
 pub use peer::{Decision, Trial};
 use probe::{MAX_CANDIDATES, Message};
@@ -151,6 +153,7 @@ pub struct Paths {
     mtu: u16,
     outputs: VecDeque<Output>,
     budget: Budget,
+    named: Named,
     birthday: Birthday,
     rng: SeededRng,
 }
@@ -159,8 +162,8 @@ impl Paths {
     /// No peer yet. `mtu`: the longest inner packet that paths have to carry, in bytes.
     pub fn new(mtu: u16, rng_seed: [u8; 32]) -> Self {
         let (peers, own, outputs) = (BTreeMap::new(), Vec::new(), VecDeque::new());
-        let (budget, birthday) = (Budget::new(PROBES), Birthday::default());
-        Self { peers, own, outputs, mtu, budget, birthday, rng: SeededRng::new(rng_seed) }
+        let (budget, named, birthday) = (Budget::new(PROBES), Named::default(), Birthday::default());
+        Self { peers, own, outputs, mtu, budget, named, birthday, rng: SeededRng::new(rng_seed) }
     }
 
     /// Where this node may be reached, the best first: what peers are told.
@@ -206,10 +209,10 @@ impl Paths {
 
     /// An authenticated datagram came by another path than the circuit's own.
     pub fn arrived(&mut self, now: Instant, key: PeerKey, from: Path) {
-        if !self.admits(key, from) {
-            return;
+        if self.admits(key, from) {
+            self.named.heard(key.1, from.remote);
+            self.with(now, key, |peer, now| peer.arrived(now, from));
         }
-        self.with(now, key, |peer, now| peer.arrived(now, from));
     }
 
     /// A control message of the peer.
@@ -217,11 +220,14 @@ impl Paths {
         if !self.admits(key, from) {
             return;
         }
+        if from.is_direct() {
+            self.named.heard(key.1, from.remote);
+        }
         match message {
             Message::Ping { id } => {
                 let message = Message::Pong { id: *id, seen: from.remote };
                 self.outputs.push_back(Output::Send { peer: key, path: from, message, size: 0 });
-                self.with(now, key, |peer, now| peer.add(now, [from]));
+                self.with(now, key, |peer, now| peer.heard(now, from));
             }
             Message::Pong { id, .. } => self.with(now, key, |peer, now| peer.answered(now, *id)),
             Message::Candidates { endpoints } => {
@@ -245,6 +251,7 @@ impl Paths {
     pub fn shaken(&mut self, now: Instant) {
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         self.birthday.forget_failures();
+        self.named.forgive();
         for key in keys {
             self.outputs.push_back(Output::Show { peer: key });
             self.with(now, key, Peer::shaken);
@@ -315,6 +322,11 @@ impl Paths {
         let before = (peer.current, peer.mtu());
         change(peer, now);
         while let Some(at) = peer.due(now) {
+            let named = peer.only_named(at);
+            if named.is_some_and(|(address, doubt)| !self.named.take(now, key.1, address, doubt)) {
+                peer.skip(at);
+                continue;
+            }
             if !self.budget.take(now) {
                 peer.postpone(at, now + Duration::from_millis(50));
                 continue;

@@ -3,7 +3,7 @@
 //! Owns the rules of choice and all its timing. Must not know other peers, what is sent for a probe, or how.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::birthday::SPARE;
@@ -78,6 +78,8 @@ pub struct Trial {
     pub answered: u32,
     /// Last answer.
     pub proven: Option<Instant>,
+    /// The peer has sent from there.
+    heard: bool,
     pending: VecDeque<(u32, Instant)>,
     pauses: usize,
     next: Option<Instant>,
@@ -86,7 +88,8 @@ pub struct Trial {
 impl Trial {
     fn new(path: Path, now: Instant) -> Self {
         let pending = VecDeque::new();
-        Self { path, rtt: None, sent: 0, answered: 0, proven: None, pending, pauses: 0, next: Some(now) }
+        let next = Some(now);
+        Self { path, rtt: None, sent: 0, answered: 0, proven: None, heard: false, pending, pauses: 0, next }
     }
 
     /// A few probes from `now` on.
@@ -198,6 +201,26 @@ impl Peer {
         }
     }
 
+    /// As [`Self::add`], of one by which the peer has sent.
+    pub(super) fn heard(&mut self, now: Instant, path: Path) {
+        self.add(now, [path]);
+        self.trials.iter_mut().filter(|trial| trial.path == path).for_each(|trial| trial.heard = true);
+    }
+
+    /// The address of a trial that nothing but the peer's word speaks for, and whether no path is known to work.
+    pub(super) fn only_named(&self, at: usize) -> Option<(SocketAddr, bool)> {
+        let trial = self.trials.get(at)?;
+        let known = trial.heard || trial.proven.is_some() || !trial.path.is_direct();
+        (!known && self.current != Some(trial.path)).then_some((trial.path.remote, self.doubt.is_some()))
+    }
+
+    /// The trial has had its probes for now.
+    pub(super) fn skip(&mut self, at: usize) {
+        if let Some(trial) = self.trials.get_mut(at) {
+            trial.next = None;
+        }
+    }
+
     fn make_room(&mut self) {
         if self.trials.len() < MAX_TRIALS {
             return;
@@ -286,7 +309,7 @@ impl Peer {
         if self.left.is_some_and(straggler) {
             return;
         }
-        self.add(now, [from]);
+        self.heard(now, from);
         if from.is_direct() || !current.is_direct() {
             return self.take(now, from, format!("the peer sends by it{}", self.how(from)));
         }

@@ -42,12 +42,17 @@ impl Worker {
         let wanted = self.outside.shared.extra();
         let before = std::mem::replace(&mut self.outlet.extra, wanted);
         let wanted = &self.outlet.extra;
-        let missing = |of: &ExtraPorts, port: &Arc<ExtraPort>| !of.iter().any(|other| Arc::ptr_eq(other, port));
-        for descriptor in before.iter().filter(|port| missing(wanted, port)).flat_map(|port| port.descriptors(self.id)) {
+        let missing =
+            |of: &ExtraPorts, port: &Arc<ExtraPort>| !of.iter().any(|other| Arc::ptr_eq(other, port));
+        for descriptor in
+            before.iter().filter(|port| missing(wanted, port)).flat_map(|port| port.descriptors(self.id))
+        {
             // Another worker may hold it a little longer.
             let _ = self.epoll.forget(descriptor);
         }
-        for descriptor in wanted.iter().filter(|port| missing(&before, port)).flat_map(|port| port.descriptors(self.id)) {
+        for descriptor in
+            wanted.iter().filter(|port| missing(&before, port)).flat_map(|port| port.descriptors(self.id))
+        {
             if let Err(error) = self.epoll.watch(descriptor, EXTRA) {
                 tracing::warn!(%error, worker = self.id, "an own port is not heard");
             }
