@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use meshhold_core::path::Path;
 use meshhold_core::wire::TYPE_DATA;
+use socket2::SockRef;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -95,7 +96,8 @@ impl Ports {
     /// Sends a datagram from a port that is kept; lost when there is none.
     pub(super) fn send(&self, path: Path, datagram: &[u8]) {
         let socket = self.kept.get(&path.local_port).and_then(|listened| listened.sockets.first());
-        let sent = socket.map(|socket| socket.try_send_to(datagram, path.remote));
+        // Not through tokio, which knows of no room before its first look at the socket.
+        let sent = socket.map(|socket| SockRef::from(socket).send_to(datagram, &path.remote.into()));
         tracing::trace!(%path, ?sent, "a datagram by an own port");
     }
 
