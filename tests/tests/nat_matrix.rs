@@ -158,6 +158,10 @@ fn measure(kinds: [Kind; 2], a: &Node, b: &Node) -> Result<Cell> {
             format!("{kind}, {} of {SOME} answers", pings.answered()? - before)
         }
     };
+    if !punchable(kinds) {
+        let reason = path::shown(a, &id)?.map(|path| path.reason).unwrap_or_default();
+        ensure!(reason.contains("both NATs draw"), "{reason}");
+    }
     let lost = pings.lost()?;
     println!("{kinds:?}: first {first:?}, {wanted} {shown:?}, {found}, lost: {lost:?}");
     Ok(Cell { kinds, wanted, first, shown, found, lost })

@@ -210,7 +210,8 @@ impl Paths {
     pub(super) fn heard_mapping(&mut self, key: PeerKey, theirs: Mapping) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.mapping = theirs;
-        if let (Mapping::Drawn(_), Mapping::Drawn(_)) = (self.birthday.mapping, theirs) {
+        let relayed = peer.current.is_some_and(|path| !path.is_direct());
+        if let (true, Mapping::Drawn(_), Mapping::Drawn(_)) = (relayed, self.birthday.mapping, theirs) {
             peer.remark(
                 "both NATs draw a port for each destination, so neither end can be told where to send to",
             );

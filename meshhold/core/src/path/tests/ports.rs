@@ -145,6 +145,20 @@ fn rounds_that_meet_nobody_are_bounded_come_rarer_and_say_so() {
 }
 
 #[test]
+fn where_both_nats_draw_ports_none_are_opened_and_both_ends_say_why() {
+    let mut world = World::new();
+    world.nats(5);
+    world.ends[1].paths.set_mapping(Mapping::Drawn([198, 51, 100, 2].into()));
+    world.up(relayed());
+    world.run(Duration::from_secs(30));
+    assert_eq!((world.ports(), world.nats.opened), ([0, 0], 0));
+    for end in &world.ends {
+        let reason = &end.paths.current(KEY).unwrap().reason;
+        assert!(reason.contains("; both NATs draw a port for each destination"), "{reason}");
+    }
+}
+
+#[test]
 fn what_opens_by_usual_probes_costs_no_round() {
     let mut world = World::new();
     world.nats(4);
