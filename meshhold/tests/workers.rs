@@ -196,8 +196,7 @@ fn inner_addresses_must_be_the_senders_and_ours() {
     a.queues[0].send(&spoofed4.build()).unwrap();
     a.expect(Reason::SpoofedSource, 1);
 
-    let elsewhere =
-        Inner { to: std::net::Ipv4Addr::from(own4(2).to_bits() + 1).into(), ..Inner::v4(UDP, 50) };
+    let elsewhere = Inner { to: Ipv4Addr::from(own4(2).to_bits() + 1).into(), ..Inner::v4(UDP, 50) };
     a.queues[0].send(&elsewhere.build()).unwrap();
     middle.0.send_to(&middle.capture(), b.address).unwrap();
     b.expect(Reason::NotForUs, 1);

@@ -52,7 +52,7 @@ use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
 use callers::Callers;
-use circuits::{CircuitTable, Effect};
+use circuits::CircuitTable;
 use clock::Clock;
 use drops::{Drops, Recent};
 use gateway::Gateway;
@@ -60,7 +60,7 @@ use lan::Lan;
 use mapping::Mapped;
 use names::Names;
 use network::Network;
-use paths::Ways;
+use paths::{Waiting, Ways};
 use ports::{Heard, Ports};
 use relaying::Relaying;
 use state::StateFile;
@@ -139,7 +139,7 @@ struct Daemon {
     warnings: Vec<String>,
     stale: Stale,
     /// What leaves as soon as the packet path is up to date.
-    waiting: Vec<Effect>,
+    waiting: Vec<Waiting>,
     clock: Clock,
     saved_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.

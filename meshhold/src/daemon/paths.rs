@@ -25,6 +25,16 @@ use crate::datapath::relay::{Hop, Leg};
 /// How long a link to a peer's relay is kept for the sake of that peer.
 const DIALED: Duration = Duration::from_secs(180);
 
+/// What leaves as soon as the packet path is up to date.
+pub(super) enum Waiting {
+    /// A handshake.
+    Datagram(Path, Vec<u8>),
+    /// An empty data datagram of this session.
+    Keepalive(u32),
+    /// A message about paths.
+    Control(PeerKey, Path, Vec<u8>),
+}
+
 /// The machines.
 pub(super) struct Ways {
     /// Which path each circuit takes.
@@ -195,7 +205,8 @@ impl Daemon {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Send(..) | Effect::Keepalive(_) => self.waiting.push(effect),
+            Effect::Send(path, datagram) => self.waiting.push(Waiting::Datagram(path, datagram)),
+            Effect::Keepalive(local_index) => self.waiting.push(Waiting::Keepalive(local_index)),
             Effect::Up(key, path) => {
                 let endpoints = self.peer(key).map(|peer| peer.endpoints.clone()).unwrap_or_default();
                 self.ways.paths.taken(now, key, path, &endpoints);
@@ -210,11 +221,11 @@ impl Daemon {
     /// Sends what had to wait until the workers know the sessions that it is about: the other end's first packet may be back
     /// in no time.
     pub(super) fn send_waiting(&mut self) {
-        for effect in std::mem::take(&mut self.waiting) {
-            match effect {
-                Effect::Send(path, datagram) => self.send_datagram(path, &datagram),
-                Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
-                Effect::Up(..) | Effect::Down(_) => {}
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Datagram(path, datagram) => self.send_datagram(path, &datagram),
+                Waiting::Keepalive(local_index) => self.lan.keepalive(local_index),
+                Waiting::Control(peer, path, message) => self.send_control(peer, path, message),
             }
         }
     }
@@ -253,7 +264,9 @@ impl Daemon {
     /// Does what the choice of paths wants done.
     fn go(&mut self, now: Instant, output: Output) {
         match output {
-            Output::Send { peer, path, message, size } => self.send_control(peer, path, message.padded(size)),
+            Output::Send { peer, path, message, size } => {
+                self.waiting.push(Waiting::Control(peer, path, message.padded(size)));
+            }
             Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
             Output::Resized { .. } => self.stale.table = true,
             Output::Show { peer } => {

@@ -49,9 +49,7 @@ impl Nats {
         if at == 0 {
             let (outer, _) = self.open.iter().find(|(_, own)| **own == path.local_port)?;
             let admitted = path.remote == STABLE.into() && self.tried.contains(outer);
-            return admitted
-                .then(|| SocketAddrV4::new(DRAWN, *outer).into())
-                .map(|from: SocketAddrV4| Path::from(SocketAddr::from(from)));
+            return admitted.then(|| SocketAddr::V4(SocketAddrV4::new(DRAWN, *outer)).into());
         }
         self.tried.insert(path.remote.port());
         let own = self.open.get(&path.remote.port())?;
