@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,41 @@ fn the_underlay_may_be_ipv6() {
     assert!(b.read(0) == packet);
     assert!(matches!(b.event(), WorkerEvent::Confirmed { .. }));
     assert!(b.events.try_recv().is_err(), "the sender is where it was expected");
+}
+
+#[test]
+fn a_path_may_leave_from_a_port_of_its_own() {
+    let (mut a, mut b) = (Node::start(Offload::TcpAndUdp), Node::start(Offload::TcpAndUdp));
+    let first = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let port = first.local_addr().unwrap().port();
+    let there = SocketAddr::from(([127, 0, 0, 1], port));
+    let control = a.workers.adopt(first).unwrap();
+    let mut from_port = table(1, &[&session(1, 0, AES)], Some(b.address), None);
+    from_port.peers[0].transmit.as_mut().unwrap().path.local_port = port;
+    a.workers.publish(Arc::new(from_port));
+    b.workers.publish(Arc::new(table(2, &[&session(2, 0, AES)], Some(there), None)));
+    for queue in 0..2 {
+        for inner in [Inner::v4(TCP, 1), Inner::v6(TCP, 60_000), Inner::v4(UDP, 700)] {
+            let packet = inner.build();
+            a.queues[queue].send(&packet).unwrap();
+            assert!(b.read(queue) == packet, "{} bytes on {queue}", inner.payload);
+            let back = inner.back().build();
+            b.queues[queue].send(&back).unwrap();
+            assert!(a.read(queue) == back, "{} bytes back on {queue}", inner.payload);
+        }
+    }
+    for node in [&mut a, &mut b] {
+        assert!(matches!(node.event(), WorkerEvent::Confirmed { .. }));
+        assert!(node.events.try_recv().is_err(), "nobody is elsewhere than expected");
+    }
+    control.set_nonblocking(false).unwrap();
+    b.control.send_to(&[1; 20], SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), port))).unwrap();
+    assert_eq!(control.recv(&mut [0; 40]).unwrap(), 20, "a handshake is not for workers");
+    drop(control);
+    a.workers.leave(port);
+    a.queues[0].send(&Inner::v4(UDP, 100).build()).unwrap();
+    a.expect(Reason::NoPath, 1);
+    until(|| UdpSocket::bind(("0.0.0.0", port)).is_ok(), || "the port stays open".into());
 }
 
 #[test]
@@ -161,8 +196,7 @@ fn inner_addresses_must_be_the_senders_and_ours() {
     a.queues[0].send(&spoofed4.build()).unwrap();
     a.expect(Reason::SpoofedSource, 1);
 
-    let elsewhere =
-        Inner { to: std::net::Ipv4Addr::from(own4(2).to_bits() + 1).into(), ..Inner::v4(UDP, 50) };
+    let elsewhere = Inner { to: Ipv4Addr::from(own4(2).to_bits() + 1).into(), ..Inner::v4(UDP, 50) };
     a.queues[0].send(&elsewhere.build()).unwrap();
     middle.0.send_to(&middle.capture(), b.address).unwrap();
     b.expect(Reason::NotForUs, 1);

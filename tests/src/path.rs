@@ -1,5 +1,6 @@
 //! Ways between members that may be anywhere: relays without a key, pings that go on, and the path that `status` shows.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,16 @@ impl Pings {
     /// How many were answered so far.
     pub fn answered(&self) -> Result<usize> {
         Ok(self.process.log()?.matches(" bytes from ").count())
+    }
+
+    /// The numbers that weren't answered before the last one that was.
+    pub fn lost(&self) -> Result<Vec<usize>> {
+        let log = self.process.log()?;
+        let answers = log.lines().filter(|line| line.contains(" bytes from "));
+        let number = |line: &str| line.split("icmp_seq=").nth(1)?.split(' ').next()?.parse::<usize>().ok();
+        let numbers: BTreeSet<usize> = answers.filter_map(number).collect();
+        let last = numbers.last().copied().unwrap_or_default();
+        Ok((1..last).filter(|number| !numbers.contains(number)).collect())
     }
 
     /// Waits for one more answer than now, and yields how long that took.

@@ -4,12 +4,12 @@
 //! world only when two agree. Must not know how reports come.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 
 use crate::identity::NodeId;
-use crate::path::is_usable;
+use crate::path::{Mapping, is_usable};
 
 /// Most reports that are kept.
 const MAX_REPORTS: usize = 64;
@@ -61,6 +61,28 @@ impl Reflexive {
         self.all().into_iter().filter(|address| seen(address) > 1).collect()
     }
 
+    /// How IPv4 datagrams of the shared port are mapped, as far as two agree. Who is on our side of the NAT doesn't count.
+    pub fn mapping(&self, own: &[IpAddr]) -> Mapping {
+        let ipv4 = |address: &SocketAddr| match address {
+            SocketAddr::V4(address) => Some(*address),
+            SocketAddr::V6(_) => None,
+        };
+        let seen: Vec<SocketAddrV4> = self.0.values().filter_map(ipv4).collect();
+        let outside = |address: &&SocketAddrV4| !own.contains(&IpAddr::V4(*address.ip()));
+        let mapped: Vec<&SocketAddrV4> = seen.iter().filter(outside).collect();
+        let mapped = if mapped.is_empty() { seen.iter().collect() } else { mapped };
+        let Some((first, others)) = mapped.split_first().filter(|(_, others)| !others.is_empty()) else {
+            return Mapping::Unknown;
+        };
+        if others.iter().all(|other| other == first) {
+            Mapping::Stable(**first)
+        } else if others.iter().all(|other| other.ip() == first.ip()) {
+            Mapping::Drawn(*first.ip())
+        } else {
+            Mapping::Unknown
+        }
+    }
+
     /// The kind of NAT, given this host's own addresses.
     pub fn nat(&self, own: &[IpAddr]) -> Nat {
         let of = |ipv4: bool| self.0.values().filter(move |address| address.is_ipv4() == ipv4);
@@ -102,6 +124,25 @@ mod tests {
             (&["[2001:db8::2]:7777", "[2001:db8::2]:7777"], Nat::None),
         ] {
             assert_eq!(reflexive(seen).nat(&own), nat, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapping_is_what_two_outside_agree_on() {
+        let own: Vec<IpAddr> = vec!["192.168.1.2".parse().unwrap()];
+        let stable = Mapping::Stable("198.51.100.1:40000".parse().unwrap());
+        let drawn = Mapping::Drawn("198.51.100.1".parse().unwrap());
+        for (seen, mapping) in [
+            (&["198.51.100.1:40000"][..], Mapping::Unknown),
+            (&["198.51.100.1:40000", "198.51.100.1:40000"], stable),
+            (&["198.51.100.1:40000", "192.168.1.2:7777", "198.51.100.1:40000"], stable),
+            (&["198.51.100.1:40000", "192.168.1.2:7777"], Mapping::Unknown),
+            (&["198.51.100.1:40000", "198.51.100.1:40001"], drawn),
+            (&["198.51.100.1:40000", "198.51.100.2:40000"], Mapping::Unknown),
+            (&["[2001:db8::2]:7777", "[2001:db8::2]:7777"], Mapping::Unknown),
+            (&["192.168.1.2:7777", "192.168.1.2:7777"], Mapping::Stable("192.168.1.2:7777".parse().unwrap())),
+        ] {
+            assert_eq!(reflexive(seen).mapping(&own), mapping, "{seen:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! not know keys, circuits or records.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -262,6 +262,18 @@ impl Lan {
     pub(super) fn inject(&self, from: Path, datagram: Vec<u8>) {
         if let Some(workers) = &self.workers {
             workers.inject(from, datagram);
+        }
+    }
+
+    /// Lets the workers use another port than the shared one; yields the socket for what isn't circuit data.
+    pub(super) fn adopt(&self, first: UdpSocket) -> anyhow::Result<UdpSocket> {
+        self.workers.as_ref().context("there are no workers")?.adopt(first)
+    }
+
+    /// Closes such a port.
+    pub(super) fn leave(&self, local_port: u16) {
+        if let Some(workers) = &self.workers {
+            workers.leave(local_port);
         }
     }
 

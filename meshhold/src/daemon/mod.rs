@@ -18,6 +18,7 @@ mod netcheck;
 mod network;
 mod paths;
 mod place;
+mod ports;
 mod relaying;
 mod start;
 mod state;
@@ -59,7 +60,8 @@ use lan::Lan;
 use mapping::Mapped;
 use names::Names;
 use network::Network;
-use paths::Ways;
+use paths::{Waiting, Ways};
+use ports::{Heard, Ports};
 use relaying::Relaying;
 use state::StateFile;
 
@@ -98,6 +100,7 @@ struct Inputs {
     calls: mpsc::Receiver<Asked>,
     net: mpsc::Receiver<NetEvent>,
     found: mpsc::Receiver<Found>,
+    heard: mpsc::Receiver<Heard>,
     drops: Drops,
 }
 
@@ -121,6 +124,7 @@ struct Daemon {
     callers: Callers,
     circuits: CircuitTable,
     ways: Ways,
+    ports: Ports,
     relaying: Relaying,
     control: Control,
     links: Links,
@@ -134,6 +138,8 @@ struct Daemon {
     endpoints: Vec<SocketAddr>,
     warnings: Vec<String>,
     stale: Stale,
+    /// What leaves as soon as the packet path is up to date.
+    waiting: Vec<Waiting>,
     clock: Clock,
     saved_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.
@@ -156,6 +162,7 @@ impl Daemon {
                 Some(event) = inputs.workers.recv() => self.on_worker(event),
                 1.. = inputs.links.recv_many(&mut news, BURST) => news.drain(..).for_each(|event| self.on_link(event)),
                 Some(met) = inputs.found.recv() => self.links.found(met.node, met.addr),
+                Some(heard) = inputs.heard.recv() => self.on_heard(heard),
                 Some(call) = inputs.calls.recv() => self.on_call(call).await,
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
                 () = tokio::time::sleep_until(timer.into()) => self.on_timer(Instant::now()),
@@ -319,6 +326,7 @@ impl Daemon {
         let endpoints = self.public_endpoints();
         self.rendezvous(&endpoints);
         self.ways.paths.set_own(self.all_endpoints());
+        self.ways.paths.set_mapping(self.ways.reflexive.mapping(&self.own_ips()));
         self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.relaying.check().await;
@@ -385,6 +393,7 @@ impl Daemon {
             self.relaying.apply(&table.legs).await;
             self.lan.publish(table);
         }
+        self.send_waiting();
         if stale.addresses {
             self.set_addresses().await;
         }

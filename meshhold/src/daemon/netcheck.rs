@@ -31,7 +31,6 @@ impl Daemon {
     pub(super) fn netcheck(&self) -> Netcheck {
         let links = self.links.status();
         let rtt = |node| links.iter().find(|link| link.node == node).map(|link| link.rtt);
-        let own: Vec<_> = self.endpoints.iter().map(std::net::SocketAddr::ip).collect();
         let mut relays: Vec<RelaySeen> = Vec::new();
         for (node, _, first) in self.ways.relays.near() {
             let rtt_ms = rtt(node).unwrap_or(first).as_secs_f64() * 1e3;
@@ -39,7 +38,7 @@ impl Daemon {
         }
         relays.sort_by(|a, b| a.rtt_ms.total_cmp(&b.rtt_ms));
         Netcheck {
-            nat: self.ways.reflexive.nat(&own),
+            nat: self.ways.reflexive.nat(&self.own_ips()),
             mapped: self.ways.reflexive.all(),
             relays,
             port_mapping: self.mapped.shown(),

@@ -4,7 +4,7 @@
 //! better than another (that is `meshhold-core`).
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use meshhold_core::circuit::Traffic;
@@ -24,6 +24,16 @@ use crate::datapath::relay::{Hop, Leg};
 
 /// How long a link to a peer's relay is kept for the sake of that peer.
 const DIALED: Duration = Duration::from_secs(180);
+
+/// What leaves as soon as the packet path is up to date.
+pub(super) enum Waiting {
+    /// A handshake.
+    Datagram(Path, Vec<u8>),
+    /// An empty data datagram of this session.
+    Keepalive(u32),
+    /// A message about paths.
+    Control(PeerKey, Path, Vec<u8>),
+}
 
 /// The machines.
 pub(super) struct Ways {
@@ -113,6 +123,11 @@ impl Daemon {
         joined(&self.own_endpoints(), &self.ways.reflexive.all())
     }
 
+    /// This host's own addresses.
+    pub(super) fn own_ips(&self) -> Vec<IpAddr> {
+        self.endpoints.iter().map(SocketAddr::ip).collect()
+    }
+
     fn own_endpoints(&self) -> Vec<SocketAddr> {
         joined(&self.endpoints, self.mapped.address().as_slice())
     }
@@ -190,24 +205,41 @@ impl Daemon {
 
     fn carry_out(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Send(Path { remote, label: None }, datagram) => {
-                self.links.send_datagram(remote, &datagram)
-            }
-            Effect::Send(Path { remote, label: Some(label) }, datagram) => {
-                let [a, b, c, d] = label.to_be_bytes();
-                let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], &*datagram].concat();
-                self.links.send_datagram(remote, &labelled);
-            }
-            Effect::Keepalive(local_index) => self.lan.keepalive(local_index),
+            Effect::Send(path, datagram) => self.waiting.push(Waiting::Datagram(path, datagram)),
+            Effect::Keepalive(local_index) => self.waiting.push(Waiting::Keepalive(local_index)),
             Effect::Up(key, path) => {
                 let endpoints = self.peer(key).map(|peer| peer.endpoints.clone()).unwrap_or_default();
                 self.ways.paths.taken(now, key, path, &endpoints);
             }
             Effect::Down(key) => {
-                self.ways.paths.down(key);
+                self.ways.paths.down(now, key);
                 self.ways.relays.close(key);
             }
         }
+    }
+
+    /// Sends what had to wait until the workers know the sessions that it is about: the other end's first packet may be back
+    /// in no time.
+    pub(super) fn send_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Datagram(path, datagram) => self.send_datagram(path, &datagram),
+                Waiting::Keepalive(local_index) => self.lan.keepalive(local_index),
+                Waiting::Control(peer, path, message) => self.send_control(peer, path, message),
+            }
+        }
+    }
+
+    fn send_datagram(&self, path: Path, datagram: &[u8]) {
+        let Some(label) = path.label else {
+            return match path.local_port {
+                0 => self.links.send_datagram(path.remote, datagram),
+                _ => self.ports.send(path, datagram),
+            };
+        };
+        let [a, b, c, d] = label.to_be_bytes();
+        let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], datagram].concat();
+        self.links.send_datagram(path.remote, &labelled);
     }
 
     /// Does what the machines want done.
@@ -225,19 +257,28 @@ impl Daemon {
             }
         }
         while let Some(output) = self.ways.paths.poll_output() {
-            match output {
-                Output::Send { peer, path, message, size } => {
-                    self.send_control(peer, path, message.padded(size))
-                }
-                Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
-                Output::Resized { .. } => self.stale.table = true,
-                Output::Show { peer } => {
-                    let sending = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending);
-                    sending.into_iter().for_each(|local_index| self.lan.keepalive(local_index));
-                }
-                Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
-                Output::WantRelay { peer } => self.want_relay(now, peer, true),
+            self.go(now, output);
+        }
+    }
+
+    /// Does what the choice of paths wants done.
+    fn go(&mut self, now: Instant, output: Output) {
+        match output {
+            Output::Send { peer, path, message, size } => {
+                self.waiting.push(Waiting::Control(peer, path, message.padded(size)));
             }
+            Output::Renew { peer } => self.circuits.machine.refresh(now, peer.0, peer.1),
+            Output::Resized { .. } => self.stale.table = true,
+            Output::Show { peer } => {
+                let sending = self.circuits.peers.get(&peer).and_then(|sessions| sessions.sending);
+                sending.into_iter().for_each(|local_index| self.lan.keepalive(local_index));
+            }
+            Output::Use { peer, path } => self.circuits.machine.use_path(peer.0, peer.1, path),
+            Output::WantRelay { peer } => self.want_relay(now, peer, true),
+            Output::Gather { to, count } => self.gather_ports(to, count),
+            Output::Keep { local_port } => self.keep_port(local_port),
+            Output::Scatter => self.scatter_ports(),
+            Output::Leave { local_port } => self.leave_port(local_port),
         }
     }
 

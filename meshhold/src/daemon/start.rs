@@ -19,6 +19,7 @@ use super::lan::Prepared;
 use super::mapping::Mapped;
 use super::names::Names;
 use super::paths::Ways;
+use super::ports::Ports;
 use super::relaying::Relaying;
 use super::state::StateFile;
 use super::{Daemon, Inputs, Stale};
@@ -79,6 +80,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let mapped = Mapped::start(&config);
     let net_events = watch::watch(&config.meshlan.interface)?;
 
+    let (ports, heard) = Ports::new(config.node.listen.ip());
     let drops = Drops::new(lan.events());
     let inputs = Inputs {
         workers: worker_events,
@@ -86,6 +88,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         calls: call_queue,
         net: net_events,
         found,
+        heard,
         drops,
     };
     let mut ciphers = crypto::measure();
@@ -99,6 +102,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     relaying.start();
     let mut daemon = Daemon {
         ways,
+        ports,
         relaying,
         identity,
         store,
@@ -118,6 +122,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         warnings: control.warnings.clone(),
         control,
         stale: Stale::default(),
+        waiting: Vec::new(),
         clock: Clock::new(Instant::now(), SystemTime::now()),
         saved_at: Instant::now(),
         look_at: None,

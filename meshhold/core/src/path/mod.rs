@@ -6,8 +6,10 @@
 //! The loop contract is that of [`crate::circuit`]: after any call take [`Paths::poll_output`] until it is empty, sleep
 //! until [`Paths::poll_timeout`], call [`Paths::handle_timeout`].
 
+mod birthday;
 mod budget;
 mod mtu;
+mod named;
 mod peer;
 pub mod probe;
 #[cfg(test)]
@@ -15,7 +17,7 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
@@ -24,10 +26,16 @@ use crate::circuit::Traffic;
 use crate::handshake::random::SeededRng;
 use crate::identity::NodeId;
 use crate::key::NetworkId;
+use birthday::Birthday;
+pub use birthday::Mapping;
 use budget::Budget;
+use named::Named;
 use peer::Peer;
 pub use peer::{Decision, Trial};
 use probe::{MAX_CANDIDATES, Message};
+
+/// Probes that may be sent: 200 at once, 200 a second.
+const PROBES: (Duration, u32) = (Duration::from_millis(5), 200);
 
 /// A peer in one network.
 pub type PeerKey = (NetworkId, NodeId);
@@ -39,12 +47,19 @@ pub struct Path {
     pub remote: SocketAddr,
     /// `Some` through relays.
     pub label: Option<u32>,
+    /// The own port that it leaves from; 0 is the one that all share.
+    pub local_port: u16,
 }
 
 impl Path {
     /// Through relays, the first of which is at `remote`.
     pub fn relayed(remote: SocketAddr, label: u32) -> Self {
-        Self { remote, label: Some(label) }
+        Self { remote, label: Some(label), local_port: 0 }
+    }
+
+    /// The same, from an own port that is not the shared one.
+    pub fn from_port(self, local_port: u16) -> Self {
+        Self { local_port, ..self }
     }
 
     /// Whether nobody forwards.
@@ -55,13 +70,14 @@ impl Path {
 
 impl From<SocketAddr> for Path {
     fn from(remote: SocketAddr) -> Self {
-        Self { remote, label: None }
+        Self { remote, label: None, local_port: 0 }
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.label {
+            None if self.local_port != 0 => write!(f, "{} from port {}", self.remote, self.local_port),
             None => self.remote.fmt(f),
             Some(label) => write!(f, "{} by label {label:08x}", self.remote),
         }
@@ -109,6 +125,25 @@ pub enum Output {
         /// The circuit.
         peer: PeerKey,
     },
+    /// Open that many own ports more, and send something from each to an address.
+    Gather {
+        /// The address.
+        to: SocketAddrV4,
+        /// How many.
+        count: u32,
+    },
+    /// Of the ports that were gathered this one is used: circuits' datagrams go by it, both ways.
+    Keep {
+        /// The own port.
+        local_port: u16,
+    },
+    /// Close all that were gathered and not kept.
+    Scatter,
+    /// Close a port that was kept.
+    Leave {
+        /// The own port.
+        local_port: u16,
+    },
 }
 
 /// The paths of all connected peers.
@@ -118,6 +153,8 @@ pub struct Paths {
     mtu: u16,
     outputs: VecDeque<Output>,
     budget: Budget,
+    named: Named,
+    birthday: Birthday,
     rng: SeededRng,
 }
 
@@ -125,7 +162,8 @@ impl Paths {
     /// No peer yet. `mtu`: the longest inner packet that paths have to carry, in bytes.
     pub fn new(mtu: u16, rng_seed: [u8; 32]) -> Self {
         let (peers, own, outputs) = (BTreeMap::new(), Vec::new(), VecDeque::new());
-        Self { peers, own, outputs, mtu, budget: Budget::default(), rng: SeededRng::new(rng_seed) }
+        let (budget, named, birthday) = (Budget::new(PROBES), Named::default(), Birthday::default());
+        Self { peers, own, outputs, mtu, budget, named, birthday, rng: SeededRng::new(rng_seed) }
     }
 
     /// Where this node may be reached, the best first: what peers are told.
@@ -150,8 +188,9 @@ impl Paths {
     }
 
     /// There is no circuit with the peer any more.
-    pub fn down(&mut self, key: PeerKey) {
+    pub fn down(&mut self, now: Instant, key: PeerKey) {
         self.peers.remove(&key);
+        self.sweep_ports(now);
     }
 
     /// A relayed path was set up for the peer.
@@ -170,16 +209,25 @@ impl Paths {
 
     /// An authenticated datagram came by another path than the circuit's own.
     pub fn arrived(&mut self, now: Instant, key: PeerKey, from: Path) {
-        self.with(now, key, |peer, now| peer.arrived(now, from));
+        if self.admits(key, from) {
+            self.named.heard(key.1, from.remote);
+            self.with(now, key, |peer, now| peer.arrived(now, from));
+        }
     }
 
     /// A control message of the peer.
     pub fn message(&mut self, now: Instant, key: PeerKey, from: Path, message: &Message) {
+        if !self.admits(key, from) {
+            return;
+        }
+        if from.is_direct() {
+            self.named.heard(key.1, from.remote);
+        }
         match message {
             Message::Ping { id } => {
                 let message = Message::Pong { id: *id, seen: from.remote };
                 self.outputs.push_back(Output::Send { peer: key, path: from, message, size: 0 });
-                self.with(now, key, |peer, now| peer.add(now, [from]));
+                self.with(now, key, |peer, now| peer.heard(now, from));
             }
             Message::Pong { id, .. } => self.with(now, key, |peer, now| peer.answered(now, *id)),
             Message::Candidates { endpoints } => {
@@ -189,6 +237,8 @@ impl Paths {
                     peer.try_all(now);
                 });
             }
+            Message::Mapping(theirs) => self.heard_mapping(key, *theirs),
+            Message::Knock { address } => self.knocked(now, key, *address),
         }
     }
 
@@ -200,6 +250,8 @@ impl Paths {
     /// Addresses or routes of this host changed, or it slept: everything is looked at again.
     pub fn shaken(&mut self, now: Instant) {
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
+        self.birthday.forget_failures();
+        self.named.forgive();
         for key in keys {
             self.outputs.push_back(Output::Show { peer: key });
             self.with(now, key, Peer::shaken);
@@ -225,7 +277,7 @@ impl Paths {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.peers.values().filter_map(Peer::next).min()
+        self.peers.values().filter_map(Peer::next).chain(self.next_birthday()).min()
     }
 
     /// Does what is due at `now`.
@@ -235,6 +287,7 @@ impl Paths {
         for key in due {
             self.with(now, key, Peer::look);
         }
+        self.birthday_due(now);
     }
 
     /// Longest inner packet that the peer's path carries, in bytes.
@@ -259,6 +312,7 @@ impl Paths {
         let Some(path) = self.peers.get(&key).and_then(|peer| peer.current) else { return };
         let message = Message::Candidates { endpoints };
         self.outputs.push_back(Output::Send { peer: key, path, message, size: 0 });
+        self.tell_mapping(key);
         self.with(now, key, Peer::try_all);
     }
 
@@ -268,6 +322,11 @@ impl Paths {
         let before = (peer.current, peer.mtu());
         change(peer, now);
         while let Some(at) = peer.due(now) {
+            let named = peer.only_named(at);
+            if named.is_some_and(|(address, doubt)| !self.named.take(now, key.1, address, doubt)) {
+                peer.skip(at);
+                continue;
+            }
             if !self.budget.take(now) {
                 peer.postpone(at, now + Duration::from_millis(50));
                 continue;
@@ -302,6 +361,7 @@ impl Paths {
         } else if after.1 != before.1 {
             self.outputs.push_back(Output::Resized { peer: key });
         }
+        self.settle_birthday(now, key);
         if punch {
             self.punch(now, key);
         }

@@ -3,10 +3,12 @@
 //! Owns the rules of choice and all its timing. Must not know other peers, what is sent for a probe, or how.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::Path;
+use super::birthday::SPARE;
 use super::mtu::Mtu;
+use super::{Mapping, Path};
 use crate::circuit::Traffic;
 use crate::wire::{DATA_HEADER, LABEL_HEADER, TAG};
 
@@ -76,6 +78,8 @@ pub struct Trial {
     pub answered: u32,
     /// Last answer.
     pub proven: Option<Instant>,
+    /// The peer has sent from there.
+    heard: bool,
     pending: VecDeque<(u32, Instant)>,
     pauses: usize,
     next: Option<Instant>,
@@ -84,7 +88,8 @@ pub struct Trial {
 impl Trial {
     fn new(path: Path, now: Instant) -> Self {
         let pending = VecDeque::new();
-        Self { path, rtt: None, sent: 0, answered: 0, proven: None, pending, pauses: 0, next: Some(now) }
+        let next = Some(now);
+        Self { path, rtt: None, sent: 0, answered: 0, proven: None, heard: false, pending, pauses: 0, next }
     }
 
     /// A few probes from `now` on.
@@ -116,6 +121,10 @@ pub(super) struct Peer {
     pub(super) wants_punch: bool,
     pub(super) wants_renewal: bool,
     pub(super) wants_show: bool,
+    /// How the peer's NAT maps it, as it says.
+    pub(super) mapping: Mapping,
+    /// How many ports of which address were tried at last.
+    pub(super) tried: Option<(IpAddr, u32)>,
     /// Our addresses changed, and no probe was answered since.
     is_shaken: bool,
     /// Of the path in use.
@@ -152,6 +161,8 @@ impl Peer {
             wants_punch: false,
             wants_renewal: false,
             wants_show: false,
+            mapping: Mapping::Unknown,
+            tried: None,
             is_shaken: false,
             left: None,
             traffic: None,
@@ -187,6 +198,26 @@ impl Peer {
                     self.punch.1 = FIRST_PUNCH;
                 }
             }
+        }
+    }
+
+    /// As [`Self::add`], of one by which the peer has sent.
+    pub(super) fn heard(&mut self, now: Instant, path: Path) {
+        self.add(now, [path]);
+        self.trials.iter_mut().filter(|trial| trial.path == path).for_each(|trial| trial.heard = true);
+    }
+
+    /// The address of a trial that nothing but the peer's word speaks for, and whether no path is known to work.
+    pub(super) fn only_named(&self, at: usize) -> Option<(SocketAddr, bool)> {
+        let trial = self.trials.get(at)?;
+        let known = trial.heard || trial.proven.is_some() || !trial.path.is_direct();
+        (!known && self.current != Some(trial.path)).then_some((trial.path.remote, self.doubt.is_some()))
+    }
+
+    /// The trial has had its probes for now.
+    pub(super) fn skip(&mut self, at: usize) {
+        if let Some(trial) = self.trials.get_mut(at) {
+            trial.next = None;
         }
     }
 
@@ -226,6 +257,45 @@ impl Peer {
         self.decisions.push_back(Decision { at: now, path, reason });
     }
 
+    /// Says more about why the path in use is.
+    pub(super) fn remark(&mut self, remark: &str) {
+        let Some(decision) = self.decisions.back_mut() else { return };
+        let reason = decision.reason.split("; ").next().unwrap_or_default();
+        decision.reason = format!("{reason}; {remark}");
+    }
+
+    /// Since when a relayed path is in use that carries something.
+    pub(super) fn relayed_since(&self) -> Option<Instant> {
+        let relayed = self.current.is_some_and(|path| !path.is_direct()) && self.watched;
+        self.decisions.back().filter(|_| relayed).map(|decision| decision.at)
+    }
+
+    /// When an own port isn't needed any more; `None` while the path in use leaves from it.
+    pub(super) fn leaves_port(&self, port: u16) -> Option<Instant> {
+        match self.left {
+            _ if self.current.is_some_and(|path| path.local_port == port) => None,
+            Some((path, at)) if path.local_port == port => Some(at + SPARE),
+            _ => Some(self.verified),
+        }
+    }
+
+    pub(super) fn forget_port(&mut self, port: u16) {
+        self.trials.retain(|trial| trial.path.local_port != port);
+    }
+
+    /// How a direct path was found, where that took more than knowing its address.
+    fn how(&self, path: Path) -> String {
+        match self.tried {
+            Some((_, count)) if path.local_port != 0 => {
+                format!("; the peer met one of {count} ports, as our NAT draws one for each destination")
+            }
+            Some((address, count)) if path.is_direct() && path.remote.ip() == address => {
+                format!("; one of {count} ports tried, as the peer's NAT draws one for each destination")
+            }
+            _ => String::new(),
+        }
+    }
+
     /// A few probes by every path but the one in use.
     pub(super) fn try_all(&mut self, now: Instant) {
         let current = self.current;
@@ -239,9 +309,9 @@ impl Peer {
         if self.left.is_some_and(straggler) {
             return;
         }
-        self.add(now, [from]);
+        self.heard(now, from);
         if from.is_direct() || !current.is_direct() {
-            return self.take(now, from, "the peer sends by it".to_owned());
+            return self.take(now, from, format!("the peer sends by it{}", self.how(from)));
         }
         // Perhaps the peer has just not left the relay yet, perhaps it had to go back to it.
         self.astray = Some(now);
@@ -284,7 +354,7 @@ impl Peer {
             return self.take(now, path, format!("no answer by {current}"));
         }
         match (path.is_direct(), current.is_direct()) {
-            (true, false) => self.take(now, path, "direct and proven".to_owned()),
+            (true, false) => self.take(now, path, format!("direct and proven{}", self.how(path))),
             (false, true) => {}
             _ => self.compare(now, path, current),
         }

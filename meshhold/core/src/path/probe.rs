@@ -2,9 +2,11 @@
 //!
 //! Owns the format. A message counts because the session authenticates it. Must not know what follows from it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use super::birthday::Mapping;
 
 /// Most endpoints in one [`Message::Candidates`].
 pub const MAX_CANDIDATES: usize = 16;
@@ -28,6 +30,13 @@ pub enum Message {
     Candidates {
         /// Where the sender may be reached.
         endpoints: Vec<SocketAddr>,
+    },
+    /// How the sender's NAT maps it, as far as two others agree.
+    Mapping(Mapping),
+    /// "Many ports of my NAT are open to your mapped address: try which."
+    Knock {
+        /// Of the NAT.
+        address: Ipv4Addr,
     },
 }
 
@@ -63,6 +72,9 @@ mod tests {
             Message::Ping { id: u32::MAX },
             Message::Pong { id: 7, seen },
             Message::Candidates { endpoints: vec![seen; MAX_CANDIDATES] },
+            Message::Mapping(Mapping::Stable("192.0.2.1:7777".parse().unwrap())),
+            Message::Mapping(Mapping::Drawn([192, 0, 2, 1].into())),
+            Message::Knock { address: [192, 0, 2, 1].into() },
         ] {
             let long = message.padded(1420);
             assert!(long.len() >= 1420);

@@ -2,6 +2,8 @@
 //!
 //! A failing seed is printed; `MESHHOLD_SEED=<seed>` runs it alone, `MESHHOLD_SEEDS=10000` more of them.
 
+mod ports;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use ports::{DRAWN, Nats, STABLE};
 
 const KEY: PeerKey = (NetworkId([1; 16]), NodeId([2; 32]));
 const STEP: Duration = Duration::from_millis(10);
@@ -40,6 +43,7 @@ struct World {
     busy: bool,
     received: [Instant; 2],
     sent: usize,
+    nats: Nats,
 }
 
 impl World {
@@ -60,7 +64,16 @@ impl World {
             busy: true,
             received: [now; 2],
             sent: 0,
+            nats: Nats::default(),
         }
+    }
+
+    /// The first end's NAT draws ports and the second's is closed to strangers, and both ends know.
+    fn nats(&mut self, seed: u64) {
+        self.nats.rng = Some(StdRng::seed_from_u64(seed));
+        self.ends[0].paths.set_mapping(Mapping::Drawn(DRAWN));
+        self.ends[1].paths.set_mapping(Mapping::Stable(STABLE));
+        (0..2).for_each(|at| self.drain(at));
     }
 
     fn up(&mut self, path: Path) {
@@ -109,6 +122,13 @@ impl World {
                 }
                 Output::Use { path, .. } => self.ends[at].path = Some(path),
                 Output::WantRelay { .. } => self.ends[at].wanted_relay += 1,
+                Output::Gather { to, count } => {
+                    assert_eq!(to, STABLE);
+                    self.nats.gather(count);
+                }
+                Output::Keep { local_port } => drop(self.nats.kept.insert(local_port)),
+                Output::Scatter => self.nats.scatter(),
+                Output::Leave { local_port } => self.nats.leave(local_port),
                 Output::Renew { .. } | Output::Resized { .. } | Output::Show { .. } => {}
             }
         }
@@ -119,12 +139,17 @@ impl World {
             return;
         }
         let delay = self.delays.get(&path).copied().unwrap_or(Duration::from_millis(20));
-        self.flying.push((self.now + delay, 1 - at, path, message));
+        let from = match path {
+            _ if path.local_port != 0 || path.remote.ip() == DRAWN => self.nats.pass(at, path),
+            // The receiver knows a path by the address that datagrams came from.
+            _ if path.is_direct() => Some(direct(at, path.remote.port())),
+            _ => Some(path),
+        };
+        let flight = from.map(|from| (self.now + delay, 1 - at, from, message));
+        self.flying.extend(flight);
     }
 
-    /// The receiver knows a path by the address that datagrams came from.
-    fn arrive(&mut self, at: usize, path: Path, message: Option<&Message>) {
-        let from = if path.is_direct() { direct(1 - at, path.remote.port()) } else { path };
+    fn arrive(&mut self, at: usize, from: Path, message: Option<&Message>) {
         let end = &mut self.ends[at];
         match message {
             Some(message) => end.paths.message(self.now, KEY, from, message),
@@ -337,7 +362,11 @@ const PORTS: std::ops::RangeInclusive<u16> = 1..=3;
 /// One thing happens; yields what, for the message.
 fn transition(world: &mut World, rng: &mut StdRng) -> String {
     let port = rng.gen_range(PORTS);
-    match rng.gen_range(0..8) {
+    match rng.gen_range(0..9) {
+        8 => {
+            world.nats.open.clear();
+            "the NAT forgot its ports".to_owned()
+        }
         0 | 1 => {
             world.block(port);
             format!("port {port} is blocked")
@@ -381,6 +410,9 @@ fn can_be_served(world: &World) -> bool {
 fn weather(seed: u64) -> Result<(), String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut world = World::new();
+    if rng.gen_bool(0.5) {
+        world.nats(seed);
+    }
     world.up(relayed());
     PORTS.for_each(|port| world.learn(port));
     let mut history = Vec::new();
@@ -391,6 +423,12 @@ fn weather(seed: u64) -> Result<(), String> {
         if silent && can_be_served(&world) {
             return Err(format!("seed {seed}: silence by {:?} after {history:?}", world.ports()));
         }
+    }
+    world.busy = false;
+    world.run(Duration::from_secs(40));
+    let in_use = usize::from(world.ends[0].path.is_some_and(|path| path.local_port != 0));
+    if world.nats.kept.len() > in_use || world.nats.open.len() > in_use {
+        return Err(format!("seed {seed}: ports stay open: {:?} after {history:?}", world.nats.kept));
     }
     Ok(())
 }

@@ -5,12 +5,14 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
 use meshhold_core::wire::{DATA_HEADER, LABEL_HEADER, TAG, TYPE_RELAY};
 
+use super::extra::ExtraPort;
 use super::udp::WorkerSocket;
 use crate::datapath::counters::ReasonCounters;
 use crate::platform::linux::sys_net::{self, MAX_RUNS, Outgoing};
@@ -60,7 +62,24 @@ pub(super) struct SendBatch {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exit<'a> {
     pub(super) socket: &'a WorkerSocket,
+    pub(super) extra: &'a [Arc<ExtraPort>],
+    pub(super) worker: usize,
     pub(super) counters: &'a ReasonCounters,
+}
+
+impl<'a> Exit<'a> {
+    /// The sockets of an own port, 0 being the shared one.
+    fn socket_of(self, local_port: u16) -> Option<&'a WorkerSocket> {
+        if local_port == 0 {
+            return Some(self.socket);
+        }
+        self.extra.iter().find(|port| port.number == local_port)?.socket(self.worker)
+    }
+
+    /// As the socket of the path's own port must be given its address.
+    fn native(self, to: Path) -> SocketAddr {
+        self.socket_of(to.local_port).map_or(to.remote, |socket| socket.native(to.remote))
+    }
 }
 
 impl SendBatch {
@@ -112,7 +131,7 @@ impl SendBatch {
         }
         self.flush(exit);
         let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(to) };
-        if let Err(error) = send(&[whole], exit) {
+        if let Err(error) = send(&[whole], 0, exit) {
             exit.counters.add(reason(&error), bytes.len().div_ceil(segment.max(1)) as u64);
         }
     }
@@ -121,9 +140,10 @@ impl SendBatch {
     pub(super) fn probe(&self, datagram: &[u8], path: Path, exit: Exit<'_>) {
         let header = path.label.map(label_header);
         let bytes = [header.as_ref().map_or(&[][..], |header| &header[..]), datagram].concat();
-        let to = exit.socket.native(path.remote);
+        let Some(socket) = exit.socket_of(path.local_port) else { return };
+        let to = socket.native(path.remote);
         if let Err(error) =
-            sys_net::send_many(exit.socket.descriptor(), &[Outgoing { bytes: &bytes, segment: 0, to }])
+            sys_net::send_many(socket.descriptor(), &[Outgoing { bytes: &bytes, segment: 0, to }])
         {
             tracing::trace!(%path, %error, "a probe was not sent");
         }
@@ -150,21 +170,23 @@ impl SendBatch {
         self.used = 0;
     }
 
-    /// One system call with the runs from `first` on.
+    /// One system call with the runs from `first` on that leave by one port.
     fn send_from(&self, first: usize, exit: Exit<'_>) -> io::Result<usize> {
         let mut out = [Outgoing { bytes: &[], segment: 0, to: ([0; 4], 0).into() }; MAX_RUNS];
         let mut count = 0;
-        for (slot, run) in out.iter_mut().zip(self.runs.iter().skip(first)) {
+        let local_port = self.runs.get(first).map_or(0, |run| run.to.local_port);
+        let alike = self.runs.iter().skip(first).take_while(|run| run.to.local_port == local_port);
+        for (slot, run) in out.iter_mut().zip(alike) {
             *slot = self.outgoing(run, exit);
             count += 1;
         }
-        send(out.get(..count).unwrap_or_default(), exit)
+        send(out.get(..count).unwrap_or_default(), local_port, exit)
     }
 
     fn outgoing(&self, run: &Run, exit: Exit<'_>) -> Outgoing<'_> {
         let bytes = self.buffer.get(run.start..run.start + run.len).unwrap_or_default();
         let segment = if run.datagrams > 1 { run.segment as u16 } else { 0 };
-        Outgoing { bytes, segment, to: exit.socket.native(run.to.remote) }
+        Outgoing { bytes, segment, to: exit.native(run.to) }
     }
 
     /// A run was refused: one by one if it was a run of several, else dropped and counted.
@@ -175,10 +197,10 @@ impl SendBatch {
         if run.datagrams == 1 {
             return exit.counters.add(reason(&error), 1);
         }
-        let whole = self.outgoing(run, exit);
+        let (whole, local_port) = (self.outgoing(run, exit), run.to.local_port);
         let mut failed = 0;
         for bytes in whole.bytes.chunks(run.segment.max(1)) {
-            if let Err(error) = send(&[Outgoing { bytes, segment: 0, to: whole.to }], exit) {
+            if let Err(error) = send(&[Outgoing { bytes, segment: 0, to: whole.to }], local_port, exit) {
                 exit.counters.add(reason(&error), 1);
                 failed += 1;
             }
@@ -206,8 +228,9 @@ fn label_header(label: u32) -> [u8; LABEL_HEADER] {
 }
 
 /// Waits while the socket is full, but no longer than [`PATIENCE`].
-fn send(runs: &[Outgoing<'_>], exit: Exit<'_>) -> io::Result<usize> {
-    let descriptor = exit.socket.descriptor();
+fn send(runs: &[Outgoing<'_>], local_port: u16, exit: Exit<'_>) -> io::Result<usize> {
+    let socket = exit.socket_of(local_port).ok_or(ErrorKind::AddrNotAvailable)?;
+    let descriptor = socket.descriptor();
     loop {
         match sys_net::send_many(descriptor, runs) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -6,6 +6,7 @@
 
 mod batch;
 pub mod event;
+mod extra;
 mod gate;
 mod hold;
 pub mod offload;
@@ -33,6 +34,7 @@ use tokio::sync::mpsc;
 pub use self::batch::largest_super_packet;
 pub use self::event::WorkerEvent;
 use self::event::{Command, EVENTS, Mailbox};
+use self::extra::ExtraPort;
 use self::gate::Gate;
 use self::run::Worker;
 use self::session::{Class, Place};
@@ -72,6 +74,7 @@ pub struct Workers {
     shared: Arc<Shared>,
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
+    offload: bool,
 }
 
 /// What [`Workers::start`] gives: the handle, the control socket of the port, and the events.
@@ -99,7 +102,7 @@ impl Workers {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let mut workers = Self { shared, mailboxes, threads: Vec::new() };
+        let mut workers = Self { shared, mailboxes, threads: Vec::new(), offload: config.offload };
         let parts = ends.zip(port.workers).zip(inboxes);
         for (id, ((end, socket), inbox)) in parts.enumerate() {
             let outside = run::Outside {
@@ -127,6 +130,27 @@ impl Workers {
         for mailbox in &self.mailboxes {
             mailbox.wake();
         }
+    }
+
+    /// Sends and receives by `first`'s port too, from the next command or packet on: on paths that leave from it. Yields the
+    /// socket to which what is not circuit data comes.
+    ///
+    /// # Errors
+    /// There is no worker, or the system has no sockets left.
+    pub fn adopt(&self, first: UdpSocket) -> anyhow::Result<UdpSocket> {
+        anyhow::ensure!(self.lanes() > 0, "no worker is there to use a port");
+        let number = first.local_addr().context("reading the address of a UDP socket")?.port();
+        let port = Port::around(first, self.lanes(), self.offload)?;
+        let (port, control) = ExtraPort::new(number, port).context("preparing a port")?;
+        self.shared.change_extra(|ports| ports.push(Arc::new(port)));
+        self.mailboxes.iter().for_each(Mailbox::wake);
+        Ok(control)
+    }
+
+    /// Closes such a port.
+    pub fn leave(&self, number: u16) {
+        self.shared.change_extra(|ports| ports.retain(|port| port.number != number));
+        self.mailboxes.iter().for_each(Mailbox::wake);
     }
 
     /// Sends an empty data datagram on the session, on its first lane.

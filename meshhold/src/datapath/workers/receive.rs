@@ -5,6 +5,7 @@
 
 use std::io::{ErrorKind, IoSlice};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use meshhold_core::wire::{
 };
 
 use super::event::{Command, WorkerEvent};
+use super::extra::ExtraPort;
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
@@ -41,19 +43,20 @@ struct Opened {
 }
 
 impl Worker {
-    /// Receives what waits and lets the sparse packets before it pass, then handles it.
-    pub(super) fn receive_some(&mut self, snapshot: &mut Arc<Snapshot>) {
+    /// Receives what waits at the shared port or at another, lets pass what is sparse and came before, then handles it.
+    pub(super) fn receive_some(&mut self, port: Option<&ExtraPort>, snapshot: &mut Arc<Snapshot>) {
         let mut buffer = std::mem::take(&mut self.received);
-        if let Some(got) = self.take(&mut buffer) {
+        let socket = port.and_then(|port| port.socket(self.id)).unwrap_or(&self.outlet.socket);
+        if let Some(got) = self.take(socket.descriptor(), &mut buffer) {
             self.let_sparse_pass();
-            self.handle(&mut buffer, got, snapshot);
+            self.handle(&mut buffer, got, port.map_or(0, |port| port.number), snapshot);
         }
         self.received = buffer;
     }
 
-    fn take(&self, buffer: &mut [u8]) -> Option<Received> {
+    fn take(&self, descriptor: BorrowedFd<'_>, buffer: &mut [u8]) -> Option<Received> {
         loop {
-            match sys_net::receive(self.outlet.socket.descriptor(), buffer) {
+            match sys_net::receive(descriptor, buffer) {
                 Ok(got) => return Some(got),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
@@ -65,10 +68,11 @@ impl Worker {
         }
     }
 
-    fn handle(&mut self, buffer: &mut [u8], got: Received, snapshot: &mut Arc<Snapshot>) {
+    fn handle(&mut self, buffer: &mut [u8], got: Received, port: u16, snapshot: &mut Arc<Snapshot>) {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-        self.receive(bytes, got.segment, got.from.into(), &Wake { snapshot, now: Instant::now() });
+        let from = Path::from(got.from).from_port(port);
+        self.receive(bytes, got.segment, from, &Wake { snapshot, now: Instant::now() });
     }
 
     /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.

@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::UdpSocket;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::batch::{Exit, SendBatch};
 use super::event::{Command, Inbox, Mailbox, WorkerEvent};
+use super::extra::ExtraPorts;
 use super::gate::Gate;
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
@@ -28,6 +30,8 @@ use crate::platform::linux::sys_net::Epoll;
 const TUN: u32 = 0;
 const SOCKET: u32 = 1;
 const BELL: u32 = 2;
+/// All sockets of ports that aren't shared.
+pub(super) const EXTRA: u32 = 3;
 /// Largest IP packet.
 pub(super) const PACKET: usize = 65_535;
 /// How often held packets are looked at.
@@ -48,12 +52,14 @@ pub(super) struct Outside {
 #[derive(Debug)]
 pub(super) struct Outlet {
     pub(super) socket: WorkerSocket,
+    pub(super) extra: ExtraPorts,
+    worker: usize,
     pub(super) counters: Arc<ReasonCounters>,
 }
 
 impl Outlet {
     pub(super) fn exit(&self) -> Exit<'_> {
-        Exit { socket: &self.socket, counters: &self.counters }
+        Exit { socket: &self.socket, extra: &self.extra, worker: self.worker, counters: &self.counters }
     }
 }
 
@@ -96,7 +102,7 @@ pub(super) struct Worker {
     reads: Reads,
     /// Of the snapshot in use.
     version: u64,
-    epoll: Epoll,
+    pub(super) epoll: Epoll,
 }
 
 impl Worker {
@@ -128,7 +134,7 @@ impl Worker {
             mtu,
             coalescer: Coalescer::new(joins),
             tun,
-            outlet: Outlet { socket, counters },
+            outlet: Outlet { socket, extra: ExtraPorts::default(), worker: id, counters },
             batch: SendBatch::new(offload),
             sessions: Sessions::new(place),
             hold: Hold::default(),
@@ -156,7 +162,10 @@ impl Worker {
                 self.obey(&mut snapshot);
             }
             if ready.has(SOCKET) {
-                self.receive_some(&mut snapshot);
+                self.receive_some(None, &mut snapshot);
+            }
+            if ready.has(EXTRA) {
+                self.receive_extra(&mut snapshot);
             }
             if ready.has(TUN) {
                 self.transmit_some(&mut snapshot);
@@ -179,6 +188,17 @@ impl Worker {
         ready
     }
 
+    /// What comes from there has to pass bulk, if this worker is one for what is sparse.
+    pub(super) fn watch_sparse(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        if self.place.class == Class::Bulk { Ok(()) } else { self.outside.gate.watch(descriptor) }
+    }
+
+    pub(super) fn forget_sparse(&self, descriptor: BorrowedFd<'_>) {
+        if self.place.class == Class::Sparse {
+            let _ = self.outside.gate.forget(descriptor);
+        }
+    }
+
     /// Keeps a flow in order that was sparse a moment ago: bulk that was taken waits until all sparse that came before it
     /// is on its way.
     pub(super) fn let_sparse_pass(&self) {
@@ -195,6 +215,7 @@ impl Worker {
             self.version = version;
             *snapshot = Arc::clone(&self.outside.shared.load());
             self.sessions.attach(&snapshot.sessions);
+            self.watch_extra();
             // What has waited goes before what comes: no reordering inside a flow.
             self.serve_held(&Wake { snapshot, now: Instant::now() });
         }
@@ -243,7 +264,7 @@ impl Worker {
         if let Some(TunEnd { queue, reads: true }) = self.tun.take() {
             // Closing the descriptor would take it out of the sets as well, unless somebody else holds a copy.
             let _ = self.epoll.forget(queue.descriptor());
-            let _ = self.outside.gate.forget(queue.descriptor());
+            self.forget_sparse(queue.descriptor());
         }
         self.report(WorkerEvent::Failed { worker: self.id, error });
     }

@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, Guard};
 use meshhold_common::Reason;
 use meshhold_core::session::Session;
 
+use super::extra::{ExtraPort, ExtraPorts};
 use super::relay::Legs;
 use crate::datapath::counters::{Activity, ReasonCounters, Traffic};
 use crate::datapath::relay::{Hop, LegTraffic};
@@ -53,7 +54,8 @@ pub(super) struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    /// Advances with each snapshot.
+    extra: ArcSwap<Vec<Arc<ExtraPort>>>,
+    /// Advances with each snapshot, and each change of the own ports.
     version: AtomicU64,
     /// All sessions whose keys somebody still holds, withdrawn ones too. Taken by `publish` only.
     known: Mutex<Vec<Arc<SharedSession>>>,
@@ -66,6 +68,7 @@ impl Shared {
     pub(super) fn new(workers: usize) -> Self {
         Self {
             snapshot: ArcSwap::default(),
+            extra: ArcSwap::default(),
             version: AtomicU64::new(0),
             known: Mutex::default(),
             counters: (0..workers).map(|_| Arc::default()).collect(),
@@ -123,6 +126,19 @@ impl Shared {
         });
         known.push(new.clone());
         Some(new)
+    }
+
+    /// Changes the own ports beside the shared one.
+    pub(super) fn change_extra(&self, change: impl FnOnce(&mut Vec<Arc<ExtraPort>>)) {
+        let mut ports = self.extra.load().to_vec();
+        change(&mut ports);
+        self.extra.store(Arc::new(ports));
+        self.version.fetch_add(1, Release);
+    }
+
+    /// The own ports beside the shared one.
+    pub(super) fn extra(&self) -> ExtraPorts {
+        self.extra.load_full()
     }
 
     /// Changes after the picture has. Cheap enough for every packet.

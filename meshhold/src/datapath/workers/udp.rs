@@ -44,10 +44,32 @@ impl Port {
     /// # Errors
     /// The port is in use (by another daemon too), or the address is not ours.
     pub fn open(listen: SocketAddr, lanes: usize, offload: bool) -> anyhow::Result<Self> {
-        let listen = claim(listen)?;
+        Self::group(claim(listen)?, None, lanes, offload)
+    }
+
+    /// Opens the same around `first`, which has a port of its own and becomes the first worker's.
+    ///
+    /// # Errors
+    /// The system has no sockets left.
+    pub(super) fn around(first: UdpSocket, lanes: usize, offload: bool) -> anyhow::Result<Self> {
+        let address = first.local_addr().context("reading the address of a UDP socket")?;
+        let first = Socket::from(first);
+        prepare(&first, address, true).context("sharing a UDP port")?;
+        Self::group(address, Some(join_received(first, offload)), lanes, offload)
+    }
+
+    /// The order in which they are bound is their number in the group; `first` is bound already.
+    fn group(
+        listen: SocketAddr,
+        first: Option<UdpSocket>,
+        lanes: usize,
+        offload: bool,
+    ) -> anyhow::Result<Self> {
         let open = || open_worker(listen, offload).with_context(|| format!("opening UDP {listen}"));
-        // The order in which they are bound is their number in the group.
-        let workers = (0..2 * lanes).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut workers: Vec<_> = first.into_iter().collect();
+        while workers.len() < 2 * lanes {
+            workers.push(open()?);
+        }
         let control = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
         let program = steering(lanes as u32);
         sys_net::attach_reuseport_filter(control.as_fd(), &program)
@@ -57,11 +79,14 @@ impl Port {
 }
 
 fn open_worker(listen: SocketAddr, offload: bool) -> anyhow::Result<UdpSocket> {
-    let socket = bind(listen, true)?;
+    Ok(join_received(bind(listen, true)?, offload))
+}
+
+fn join_received(socket: Socket, offload: bool) -> UdpSocket {
     if offload && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
         tracing::warn!(%error, "the kernel does not join received datagrams");
     }
-    Ok(socket.into())
+    socket.into()
 }
 
 /// Fails where anybody has the port: with SO_REUSEPORT a second daemon would silently share it. Returns the address
@@ -75,16 +100,21 @@ fn claim(listen: SocketAddr) -> anyhow::Result<SocketAddr> {
 
 fn bind(listen: SocketAddr, share: bool) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    if listen.is_ipv6() {
-        socket.set_only_v6(false)?;
-        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE);
-    }
-    // On a dual-stack socket this is what IPv4 datagrams follow.
-    set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
-    socket.set_reuse_port(share)?;
-    enlarge(&socket);
+    prepare(&socket, listen, share)?;
     socket.bind(&listen.into())?;
     Ok(socket)
+}
+
+fn prepare(socket: &Socket, listen: SocketAddr, share: bool) -> std::io::Result<()> {
+    if listen.is_ipv6() {
+        socket.set_only_v6(false)?;
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE);
+    }
+    // On a dual-stack socket this is what IPv4 datagrams follow.
+    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+    socket.set_reuse_port(share)?;
+    enlarge(socket);
+    Ok(())
 }
 
 fn enlarge(socket: &Socket) {
@@ -191,6 +221,29 @@ mod tests {
             let datagram = [first, 0, 0, 0, 0, 0, 0, 1];
             sender().send_to(&datagram, to).unwrap();
             assert_eq!(readable(&port.control), datagram, "first byte {first}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_its_own_is_steered_alike() {
+        for workers in [1, 3] {
+            let first = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let number = first.local_addr().unwrap().port();
+            let port = Port::around(first, workers, true).unwrap();
+            assert_eq!(
+                (port.workers.len() / 2, port.control.local_addr().unwrap().port()),
+                (workers, number)
+            );
+            let to = SocketAddr::from(([127, 0, 0, 1], number));
+            for lane in 0..16u8 {
+                let datagram = [4, 0, 0, 0, 0xaa, 0xbb, 0xcc, lane];
+                sender().send_to(&datagram, to).unwrap();
+                let first = if lane < SPARSE_LANE { 0 } else { workers };
+                let socket = &port.workers[first + usize::from(lane % SPARSE_LANE) % workers];
+                assert_eq!(readable(socket), datagram, "lane {lane} of {workers} workers");
+            }
+            sender().send_to(&[1; 8], to).unwrap();
+            assert_eq!(readable(&port.control), [1; 8]);
         }
     }
 
