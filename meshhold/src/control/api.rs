@@ -43,6 +43,8 @@ pub enum Request {
     Netcheck,
     /// What do the kernel programs cost?
     Programs,
+    /// What was counted since the start?
+    Figures,
     /// Which address does a name, address or node id mean?
     Resolve(String),
 }
@@ -188,6 +190,8 @@ pub enum Response {
     Netcheck(Netcheck),
     /// To [`Request::Programs`].
     Programs(Vec<ProgramCost>),
+    /// To [`Request::Figures`].
+    Figures(Box<Figures>),
     /// To [`Request::Resolve`].
     Address(IpAddr),
     /// To [`Request::Explain`].
@@ -324,6 +328,9 @@ pub struct DatapathStatus {
     /// Flows to LAN devices that this node translates now.
     #[serde(default)]
     pub translations: u32,
+    /// Offloads that this node does without: `configuration` for all, `interface`, `send`, `receive`.
+    #[serde(default)]
+    pub without_offloads: Vec<String>,
 }
 
 /// Who enforces the policy.
@@ -435,7 +442,7 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// How its datagrams travel now; none while not connected.
     pub path: Option<PathStatus>,
-    /// Round-trip time of the last handshake or keepalive, in milliseconds.
+    /// Round-trip time of the path in use, or of the last handshake, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// AEAD of the circuit.
     pub cipher: Option<String>,
@@ -443,6 +450,9 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it inside the circuit.
     pub tx_bytes: u64,
+    /// How far its clock is ahead of this host's, in seconds, where it told: by its record, or by the last handshake it began.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
 }
 
 /// State of the circuit to a peer.
@@ -546,6 +556,60 @@ pub struct ProgramCost {
     pub runs: u64,
     /// Mean time of a run, in nanoseconds.
     pub mean_ns: f64,
+    /// Time of all runs together, in nanoseconds.
+    #[serde(default)]
+    pub run_ns: u64,
+}
+
+/// What was counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Figures {
+    /// Handshakes of circuits.
+    pub handshakes: HandshakeFigures,
+    /// How records spread.
+    pub gossip: GossipFigures,
+    /// Answers of the name server by their code.
+    pub dns: BTreeMap<String, u64>,
+    /// What the kernel programs cost.
+    pub programs: Vec<ProgramCost>,
+}
+
+/// Handshakes of circuits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HandshakeFigures {
+    /// Initiations sent; repeated ones count again.
+    pub begun: u64,
+    /// Ended in a session that this node began.
+    pub completed: u64,
+    /// Given up for want of an answer.
+    pub given_up: u64,
+    /// Initiations of members that got a response.
+    pub answered: u64,
+    /// Initiations that got a cookie, under load.
+    pub cookies: u64,
+    /// Initiations beyond what one source may send.
+    pub limited: u64,
+    /// Initiations with the network's key that led nowhere: replayed, older, damaged, or without a common cipher.
+    pub refused: u64,
+    /// Initiations of strangers.
+    pub strange: u64,
+}
+
+/// How records spread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GossipFigures {
+    /// Links now.
+    pub links: usize,
+    /// Records of this node's networks that it holds now.
+    pub envelopes: u64,
+    /// Messages sent, by kind.
+    pub sent: BTreeMap<String, u64>,
+    /// Messages received, by kind.
+    pub received: BTreeMap<String, u64>,
+    /// Messages that a slow link lost; a digest repairs that.
+    pub lost: u64,
+    /// Links closed because the far end broke the protocol.
+    pub violations: u64,
 }
 
 /// A relay, as this node sees it.

@@ -66,6 +66,8 @@ pub struct WorkersConfig {
 #[derive(Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
+    /// Received datagrams are joined, or nobody wants them to be.
+    joins: bool,
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -92,7 +94,7 @@ impl Workers {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let mut workers = Self { shared, mailboxes, threads: Vec::new() };
+        let mut workers = Self { shared, joins: port.joins, mailboxes, threads: Vec::new() };
         let parts = queues.zip(port.workers).zip(inboxes);
         for (id, ((queues, sockets), inbox)) in parts.enumerate() {
             let outside = run::Outside {
@@ -155,6 +157,12 @@ impl Workers {
     /// What the workers did for each leg.
     pub fn relayed(&self) -> Vec<(Hop, LegTraffic)> {
         self.shared.relayed()
+    }
+
+    /// Offloads towards the network that the kernel refused: `send`, `receive`.
+    pub fn without_offloads(&self) -> impl Iterator<Item = &'static str> {
+        let send = self.shared.is_segmentation_refused().then_some("send");
+        send.into_iter().chain((!self.joins).then_some("receive"))
     }
 
     /// Stops the threads and waits for them; the TUN queues and sockets close with them.

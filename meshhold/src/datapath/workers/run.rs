@@ -127,7 +127,7 @@ impl Worker {
             coalescer: Coalescer::new(joins),
             tun,
             outlet: Outlet { socket, counters },
-            batch: SendBatch::new(offload),
+            batch: SendBatch::new(offload, outside.shared.segmentation_refused()),
             sessions: Sessions::new(id, outside.others.len()),
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),

@@ -35,6 +35,8 @@ pub struct Port {
     pub workers: Vec<Pair>,
     /// What is not circuit data arrives here.
     pub control: UdpSocket,
+    /// The kernel joins received datagrams, or nobody wants it to.
+    pub joins: bool,
 }
 
 /// One worker's sockets.
@@ -54,7 +56,9 @@ impl Port {
     /// The port is in use (by another daemon too), or the address is not ours.
     pub fn open(listen: SocketAddr, workers: usize, offload: bool) -> anyhow::Result<Self> {
         let listen = claim(listen)?;
-        let open = || open_worker(listen, offload).with_context(|| format!("opening UDP {listen}"));
+        let mut joins = true;
+        let mut open =
+            || open_worker(listen, offload, &mut joins).with_context(|| format!("opening UDP {listen}"));
         // The order in which they are bound is their number in the group.
         let bulk = (0..workers).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
         let sparse = (0..workers).map(|_| open()).collect::<anyhow::Result<Vec<_>>>()?;
@@ -63,14 +67,15 @@ impl Port {
         let program = steering(workers as u32);
         sys_net::attach_reuseport_filter(control.as_fd(), &program)
             .context("attaching the steering program to the UDP port")?;
-        Ok(Self { workers: pairs.collect(), control: control.into() })
+        Ok(Self { workers: pairs.collect(), control: control.into(), joins })
     }
 }
 
-fn open_worker(listen: SocketAddr, offload: bool) -> anyhow::Result<UdpSocket> {
+fn open_worker(listen: SocketAddr, offload: bool, joins: &mut bool) -> anyhow::Result<UdpSocket> {
     let socket = bind(listen, true)?;
     if offload && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
         tracing::warn!(%error, "the kernel does not join received datagrams");
+        *joins = false;
     }
     Ok(socket.into())
 }
