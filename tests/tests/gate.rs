@@ -255,15 +255,18 @@ fn members_reach_it_only_where_the_configuration_names_their_network() -> Result
 
 /// SHA-256 of the certificate that a server on this host shows.
 const PRINT: &str = "\
-import ssl,hashlib
-der=ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(('127.0.0.1',8080)))
+import ssl,hashlib,sys
+der=ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((sys.argv[1],8080)))
 print(hashlib.sha256(der).hexdigest())
 ";
 
 #[test]
 fn beyond_loopback_there_is_a_password_and_tls_or_nothing() -> Result<()> {
     run("beyond", |lab| {
-        let mut a = node(lab, "listen_addr: 0.0.0.0:8080")?;
+        let host = lab.host("a")?;
+        let api: &'static str = Box::leak(format!("listen_addr: {}:8080", host.ipv4).into_boxed_str());
+        let mut a = Node::new(host, Settings { api: Some(api), ..Settings::default() })?;
+        a.start_and_wait()?;
         let lan = lab.host("lan")?;
         let warned = a.status()?.warnings.iter().any(|text| text.contains("set-password"));
         ensure!(warned, "no warning: {:?}", a.status()?.warnings);
@@ -305,7 +308,7 @@ fn beyond_loopback_there_is_a_password_and_tls_or_nothing() -> Result<()> {
         }
         let printed = a.try_meshhold(&["web"], "")?;
         ensure!(printed.stdout.trim().lines().count() == 1, "the link isn't alone: {}", printed.stdout);
-        let shown = a.host.run("python3", &["-c", PRINT])?;
+        let shown = a.host.run("python3", &["-c", PRINT, &address.to_string()])?;
         let plain = printed.stderr.replace(':', "").to_lowercase();
         ensure!(plain.contains(shown.trim()), "{shown} isn't the fingerprint of {}", printed.stderr);
         Ok(())
