@@ -2,13 +2,14 @@
 //!
 //! Owns the checks. Changes nothing. Must not know who asks.
 
+mod clock;
 mod firewall;
+mod services;
 
-use crate::control::api::{DatapathMode, Status};
-use crate::platform::linux::{caps, listeners};
+use crate::control::api::{DatapathMode, NetworkStatus, Status};
+use crate::platform::linux::caps;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::net::IpAddr;
 use utoipa::ToSchema;
 
 /// Smaller socket buffers lose bursts (bytes).
@@ -55,12 +56,17 @@ impl Finding {
 
 /// Looks at everything; `port` is the node's own UDP port. Runs programs: not for the daemon's loop.
 pub fn examine(status: &Status, port: u16) -> Vec<Finding> {
-    let checks: [(&str, Vec<Finding>); 7] = [
+    let open = services::open(status);
+    let wanted = firewall::Wanted { port, interface: &status.interface, open: services::first_ports(&open) };
+    let checks: [(&str, Vec<Finding>); 10] = [
         ("capabilities", capabilities()),
-        ("firewall", firewall::blocking(port, &status.interface)),
+        ("firewall", firewall::blocking(&wanted)),
         ("reverse path filter", reverse_path(&status.interface)),
-        ("services", services(status)),
+        ("services", services::unreached(&open)),
         ("names", names(status)),
+        ("address ranges", ranges(status)),
+        ("clock", clock::skewed(status)),
+        ("offload", offload(status)),
         ("buffers", buffers()),
         ("node", node(status)),
     ];
@@ -78,60 +84,25 @@ fn capabilities() -> Vec<Finding> {
         .collect()
 }
 
-/// Strict filters drop what comes in by another interface than answers go out by (ip-sysctl, `rp_filter`). The larger of
-/// `all` and the interface's own counts.
-fn reverse_path(interface: &str) -> Vec<Finding> {
-    let strict = |name: &&str| setting(&format!("net/ipv4/conf/{name}/rp_filter")) == Some(1);
-    let found = ["all", interface].into_iter().find(strict);
-    let finding = |name: &str| {
-        let summary =
-            format!("net.ipv4.conf.{name}.rp_filter is strict: answers over the mesh may be dropped");
-        Finding::warning(
-            "reverse path filter",
-            summary,
-            format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
-        )
-    };
-    found.map(finding).into_iter().collect()
-}
-
-/// Ports that a scope opens and where nothing answers, or nothing that the mesh reaches.
-fn services(status: &Status) -> Vec<Finding> {
-    let waiting = listeners::all();
-    let mut findings = Vec::new();
-    for network in &status.networks {
-        let own = [network.ipv4.map(IpAddr::V4), Some(IpAddr::V6(network.ipv6))];
-        let reached =
-            |ip: IpAddr| ip.is_unspecified() || ip.is_loopback() || own.contains(&Some(ip.to_canonical()));
-        for rule in &network.scope {
-            let Some((protocol, Ok(port))) = rule.split_once(':').map(|(p, port)| (p, port.parse::<u16>()))
-            else {
-                continue;
-            };
-            let here: Vec<_> =
-                waiting.iter().filter(|one| one.protocol == protocol && one.port == port).collect();
-            let bound = here.first().map(|one| (one.address, one.program.clone().unwrap_or_default()));
-            match bound {
-                None => findings.push(Finding::warning(
-                    "services",
-                    format!("{rule} is open in '{}' and nothing waits there", network.name),
-                    "start the service, or close the port with `meshhold mgmt-keys edit`",
-                )),
-                Some((address, program)) if !here.iter().any(|one| reached(one.address)) => {
-                    findings.push(Finding::error(
-                        "services",
-                        format!(
-                            "{rule} is open in '{}', but {program} waits on {address} only",
-                            network.name
-                        ),
-                        format!("let {program} listen on 127.0.0.1:{port}, or on all addresses"),
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
+/// Strict filters drop what comes in by another interface than answers go out by (ip-sysctl, `rp_filter`): where there are
+/// several. The larger of `all` and the interface's own counts. The mesh interface has routes to all that comes by it.
+fn reverse_path(mesh: &str) -> Vec<Finding> {
+    const CHECK: &str = "reverse path filter";
+    let strict = |name: &str| setting(&format!("net/ipv4/conf/{name}/rp_filter")) == Some(1);
+    let remedy = |name: &str| format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2");
+    let why =
+        "strict: datagrams of members that come in by another interface than answers go out by are dropped";
+    if strict("all") {
+        return vec![Finding::warning(CHECK, format!("net.ipv4.conf.all.rp_filter is {why}"), remedy("all"))];
     }
-    findings
+    let names = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let underlay: Vec<String> = names.filter(|name| name != "lo" && name != mesh).collect();
+    let several = underlay.len() > 1;
+    let found = underlay.iter().filter(|name| several && strict(name));
+    found
+        .map(|name| Finding::warning(CHECK, format!("net.ipv4.conf.{name}.rp_filter is {why}"), remedy(name)))
+        .collect()
 }
 
 fn names(status: &Status) -> Vec<Finding> {
@@ -148,6 +119,58 @@ fn names(status: &Status) -> Vec<Finding> {
         )],
         _ => Vec::new(),
     }
+}
+
+/// Ranges that something else on this host uses.
+fn ranges(status: &Status) -> Vec<Finding> {
+    const CHECK: &str = "address ranges";
+    let elsewhere = "meshhold mgmt-keys add --name NAME --ipv4-range 10.77.0.0/16 makes a network in a range that you choose; members then join that one";
+    let finding = |network: &NetworkStatus| {
+        let name = &network.name;
+        match (&network.local_view, network.ipv4) {
+            (_, None) => {
+                let why =
+                    network.warnings.iter().find(|text| text.contains("IPv4")).cloned().unwrap_or_default();
+                Some(Finding::error(CHECK, format!("'{name}' has no IPv4 here: {why}"), elsewhere))
+            }
+            (Some(view), Some(_)) => {
+                let summary = format!(
+                    "'{name}' is shown at {} here, as its range {} is in use by {}; addresses that other members tell you don't fit here",
+                    view.range, view.real_range, view.reason
+                );
+                Some(Finding::warning(
+                    CHECK,
+                    summary,
+                    format!("use names, or addresses that this node shows; or: {elsewhere}"),
+                ))
+            }
+            (None, Some(_)) => None,
+        }
+    };
+    status.networks.iter().filter_map(finding).collect()
+}
+
+/// Segmentation by the kernel: without, every packet takes a system call.
+fn offload(status: &Status) -> Vec<Finding> {
+    let finding = |lacking: &String| {
+        let (what, remedy) = match lacking.as_str() {
+            "configuration" => (
+                "all offloads are off by the configuration",
+                "set node.offload to true and restart, unless they were turned off for a reason",
+            ),
+            "interface" => (
+                "the kernel takes no TCP and UDP super-packets on the mesh interface",
+                "Linux 6.2 or newer does (TUN_F_USO4)",
+            ),
+            "send" => (
+                "the kernel refused UDP segmentation (UDP_SEGMENT) on the way out",
+                "look at `ethtool -k` of the interface: tx-checksum-ip-generic must be on, `ethtool -K IFACE tx on` turns it on; then restart the daemon",
+            ),
+            _ => ("the kernel joins no received datagrams (UDP_GRO)", "Linux 5.0 or newer does"),
+        };
+        Finding::warning("offload", format!("{what}: transfers are slower"), remedy)
+    };
+    status.datapath.without_offloads.iter().map(finding).collect()
 }
 
 fn buffers() -> Vec<Finding> {

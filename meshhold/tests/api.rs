@@ -11,6 +11,9 @@ const HEAD: &str = "\
 Written from the OpenAPI document that every node serves at `/api/v1/openapi.json`; not by hand. JSON both ways. Who may ask stands in
 [config.md](config.md#control-api-and-web-ui). A refusal is `application/problem+json` (RFC 9457): `{type, title, status, detail}`, whose `detail` says what to do.
 
+What a request needs: `view` or `admin` is a token of that capability or a session, which has both; `socket` is the control socket, that is the
+command line on the node itself; `nobody` is open to all who reach the address. Over the control socket root and the daemon's user may do all.
+
 ";
 
 #[test]
@@ -29,7 +32,8 @@ fn the_document_and_docs_api_md_agree() {
 }
 
 fn operations(document: &Value) -> String {
-    let mut text = "## Addresses\n\n| request | sends | gets | what |\n|---|---|---|---|\n".to_owned();
+    let mut text =
+        "## Addresses\n\n| request | needs | sends | gets | what |\n|---|---|---|---|---|\n".to_owned();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let query: Vec<&str> = operation["parameters"]
@@ -46,8 +50,9 @@ fn operations(document: &Value) -> String {
             let what = operation["summary"].as_str().unwrap();
             writeln!(
                 text,
-                "| `{} {path}{query}` | {sends} | {} | {what} |",
+                "| `{} {path}{query}` | {} | {sends} | {} | {what} |",
                 method.to_uppercase(),
+                operation["x-needs"].as_str().unwrap(),
                 gets.trim()
             )
             .unwrap();

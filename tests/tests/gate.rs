@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::lab::run_within;
 use meshhold_tests::web::{Login, ORIGIN, Reply, curl};
 use meshhold_tests::{Host, Lab, Node, Settings, run, scenario, service, wait};
 
@@ -43,7 +44,7 @@ fn only_known_callers_from_the_right_place_get_an_answer() -> Result<()> {
         ensure!(ask(&a, &[], "/api/v1/openapi.json")?.status == 200, "the document is open");
         let login = Login::by_link(&a)?;
         ensure!(login.ask(&a, &[], "/api/v1/status")?.status == 200, "a session is let in");
-        let cases: [(&str, &[&str], u16); 15] = [
+        let cases: [(&str, &[&str], u16); 19] = [
             ("foreign host", &["--header", "Host: evil.example:8080"], 403),
             ("host without its port", &["--header", "Host: 127.0.0.1"], 403),
             ("no host", &["--header", "Host:", "--http1.0"], 403),
@@ -67,11 +68,23 @@ fn only_known_callers_from_the_right_place_get_an_answer() -> Result<()> {
             ("this site's script", &["--header", "Sec-Fetch-Site: same-origin"], 200),
             ("wrong bearer token", &["--header", "Authorization: Bearer meshtoken1x"], 401),
             ("another kind of credentials", &["--header", "Authorization: Basic eDp5"], 401),
+            ("a method that nobody takes", &["--request", "TRACE"], 405),
+            ("a question before a foreign request", &["--request", "OPTIONS"], 405),
+            ("a method of another address", &["--request", "PUT"], 405),
+            (
+                "a foreign referer on a write",
+                &["--request", "POST", "--header", "Referer: http://evil.example/"],
+                403,
+            ),
         ];
         for (what, words, status) in cases {
             let reply = login.ask(&a, words, "/api/v1/keys")?;
             ensure!(reply.status == status, "{what}: {reply:?}");
         }
+        // What a handler would say of a body, nobody hears who isn't let in.
+        let broken = ["--header", "Content-Type: application/json", "--data", "{"];
+        ensure!(ask(&a, &broken, "/api/v1/keys")?.status == 401, "a handler ran");
+        ensure!(login.ask(&a, &broken, "/api/v1/keys")?.status == 400, "the same from one who is");
         let cookie = &login.cookie;
         let token = cookie.split_once('=').context("no token")?.1;
         let reply = ask(&a, &[], &format!("/api/v1/keys?token={token}&{cookie}"))?;
@@ -207,6 +220,17 @@ fn members_reach_it_only_where_the_configuration_names_their_network() -> Result
             b.host.tool(&["ask", "tcp", &address.to_string(), "8081"])?;
             ensure!(from(address)?.is_none(), "reached at {address}, as the scope has 8080 in it");
         }
+        // To ::1 there is another way in: the listener is looked up and handed the packet.
+        a.stop()?;
+        a.configure(Settings { api: Some("listen_addr: '[::1]:8080'"), ..Settings::default() })?;
+        a.start_and_wait()?;
+        b.wait_peer_up(&a)?;
+        let beside = service::echo(&a.host, "tcp", "::1".parse()?, 8082)?;
+        for address in a.both_addresses()? {
+            ensure!(from(address)?.is_none(), "reached at {address}, listening on ::1");
+        }
+        b.host.tool(&["ask", "tcp", &a.addresses()?.1.to_string(), "8082"])?;
+        drop(beside);
         a.stop()?;
         a.configure(Settings {
             api: Some("listen_addr: 127.0.0.1:8080, mesh_access: Home network"),
@@ -225,6 +249,68 @@ fn members_reach_it_only_where_the_configuration_names_their_network() -> Result
         }
         let secured = ask(&a, &["--header", "Host: evil.example:8080"], "/")?;
         ensure!(secured.status == 403, "{secured:?}");
+        Ok(())
+    })
+}
+
+/// SHA-256 of the certificate that a server on this host shows.
+const PRINT: &str = "\
+import ssl,hashlib,sys
+der=ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((sys.argv[1],8080)))
+print(hashlib.sha256(der).hexdigest())
+";
+
+#[test]
+fn beyond_loopback_there_is_a_password_and_tls_or_nothing() -> Result<()> {
+    run("beyond", |lab| {
+        let host = lab.host("a")?;
+        let api: &'static str = Box::leak(format!("listen_addr: {}:8080", host.ipv4).into_boxed_str());
+        let mut a = Node::new(host, Settings { api: Some(api), ..Settings::default() })?;
+        a.start_and_wait()?;
+        let lan = lab.host("lan")?;
+        let warned = a.status()?.warnings.iter().any(|text| text.contains("set-password"));
+        ensure!(warned, "no warning: {:?}", a.status()?.warnings);
+        let (address, at) = (a.host.ipv4, format!("{}:8080", a.host.ipv4));
+        let visit = |words: &[&str]| curl(&lan, &[&["--max-time", "2"], words].concat());
+        ensure!(visit(&[&format!("http://{at}/")])?.is_none(), "it listens without a password");
+        a.meshhold_with_input(&["web", "set-password"], PASSWORD)?;
+        a.stop()?;
+        a.start_and_wait()?;
+        let page = format!("https://{at}/");
+        ensure!(visit(&[&page])?.context("no answer")?.status == 200, "the page is there");
+        ensure!(visit(&[&format!("http://{at}/")])?.is_none(), "without TLS");
+        let status = format!("https://{at}/api/v1/status");
+        let login = format!("https://{at}/api/v1/login");
+        let body = format!("{{\"password\":\"{PASSWORD}\"}}");
+        let json = "Content-Type: application/json";
+        let rebound = format!("rebind.example:8080:{address}");
+        let cases: [(&str, &[&str], u16); 6] = [
+            ("nobody", &[&status], 401),
+            ("a wrong token", &[&status, "--header", "Authorization: Bearer meshtoken1x"], 401),
+            ("a token in the URL", &[&format!("{status}?token=meshtoken1x")], 401),
+            ("a name that leads here", &["https://rebind.example:8080/", "--resolve", &rebound], 403),
+            (
+                "a foreign page",
+                &[&login, "--header", json, "--header", "Origin: https://evil.example", "--data", &body],
+                403,
+            ),
+            (
+                "the page itself",
+                &[&login, "--header", json, "--header", &format!("Origin: https://{at}"), "--data", &body],
+                200,
+            ),
+        ];
+        for (what, words, expected) in cases {
+            let reply = visit(words)?.context("no answer")?;
+            ensure!(reply.status == expected, "{what}: {reply:?}");
+            let secure = reply.header("set-cookie").is_none_or(|cookie| cookie.contains("Secure"));
+            ensure!(secure, "{what}: the cookie goes without TLS too");
+        }
+        let printed = a.try_meshhold(&["web"], "")?;
+        ensure!(printed.stdout.trim().lines().count() == 1, "the link isn't alone: {}", printed.stdout);
+        let shown = a.host.run("python3", &["-c", PRINT, &address.to_string()])?;
+        let plain = printed.stderr.replace(':', "").to_lowercase();
+        ensure!(plain.contains(shown.trim()), "{shown} isn't the fingerprint of {}", printed.stderr);
         Ok(())
     })
 }
@@ -249,9 +335,19 @@ while time.time()<end:
     time.sleep(0.5)
 ";
 
+/// Windows of a transfer beside the flood; the same number and one more without it.
+fn windows() -> usize {
+    std::env::var("MESHHOLD_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+fn median(rates: &mut [f64]) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates.get(rates.len() / 2).copied().unwrap_or_default()
+}
+
 #[test]
 fn ten_thousand_idle_and_slow_connections_leave_the_packet_path_alone() -> Result<()> {
-    run("flood", |lab| {
+    run_within(Duration::from_secs(200), "flood", |lab| {
         let (mut a, b) = scenario::pair(lab, &["tcp:5201"])?;
         a.stop()?;
         a.configure(Settings { api: Some(WEB), ..Settings::default() })?;
@@ -259,61 +355,25 @@ fn ten_thousand_idle_and_slow_connections_leave_the_packet_path_alone() -> Resul
         b.wait_peer_up(&a)?;
         let _iperf = service::iperf(&a.host, "127.0.0.1", 5201)?;
         let address = IpAddr::V4(a.addresses()?.0);
-        let rate = || Ok::<_, anyhow::Error>(service::transfer(&b.host, address, 5201, 2, &[])?.mbits);
-        let mut ratios = Vec::new();
-        for round in 0..3 {
-            let before = rate()?;
+        let rate = || Ok::<_, anyhow::Error>(service::transfer(&b.host, address, 5201, 1, &[])?.mbits);
+        let (mut calm, mut beside) = (vec![rate()?], Vec::new());
+        for round in 0..windows() {
             let mut flood = a.host.spawn(&format!("flood-{round}"), "python3", &["-c", FLOOD])?;
             wait::until_true(SETTLE * 2, "10,000 connections are open", || {
                 Ok(flood.log()?.contains("open"))
             })?;
-            let meanwhile = rate()?;
+            beside.push(rate()?);
             let begin = Instant::now();
             let login = Login::by_link(&a)?;
             ensure!(login.ask(&a, &[], "/api/v1/status")?.status == 200, "the operator gets in");
-            println!(
-                "figure: {before:.0} Mbit/s, beside the flood {meanwhile:.0}; login took {:.0?}",
-                begin.elapsed()
-            );
-            ratios.push(meanwhile / before);
+            println!("figure: login beside the flood took {:.0?}", begin.elapsed());
             flood.kill()?;
+            calm.push(rate()?);
         }
-        ratios.sort_by(f64::total_cmp);
-        ensure!(ratios[1] >= 0.8, "the median of the ratios is {:.2}", ratios[1]);
-        Ok(())
-    })
-}
-
-#[test]
-fn the_doctor_names_what_is_in_the_way_and_its_remedy_works() -> Result<()> {
-    run("doctor", |lab| {
-        let a = node(lab, "listen_addr: 127.0.0.1:8080, open_metrics: true")?;
-        a.mint(&["tcp:80"])?;
-        let errors = || {
-            let finished = a.try_meshhold(&["doctor", "--json"], "")?;
-            let findings: Vec<serde_json::Value> = serde_json::from_str(&finished.stdout)?;
-            let bad = findings.into_iter().filter(|finding| finding["severity"] == "error");
-            Ok::<_, anyhow::Error>(
-                bad.filter(|finding| finding["check"] != "capabilities").collect::<Vec<_>>(),
-            )
-        };
-        ensure!(errors()?.is_empty(), "{:?}", errors()?);
-        a.host.run("nft", &["add table inet lab"])?;
-        a.host.run("nft", &["add chain inet lab input { type filter hook input priority 0 ; }"])?;
-        a.host.run("nft", &["add rule inet lab input udp dport 7000-8000 drop"])?;
-        let found = errors()?;
-        let remedy = found.first().and_then(|finding| finding["remedy"].as_str()).context("no finding")?;
-        ensure!(remedy.starts_with("nft delete rule inet lab input handle"), "{found:?}");
-        a.host.run("sh", &["-c", remedy])?;
-        ensure!(errors()?.is_empty(), "the remedy does not mend it: {:?}", errors()?);
-        let _service = service::echo(&a.host, "tcp", a.host.ipv4.into(), 80)?;
-        let found = errors()?;
-        ensure!(found.len() == 1 && found[0]["check"] == "services", "{found:?}");
-        let metrics = ask(&a, &[], "/metrics")?;
-        ensure!(
-            metrics.status == 200 && metrics.body.contains("# TYPE meshhold_packets_total counter"),
-            "{metrics:?}"
-        );
+        println!("figure: Mbit/s without {calm:.0?}, beside the flood {beside:.0?}");
+        let kept = median(&mut beside) / median(&mut calm);
+        println!("figure: the packet path kept {kept:.3} of its rate (medians)");
+        ensure!(kept >= 0.8, "{kept:.3}");
         Ok(())
     })
 }

@@ -16,7 +16,7 @@ export async function pages(page, peer) {
     await page.setViewportSize(viewport);
     for (const name of PAGES) {
       await go(page, name);
-      if (name === "Health") await page.getByRole("heading", { name: "Who did what" }).waitFor();
+      if (name === "Health") await page.getByText(/checks? in order/).waitFor();
       checked += await both(page, name.toLowerCase(), viewport.width);
     }
     for (const [name, open] of dialogs(page, peer)) {
@@ -39,8 +39,28 @@ const dialogs = (page, peer) => [
   ["edit", async () => {
     await go(page, "Keys");
     await page.getByRole("button", { name: /^Edit ports of/ }).click();
+    await page.getByRole("dialog").getByRole("cell", { name: "nginx" }).waitFor();
   }],
+  ["new", () => page.getByRole("button", { name: "New network" }).click()],
   ["join", () => page.getByRole("button", { name: "Join with a key" }).click()],
+  ["share", async () => {
+    await page.getByRole("button", { name: /^Share/ }).first().click();
+    await page.getByRole("button", { name: "Show the key" }).click();
+    await page.getByRole("img", { name: "QR code of the key" }).waitFor();
+  }],
+  ["delete", async () => {
+    await page.getByRole("button", { name: /^More for/ }).click();
+    await page.getByRole("menuitem", { name: "Delete…" }).click();
+  }],
+  ["devices", async () => {
+    await page.getByRole("button", { name: "More", exact: true }).click();
+    await page.getByRole("menuitem", { name: "Mesh devices…" }).click();
+  }],
+  ["drop", async () => {
+    await go(page, "Drops");
+    await page.getByRole("button", { name: /Port closed/ }).filter({ hasText: "TCP" }).first().click();
+  }],
+  ["ask", () => page.getByRole("button", { name: "Ask about a packet" }).click()],
 ];
 
 async function both(page, name, width) {

@@ -21,7 +21,7 @@ const LINKER_PACKAGES: [&str; 7] =
 /// Needed to compile for BPF where the active toolchain has no rust-src.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Needed to build the daemon, and for the demo and the tests.
-const PACKAGES: [&str; 23] = [
+const PACKAGES: [&str; 24] = [
     "bind9-dnsutils",
     "bpftool",
     "ca-certificates",
@@ -33,6 +33,7 @@ const PACKAGES: [&str; 23] = [
     "gcc",
     "iperf3",
     "iproute2",
+    "iptables",
     "iputils-ping",
     "libfaketime",
     "netcat-openbsd",
@@ -53,13 +54,14 @@ const NODE_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
 /// For the lab, unpacked into a folder and not installed: their scripts would replace the machine's own resolver, or start
 /// a gateway on it. With the folder and the program in it.
-const UNPACKED: [(&str, &str, &[&str]); 2] = [
+const UNPACKED: [(&str, &str, &[&str]); 3] = [
     (
         "resolved",
         "lib/systemd/systemd-resolved",
         &["systemd-resolved", "libnss-resolve", "libsystemd-shared"],
     ),
     ("miniupnpd", "usr/sbin/miniupnpd", &["miniupnpd-nftables"]),
+    ("prometheus", "usr/bin/promtool", &["prometheus"]),
 ];
 
 /// Installs everything that is missing.

@@ -144,6 +144,11 @@ impl Membership {
         self.peers.values().filter(|peer| peer.holds && !self.own.collides(&peer.block))
     }
 
+    /// Whether there is a record of `node`.
+    pub fn knows(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
+    }
+
     /// Takes a record from an envelope.
     pub fn handle_envelope(&mut self, now: u64, envelope: &Envelope) -> Result<Change, RecordError> {
         self.handle_record(now, RecordBody::open(&self.keys, envelope)?)

@@ -165,6 +165,7 @@ mod tests {
             cipher: Some("chacha20-poly1305".into()),
             rx_bytes: 1,
             tx_bytes: 2,
+            clock_ahead_s: None,
         }
     }
 
@@ -190,6 +191,7 @@ mod tests {
             hook: Some("tcx".into()),
             workers: 2,
             translations: 0,
+            without_offloads: Vec::new(),
         };
         Status {
             running: true,
@@ -228,13 +230,16 @@ mod tests {
             keys(&value),
             "counters datapath dns interface name networks node_id relay running warnings"
         );
-        assert_eq!(keys(&value["datapath"]), "hook mode translations workers");
+        assert_eq!(keys(&value["datapath"]), "hook mode translations without_offloads workers");
         assert_eq!(
             keys(&value["networks"][0]),
             "conflicts devices id ipv4 ipv6 local_view name peers range scope warnings"
         );
         let peer = &value["networks"][0]["peers"][0];
-        assert_eq!(keys(peer), "cipher ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes");
+        assert_eq!(
+            keys(peer),
+            "cipher clock_ahead_s ipv4 ipv6 name node_id path rtt_ms rx_bytes state tx_bytes"
+        );
         let path = serde_json::json!({ "kind": "direct", "remote": "192.0.2.1:7777", "via": [], "since": 0, "reason": "" });
         assert_eq!(peer["path"], path);
         assert_eq!(peer["state"], "connected");

@@ -2,6 +2,7 @@
 //!
 //! Owns the stable shapes. No reply carries a secret, but for the one that shares a key. Must not know how the daemon computes them.
 
+pub use super::figures::{Figures, GossipFigures, HandshakeFigures, ProgramCost};
 use super::problem::Problem;
 use crate::config::keys::{KeyError, KeyReply, KeyRequest};
 use crate::datapath::probe::Way;
@@ -43,6 +44,8 @@ pub enum Request {
     Netcheck,
     /// What do the kernel programs cost?
     Programs,
+    /// What was counted since the start?
+    Figures,
     /// Which address does a name, address or node id mean?
     Resolve(String),
 }
@@ -188,6 +191,8 @@ pub enum Response {
     Netcheck(Netcheck),
     /// To [`Request::Programs`].
     Programs(Vec<ProgramCost>),
+    /// To [`Request::Figures`].
+    Figures(Box<Figures>),
     /// To [`Request::Resolve`].
     Address(IpAddr),
     /// To [`Request::Explain`].
@@ -324,6 +329,9 @@ pub struct DatapathStatus {
     /// Flows to LAN devices that this node translates now.
     #[serde(default)]
     pub translations: u32,
+    /// Offloads that this node does without: `configuration` for all, `interface`, `send`, `receive`.
+    #[serde(default)]
+    pub without_offloads: Vec<String>,
 }
 
 /// Who enforces the policy.
@@ -435,7 +443,7 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// How its datagrams travel now; none while not connected.
     pub path: Option<PathStatus>,
-    /// Round-trip time of the last handshake or keepalive, in milliseconds.
+    /// Round-trip time of the path in use, or of the last handshake, in milliseconds.
     pub rtt_ms: Option<f64>,
     /// AEAD of the circuit.
     pub cipher: Option<String>,
@@ -443,6 +451,9 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it inside the circuit.
     pub tx_bytes: u64,
+    /// How far its clock is ahead of this host's, in seconds, where it told: by its record, or by the last handshake it began.
+    #[serde(default)]
+    pub clock_ahead_s: Option<i64>,
 }
 
 /// State of the circuit to a peer.
@@ -533,19 +544,6 @@ pub struct Netcheck {
     pub udp: Option<bool>,
     /// Longest packet inside a circuit, in bytes, by the narrowest path in use; none without a circuit.
     pub path_mtu: Option<u16>,
-}
-
-/// A kernel program, and what it costs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ProgramCost {
-    /// Its name.
-    pub name: String,
-    /// Where it hangs.
-    pub hook: String,
-    /// How often it ran; 0 while the kernel doesn't count (`kernel.bpf_stats_enabled`).
-    pub runs: u64,
-    /// Mean time of a run, in nanoseconds.
-    pub mean_ns: f64,
 }
 
 /// A relay, as this node sees it.

@@ -37,6 +37,7 @@ impl Call {
             Request::Drops { seen } => get(&format!("drops?seen={seen}")),
             Request::Paths => get("paths"),
             Request::Programs => get("programs"),
+            Request::Figures => get("figures"),
             Request::Netcheck => get("netcheck"),
             Request::Resolve(name) => get(&format!("resolve?name={}", escape(name))),
         }
@@ -113,6 +114,7 @@ pub(super) fn response(request: &Request, status: u16, body: &[u8]) -> serde_jso
         Request::Drops { .. } => Response::Drops(read(body)?),
         Request::Paths => Response::Paths(read(body)?),
         Request::Programs => Response::Programs(read(body)?),
+        Request::Figures => Response::Figures(read(body)?),
         Request::Netcheck => Response::Netcheck(read(body)?),
         Request::Resolve(_) => Response::Address(read::<Resolved>(body)?.address),
     })

@@ -30,7 +30,10 @@ impl Daemon {
         // Who asks sees what is known, not what was a moment ago.
         self.refresh_names().await;
         let response = match request {
-            Request::Status => Response::Status(Box::new(self.status())),
+            Request::Status => {
+                self.tally();
+                Response::Status(Box::new(self.status()))
+            }
             Request::Key(request) => self.on_key_request(request),
             Request::Forward(request) => {
                 let (response, changed) = self.gateway.on_request(request, &self.lan, &self.networks).await;
@@ -47,6 +50,7 @@ impl Daemon {
             Request::ExplainPacket { packet, at } => explained(self.explain_packet(packet, at)),
             Request::Paths => Response::Paths(self.peer_paths()),
             Request::Programs => Response::Programs(self.lan.programs()),
+            Request::Figures => Response::Figures(Box::new(self.figures())),
             Request::Netcheck => Response::Netcheck(self.netcheck()),
             Request::Reload => self.reload_keys(),
         };

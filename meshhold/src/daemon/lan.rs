@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use meshhold_common::Reason;
@@ -20,6 +21,7 @@ use crate::datapath::policy::Policy;
 use crate::datapath::probe::Packet;
 use crate::datapath::relay::{Hop, LegTraffic};
 use crate::datapath::table::Table;
+use crate::datapath::workers::tun::Offload;
 use crate::datapath::workers::{TunQueues, Workers};
 use crate::platform::linux::watch::{Link, NetEvent};
 use crate::platform::linux::ways::{NoWay, Way};
@@ -39,6 +41,8 @@ pub(super) struct Lan {
     guarded: BTreeMap<String, u32>,
     /// One sentence for each thing that is missing.
     warnings: Vec<String>,
+    /// What the interface itself does without: its offloads, or all by the configuration.
+    without: Option<&'static str>,
 }
 
 /// The interface before the workers run: its queues and its kernel programs.
@@ -60,6 +64,7 @@ impl Prepared {
             policy: None,
             guarded: BTreeMap::new(),
             warnings: Vec::new(),
+            without: (!config.node.offload).then_some("configuration"),
         };
         if !config.meshlan.enabled {
             return Self { lan, queues: None };
@@ -102,6 +107,9 @@ impl Lan {
         cleanup::stale(&net, &self.interface).await?;
         let queues = TunQueues::create(&self.interface, workers, offload)?;
         self.net = Some(net);
+        if offload && queues.offload() != Offload::TcpAndUdp {
+            self.without = Some("interface");
+        }
         Ok(queues)
     }
 
@@ -321,7 +329,12 @@ impl Lan {
     pub(super) fn programs(&self) -> Vec<ProgramCost> {
         let costs = self.kernel.as_ref().map(|kernel| kernel.costs()).unwrap_or_default().into_iter();
         let hook = || "tcx".to_owned();
-        costs.map(|(name, runs, mean_ns)| ProgramCost { name, hook: hook(), runs, mean_ns }).collect()
+        let cost = |(name, runs, time): (String, u64, Duration)| {
+            let run_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            let mean_ns = run_ns as f64 / runs.max(1) as f64;
+            ProgramCost { name, hook: hook(), runs, mean_ns, run_ns }
+        };
+        costs.map(cost).collect()
     }
 
     pub(super) fn status(&self) -> DatapathStatus {
@@ -335,7 +348,13 @@ impl Lan {
             hook: self.kernel.is_some().then(|| "tcx".to_owned()),
             workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.lanes()).unwrap_or(u32::MAX)),
             translations: self.translations(),
+            without_offloads: self.without_offloads(),
         }
+    }
+
+    fn without_offloads(&self) -> Vec<String> {
+        let lacking = self.workers.iter().flat_map(Workers::without_offloads);
+        self.without.into_iter().chain(lacking).map(str::to_owned).collect()
     }
 
     fn translations(&self) -> u32 {

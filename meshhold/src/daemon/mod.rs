@@ -9,6 +9,7 @@ mod clock;
 mod drops;
 mod expiry;
 mod explain;
+mod figures;
 mod gateway;
 mod keys;
 mod lan;
@@ -20,9 +21,11 @@ mod paths;
 mod place;
 mod ports;
 mod relaying;
+mod skew;
 mod start;
 mod state;
 mod status;
+mod traffic;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +37,7 @@ use anyhow::Context;
 use meshhold_core::identity::Identity;
 use meshhold_core::membership::{Change, Said};
 use meshhold_core::path::Path;
-use meshhold_core::record::Envelope;
+use meshhold_core::record::{Envelope, RecordBody};
 use meshhold_core::wire::{TYPE_DATA, TYPE_RELAY};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -64,6 +67,7 @@ use paths::{Waiting, Ways};
 use ports::{Heard, Ports};
 use relaying::Relaying;
 use state::StateFile;
+use traffic::Traffic;
 
 /// How often timers, records and the state file are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -135,6 +139,7 @@ struct Daemon {
     gateway: Gateway,
     names: Names,
     recent: Recent,
+    traffic: Traffic,
     endpoints: Vec<SocketAddr>,
     warnings: Vec<String>,
     stale: Stale,
@@ -260,7 +265,11 @@ impl Daemon {
         let now = unix_now();
         let topic = envelope.topic;
         let Some(network) = self.networks.values_mut().find(|n| n.keys.topic_id() == topic) else { return };
-        match network.members.handle_envelope(now, envelope) {
+        let taken = RecordBody::open(&network.keys, envelope).and_then(|body| {
+            network.clocks.note(now, &body);
+            network.members.handle_record(now, body)
+        });
+        match taken {
             Ok(Change::Nothing) => {}
             Ok(Change::OwnAddressMoved) => {
                 tracing::warn!(network = %network.name, "an older claim holds our block; we moved to the next");
@@ -319,9 +328,12 @@ impl Daemon {
         let (now, unix) = (Instant::now(), unix_now());
         if self.clock.jumped(now, SystemTime::now()) {
             tracing::info!("the clock jumped or this host slept: looking at all paths again");
+            self.circuits.machine.set_wall(now, wall_clock());
+            self.networks.values_mut().for_each(|network| network.clocks.forget());
             self.shake(now);
         }
         self.account(now);
+        self.tally();
         self.expire(unix);
         let endpoints = self.public_endpoints();
         self.rendezvous(&endpoints);
@@ -429,6 +441,9 @@ impl Daemon {
 
     fn save(&mut self) {
         self.saved_at = Instant::now();
+        let networks = &self.networks;
+        self.traffic
+            .forget(|(id, node)| networks.values().any(|one| one.id == *id && one.members.knows(*node)));
         let state = state::State {
             networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
             views: self.views(),
@@ -441,7 +456,12 @@ impl Daemon {
     }
 }
 
+/// Time since the Unix epoch.
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// Seconds since the Unix epoch.
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    wall_clock().as_secs()
 }

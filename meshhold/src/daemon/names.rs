@@ -186,6 +186,12 @@ impl Names {
         }
     }
 
+    /// How many questions got which answer.
+    pub(super) fn answers(&self) -> BTreeMap<String, u64> {
+        let answers = self.server.iter().flat_map(NameServer::answers);
+        answers.map(|(code, count)| (code.to_owned(), count)).collect()
+    }
+
     /// Who doesn't answer to its own name in this network.
     pub(super) fn conflicts(&self, network: NetworkId) -> Vec<String> {
         self.conflicts.get(&network).cloned().unwrap_or_default()

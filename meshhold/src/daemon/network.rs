@@ -13,6 +13,7 @@ use meshhold_core::scope::Scope;
 use rand_core::OsRng;
 
 use super::place::View;
+use super::skew::Clocks;
 use crate::config::keys::ManagementKey;
 use crate::datapath::renumber::LocalView;
 use crate::link::choose_members;
@@ -46,6 +47,8 @@ pub(super) struct Network {
     pub(super) expires: Option<u64>,
     /// Unix second at which the log last told of that.
     pub(super) reminded: u64,
+    /// Members whose clock is ahead of this host's.
+    pub(super) clocks: Clocks,
     /// Keys derived from the network secret.
     pub(super) keys: NetworkKeys,
     /// Who is here.
@@ -76,6 +79,7 @@ impl Network {
             conflict: None,
             expires: key.expires,
             reminded: 0,
+            clocks: Clocks::default(),
             keys,
             members,
         }

@@ -170,6 +170,14 @@ impl Daemon {
         }
     }
 
+    /// Brings the sums of traffic up to date.
+    pub(super) fn tally(&mut self) {
+        let sessions = self.lan.activity().into_iter().filter_map(|of| {
+            Some((of.local_index, self.circuits.owner(of.local_index)?, (of.rx_bytes, of.tx_bytes)))
+        });
+        self.traffic.take(sessions);
+    }
+
     /// Addresses or routes changed, or this host slept.
     pub(super) fn shake(&mut self, now: Instant) {
         self.mapped.look_again();

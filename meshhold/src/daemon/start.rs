@@ -3,7 +3,7 @@
 //! Owns that order. Must not know what happens afterwards.
 
 use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 use meshhold_core::circuit::Circuits;
@@ -22,7 +22,8 @@ use super::paths::Ways;
 use super::ports::Ports;
 use super::relaying::Relaying;
 use super::state::StateFile;
-use super::{Daemon, Inputs, Stale};
+use super::traffic::Traffic;
+use super::{Daemon, Inputs, Stale, wall_clock};
 use crate::config::store::KeyStore;
 use crate::config::{Config, identity};
 use crate::control::{Control, ControlConfig};
@@ -94,6 +95,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let mut ciphers = crypto::measure();
     ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
+    machine.set_wall(Instant::now(), wall_clock());
     machine.set_swarm_key(swarm_key);
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
     let ways = Ways::new(identity.node_id(), &config.relay, config.meshlan.mtu, [seed(), seed()]);
@@ -117,6 +119,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         lan,
         names,
         recent: Recent::default(),
+        traffic: Traffic::default(),
         gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
         warnings: control.warnings.clone(),
@@ -155,8 +158,4 @@ fn seed() -> [u8; 32] {
     let mut seed = [0; 32];
     OsRng.fill_bytes(&mut seed);
     seed
-}
-
-fn wall_clock() -> std::time::Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -3,11 +3,11 @@
 //! Owns the translation into the stable JSON shape. Must not know how it is printed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use meshhold_core::circuit::{CircuitState, CircuitStatus};
 use meshhold_core::session::Cipher;
 
-use super::callers::PeerKey;
 use super::network::Network;
 use super::{Daemon, expiry, unix_now};
 use crate::control::api::{LocalViewStatus, NetworkStatus, PathStatus, PeerState, PeerStatus, Status};
@@ -20,11 +20,10 @@ impl Daemon {
             .status()
             .map(|circuit| ((circuit.network, circuit.peer), circuit))
             .collect();
-        let traffic = self.traffic();
         let networks = self.networks.values().map(|network| {
             let peers = network.members.peers().map(|peer| {
                 let circuit = circuits.get(&(network.id, peer.node));
-                let (rx_bytes, tx_bytes) = traffic.get(&(network.id, peer.node)).copied().unwrap_or_default();
+                let (rx_bytes, tx_bytes) = self.traffic.of(&(network.id, peer.node));
                 PeerStatus {
                     node_id: peer.node.to_string(),
                     name: peer.name.clone(),
@@ -32,10 +31,11 @@ impl Daemon {
                     ipv6: peer.ipv6,
                     state: circuit.map_or(PeerState::Idle, |c| state(c.state)),
                     path: circuit.and_then(|circuit| self.path_status(circuit)),
-                    rtt_ms: circuit.and_then(|c| c.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+                    rtt_ms: circuit.and_then(|c| self.rtt(c)).map(|rtt| rtt.as_secs_f64() * 1e3),
                     cipher: circuit.and_then(|c| c.cipher).map(|cipher| label(cipher).to_owned()),
                     rx_bytes,
                     tx_bytes,
+                    clock_ahead_s: network.clocks.of(peer.node).or(circuit.and_then(|c| c.ahead)),
                 }
             });
             let devices = self.gateway.status(&self.lan, &self.networks, network);
@@ -58,23 +58,15 @@ impl Daemon {
 }
 
 impl Daemon {
+    /// Who answered a handshake knows the time by the probes only.
+    fn rtt(&self, circuit: &CircuitStatus) -> Option<Duration> {
+        self.ways.paths.rtt((circuit.network, circuit.peer)).or(circuit.rtt)
+    }
+
     /// How a circuit's datagrams travel; none while there is no circuit.
     pub(super) fn path_status(&self, circuit: &CircuitStatus) -> Option<PathStatus> {
         circuit.remote.filter(|_| circuit.state == CircuitState::Connected)?;
         Some(self.decided(self.ways.paths.current((circuit.network, circuit.peer))?))
-    }
-
-    /// Bytes received from and sent to each peer over its present sessions.
-    fn traffic(&self) -> BTreeMap<PeerKey, (u64, u64)> {
-        let mut sums: BTreeMap<PeerKey, (u64, u64)> = BTreeMap::new();
-        for of in self.lan.activity() {
-            if let Some(key) = self.circuits.owner(of.local_index) {
-                let sum = sums.entry(key).or_default();
-                sum.0 += of.rx_bytes;
-                sum.1 += of.tx_bytes;
-            }
-        }
-        sums
     }
 }
 
@@ -99,6 +91,7 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
             .iter()
             .cloned()
             .chain(expiry::warning(network.expires, unix_now()))
+            .chain(network.clocks.warnings())
             .collect(),
     }
 }

@@ -7,6 +7,7 @@ mod zone;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,9 +31,31 @@ const PAYLOAD: u16 = 1232;
 const TCP_IDLE: Duration = Duration::from_secs(5);
 const TCP_QUEUE: usize = 16;
 
+/// Answers by their code, as [`NameServer::answers`] names them.
+#[derive(Debug, Default)]
+struct Counts([AtomicU64; CODES.len()]);
+
+/// Names of the codes, in the order of the counters.
+const CODES: [&str; 4] = ["noerror", "nxdomain", "refused", "other"];
+
+impl Counts {
+    fn add(&self, code: ResponseCode) {
+        let at = match code {
+            ResponseCode::NoError => 0,
+            ResponseCode::NXDomain => 1,
+            ResponseCode::Refused => 2,
+            _ => 3,
+        };
+        if let Some(count) = self.0.get(at) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+}
+
 /// A running name server.
 pub struct NameServer {
     zone: Arc<ArcSwap<Zone>>,
+    counts: Arc<Counts>,
     address: SocketAddr,
     _server: Server<Answers>,
 }
@@ -55,16 +78,21 @@ impl NameServer {
     }
 
     fn on(address: SocketAddr, udp: UdpSocket, tcp: TcpListener) -> Self {
-        let zone = Arc::<ArcSwap<Zone>>::default();
-        let mut server = Server::new(Answers(Arc::clone(&zone)));
+        let (zone, counts) = (Arc::<ArcSwap<Zone>>::default(), Arc::<Counts>::default());
+        let mut server = Server::new(Answers(Arc::clone(&zone), Arc::clone(&counts)));
         server.register_socket(udp);
         server.register_listener(tcp, TCP_IDLE, TCP_QUEUE);
-        Self { zone, address, _server: server }
+        Self { zone, counts, address, _server: server }
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many questions got which answer.
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CODES.into_iter().zip(self.counts.0.iter().map(|count| count.load(Relaxed)))
     }
 
     /// Replaces everything that is said.
@@ -78,7 +106,7 @@ async fn sockets(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListener
 }
 
 /// The handler of each request.
-struct Answers(Arc<ArcSwap<Zone>>);
+struct Answers(Arc<ArcSwap<Zone>>, Arc<Counts>);
 
 /// What goes back: a code, what was found, and the SOA where nothing was.
 type Reply = (ResponseCode, Vec<Record>, Option<Record>);
@@ -113,6 +141,7 @@ impl RequestHandler for Answers {
         mut to: R,
     ) -> ResponseInfo {
         let (code, records, soa) = self.reply(request);
+        self.1.add(code);
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = code;
         metadata.authoritative = matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);

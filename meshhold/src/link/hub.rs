@@ -15,6 +15,7 @@ use quinn::Connection;
 use rand_core::{OsRng, RngCore as _};
 use tokio::sync::mpsc;
 
+use super::counts::{GossipCounts, count};
 use super::dial::{self, Round, Targets};
 use super::frame::Frame;
 use super::peer::{self, Close, Greeted};
@@ -88,6 +89,7 @@ struct Doubt {
 #[derive(Debug)]
 pub(super) struct State {
     gossip: Gossip,
+    counts: GossipCounts,
     links: BTreeMap<LinkId, Link>,
     by_node: BTreeMap<NodeId, LinkId>,
     /// Latest first.
@@ -128,7 +130,14 @@ impl Shared {
         let Snapshot { links: mut remembered, envelopes: saved } = snapshot;
         remembered.truncate(MAX_REMEMBERED);
         let (links, by_node) = (BTreeMap::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(State { gossip, links, by_node, remembered, saved })))
+        Self(Arc::new(Mutex::new(State {
+            gossip,
+            counts: GossipCounts::default(),
+            links,
+            by_node,
+            remembered,
+            saved,
+        })))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,6 +155,10 @@ impl State {
             since: link.since,
         };
         self.links.values().map(status).collect()
+    }
+
+    pub(super) fn gossip(&self) -> GossipCounts {
+        GossipCounts { envelopes: self.gossip.store().count() as u64, ..self.counts }
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -168,9 +181,10 @@ impl State {
         self.remembered.truncate(MAX_REMEMBERED);
     }
 
-    fn send(&self, link: LinkId, frame: Frame) {
+    fn send(&mut self, link: LinkId, frame: Frame) {
         let Some(queue) = self.links.get(&link).map(|link| &link.queue) else { return };
         if queue.try_send(frame).is_err() {
+            self.counts.lost += 1;
             tracing::debug!(link, "link is too slow, a message is lost until the next digest");
         }
     }
@@ -201,11 +215,14 @@ impl State {
     }
 
     /// Sends what is to be sent; returns what the daemon is to hear.
-    fn carry_out(&self, outputs: Vec<Output>) -> Vec<LinkEvent> {
+    fn carry_out(&mut self, outputs: Vec<Output>) -> Vec<LinkEvent> {
         let mut events = Vec::new();
         for output in outputs {
             match output {
-                Output::Send { link, message } => self.send(link, Frame::Gossip(message)),
+                Output::Send { link, message } => {
+                    count(&mut self.counts.sent, &message);
+                    self.send(link, Frame::Gossip(message));
+                }
                 Output::Deliver(envelope) => events.push(LinkEvent::Envelope(envelope.as_ref().clone())),
                 Output::Violation { link, reason } => self.violation(link, reason),
             }
@@ -213,8 +230,9 @@ impl State {
         events
     }
 
-    fn violation(&self, link: LinkId, reason: &'static str) {
+    fn violation(&mut self, link: LinkId, reason: &'static str) {
         let Some(link) = self.links.get(&link) else { return };
+        self.counts.violations += 1;
         tracing::info!(node = %link.node, reason, "link closed: the far end broke the protocol");
         Close::Violation.apply(&link.connection, reason);
     }
@@ -324,6 +342,7 @@ impl Hub {
                 events
             }
             Frame::Gossip(message) => {
+                count(&mut state.counts.received, &message);
                 let outputs = state.gossip.handle(now_unix(), link, message);
                 state.carry_out(outputs)
             }

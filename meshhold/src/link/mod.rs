@@ -4,6 +4,7 @@
 //! keys, the packet path or the configuration file; what an envelope says stays sealed here.
 
 mod admit;
+mod counts;
 mod dial;
 mod endpoint;
 mod frame;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use admit::{Admission, Verdict};
+pub use counts::{ByKind, GossipCounts, KINDS};
 use dial::Targets;
 use hub::{Command, Dialer, Hub, Input, Shared};
 use reset::ResetKey;
@@ -223,6 +225,11 @@ impl Links {
     /// The links as they are now.
     pub fn status(&self) -> Vec<LinkStatus> {
         self.shared.lock().status()
+    }
+
+    /// What gossip did so far.
+    pub fn gossip(&self) -> GossipCounts {
+        self.shared.lock().gossip()
     }
 
     /// What to keep on disk for the next start.

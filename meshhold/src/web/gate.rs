@@ -30,6 +30,31 @@ const OPEN: [&str; 2] = ["/api/v1/openapi.json", "/api/v1/login"];
 /// They look like writes and change nothing.
 const QUESTIONS: [&str; 4] = ["/api/v1/explain", "/api/v1/explain/packet", "/api/v1/ping", "/api/v1/qr"];
 
+/// What a request takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Nothing: anybody may ask.
+    Nobody,
+    /// This capability.
+    Capability(Capability),
+    /// The control socket.
+    Socket,
+}
+
+impl Needs {
+    /// What `method` at `path` takes.
+    pub(crate) fn of(method: &Method, path: &str) -> Self {
+        if is_page(path) || OPEN.contains(&path) {
+            return Self::Nobody;
+        }
+        if LOCAL.iter().any(|(local, at)| local == method && *at == path) {
+            return Self::Socket;
+        }
+        let changes = is_unsafe(method) && !QUESTIONS.contains(&path);
+        Self::Capability(if changes { Capability::Admin } else { Capability::View })
+    }
+}
+
 /// Lets a request through, or says why not.
 pub(crate) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
     let (mut head, body) = request.into_parts();
@@ -76,12 +101,13 @@ async fn admit(app: &App, head: &Parts, caller: &Caller) -> Result<Option<Access
     right_host(app, head).await?;
     right_origin(&app.guard, head)?;
     let path = head.uri.path();
-    if is_page(path) || OPEN.contains(&path) || is_open_metrics(&app.guard, head, source) {
+    let needs = Needs::of(&head.method, path);
+    if needs == Needs::Nobody || is_open_metrics(&app.guard, head, source) {
         return Ok(None);
     }
     let access = identify(&app.guard, &head.headers, source)?;
     caller.proven();
-    if LOCAL.iter().any(|(method, local)| *method == head.method && *local == path) {
+    if needs == Needs::Socket {
         return Err(Problem::forbidden("this is for the command line on the node itself"));
     }
     may(&app.guard, head, &access)?;
@@ -160,7 +186,10 @@ fn identify(guard: &Guard, headers: &HeaderMap, source: IpAddr) -> Result<Access
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text = value.to_str().unwrap_or_default();
         let token = text.strip_prefix("Bearer ").or_else(|| text.strip_prefix("bearer "));
-        return guard.by_token(source, token.unwrap_or_default().trim());
+        let token = token.ok_or_else(|| {
+            Problem::unauthorized("only tokens are taken there: send `Authorization: Bearer TOKEN`")
+        })?;
+        return guard.by_token(source, token.trim());
     }
     cookies(guard, headers).find_map(|token| guard.by_session(source, token)).ok_or_else(|| {
         Problem::unauthorized(
@@ -206,8 +235,8 @@ fn is_unsafe(method: &Method) -> bool {
 }
 
 fn is_write(head: &Parts) -> bool {
-    let path = head.uri.path();
-    is_unsafe(&head.method) && !QUESTIONS.contains(&path) && !OPEN.contains(&path)
+    let needs = Needs::of(&head.method, head.uri.path());
+    matches!(needs, Needs::Socket | Needs::Capability(Capability::Admin))
 }
 
 fn described(head: &Parts) -> String {

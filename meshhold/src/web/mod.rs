@@ -16,7 +16,7 @@ mod site;
 mod tls;
 pub mod tokens;
 
-pub(crate) use gate::gate;
+pub(crate) use gate::{Needs, gate};
 pub(crate) use guard::{Access, Guard};
 pub(crate) use listen::Web;
 pub(crate) use routes::{NewLink, api_router};

@@ -65,7 +65,7 @@ pub(super) struct OwnSession {
 type WithCookie<T> = ([(HeaderName, String); 1], T);
 
 /// Logs in: the answer sets the session's cookie.
-#[utoipa::path(post, path = "/api/v1/login", request_body = Login, security(()), responses((status = 200, body = OwnSession)))]
+#[utoipa::path(post, path = "/api/v1/login", request_body = Login, responses((status = 200, body = OwnSession)))]
 async fn login(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,

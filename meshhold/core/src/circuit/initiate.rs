@@ -33,6 +33,7 @@ impl Circuits {
         let datagram = frame::initiation(local_index, &noise, &keys, cookie.map(|(cookie, _)| cookie));
         let Some(framed) = Framed::initiation(&datagram) else { return };
         let mac1 = *framed.mac1;
+        self.counts.begun += 1;
         // A session that is renewed in time stays where it is.
         let renewal = peer.sending.is_some() && peer.attempts.is_some_and(|attempts| attempts.is_first());
         let others: &[Path] = if renewal && peer.unanswered_since.is_none() { &[] } else { &peer.endpoints };
@@ -89,6 +90,7 @@ impl Circuits {
             traffic: Traffic::default(),
         };
         let session = session(outcome, true, pending.local_index, framed.sender);
+        self.counts.completed += 1;
         self.install(now, key, live, session);
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Strangers get no answer at all: an initiation counts only with a `mac1` that takes the network key.
 
+mod counts;
 mod frame;
 mod initiate;
 mod peer;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
 
+pub use counts::Handshakes;
 pub use peer::{GIVE_UP_AFTER, KEEPALIVE_AFTER, REJECT_AFTER, REKEY_AFTER, Traffic, UNANSWERED_AFTER};
 
 use crate::cookie::{CookieJar, MacKeys};
@@ -129,6 +131,8 @@ pub struct CircuitStatus {
     pub cipher: Option<Cipher>,
     /// Local index of the sending session.
     pub local_index: Option<u32>,
+    /// How far the peer's clock was ahead of ours when it last began a handshake with us, in seconds.
+    pub ahead: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -156,6 +160,7 @@ pub struct Circuits {
     limiter: Limiter,
     cookies: CookieJar,
     load: respond::Load,
+    counts: Handshakes,
 }
 
 impl Circuits {
@@ -186,6 +191,7 @@ impl Circuits {
             outputs: VecDeque::new(),
             limiter: Limiter::default(),
             load: respond::Load::default(),
+            counts: Handshakes::default(),
         }
     }
 
@@ -316,6 +322,11 @@ impl Circuits {
         self.outputs.pop_front()
     }
 
+    /// What became of handshakes so far.
+    pub fn handshakes(&self) -> Handshakes {
+        self.counts
+    }
+
     /// All circuits.
     pub fn status(&self) -> impl Iterator<Item = CircuitStatus> {
         let shown = self.peers.iter().filter(|(_, peer)| peer.sending.is_some() || peer.attempts.is_some());
@@ -327,6 +338,7 @@ impl Circuits {
             rtt: peer.rtt,
             cipher: peer.current().map(|session| session.cipher),
             local_index: peer.sending,
+            ahead: peer.ahead,
         })
     }
 
@@ -369,11 +381,20 @@ impl Circuits {
         idle.is_some_and(|idle| self.peers.remove(&idle).is_some())
     }
 
+    /// The host slept or its clock was set: `wall` is the time since the Unix epoch at `now`.
+    pub fn set_wall(&mut self, now: Instant, wall: Duration) {
+        self.started = Some(now);
+        self.wall_start = wall;
+    }
+
+    fn wall(&mut self, now: Instant) -> Duration {
+        let started = *self.started.get_or_insert(now);
+        self.wall_start + now.saturating_duration_since(started)
+    }
+
     /// Wall-clock time of `now`, growing with each call.
     fn next_time(&mut self, now: Instant) -> [u8; 12] {
-        let started = *self.started.get_or_insert(now);
-        let wall = self.wall_start + now.saturating_duration_since(started);
-        let mut time = encode_time(wall);
+        let mut time = encode_time(self.wall(now));
         if time <= self.last_time {
             time = encode_time(decode_time(self.last_time) + Duration::from_nanos(1));
         }

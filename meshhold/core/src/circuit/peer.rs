@@ -104,6 +104,8 @@ pub(super) struct Peer {
     /// Time of the newest initiation that we accepted.
     pub(super) newest: [u8; 12],
     pub(super) rtt: Option<Duration>,
+    /// How far its clock was ahead of ours at that initiation, in seconds.
+    pub(super) ahead: Option<i64>,
     /// Data was received, and nothing sent since.
     pub(super) owes_since: Option<Instant>,
     /// Data was sent, and nothing received since.
@@ -124,6 +126,7 @@ impl Peer {
             cookie: None,
             newest: [0; 12],
             rtt: None,
+            ahead: None,
             owes_since: None,
             unanswered_since: None,
             used_at: now,

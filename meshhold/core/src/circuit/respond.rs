@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::frame::{self, Framed};
 use super::peer::{Live, Peer, Traffic};
-use super::{Circuits, Output, PeerKey, session};
+use super::{Circuits, Output, PeerKey, decode_time, session};
 use crate::cookie::MacKeys;
 use crate::handshake::{Accept, Initiation, Responder};
 use crate::key::NetworkId;
@@ -46,6 +46,7 @@ impl Circuits {
         let Some(framed) = Framed::initiation(datagram) else { return };
         let fits = |network: &super::Network| network.inbound.check_mac1(framed.before_mac1, framed.mac1);
         let Some(network) = self.networks.iter().find(|(_, network)| fits(network)).map(|(id, _)| *id) else {
+            self.counts.strange += 1;
             return;
         };
         if self.load.is_high(now) {
@@ -55,16 +56,23 @@ impl Circuits {
             }
         }
         if !self.limiter.allow(now, from.remote.ip()) {
+            self.counts.limited += 1;
             return;
         }
         let rng = self.rng.fork();
         let Some(keys) = self.networks.get(&network) else { return };
         let read = Responder::read(network, &keys.psk, &self.identity, framed.noise, rng);
-        if let Ok((responder, said)) = read {
-            self.accept(now, network, from, framed.sender, responder, &said);
+        let accepted = match read {
+            Ok((responder, said)) => self.accept(now, network, from, framed.sender, responder, &said),
+            Err(_) => None,
+        };
+        match accepted {
+            Some(()) => self.counts.answered += 1,
+            None => self.counts.refused += 1,
         }
     }
 
+    /// None where it leads nowhere.
     fn accept(
         &mut self,
         now: Instant,
@@ -73,21 +81,23 @@ impl Circuits {
         sender: u32,
         responder: Responder,
         said: &Initiation,
-    ) {
+    ) -> Option<()> {
         let key: PeerKey = (network, said.node);
-        let Some(cipher) = choose(&self.offers, &said.offers) else { return };
+        let cipher = choose(&self.offers, &said.offers)?;
         if said.node == self.node || !self.has_room(key) {
-            return;
+            return None;
         }
+        let wall = self.wall(now);
         let peer = self.peers.entry(key).or_insert_with(|| Peer::new(now));
         if said.time <= peer.newest {
-            return;
+            return None;
         }
         peer.newest = said.time;
+        peer.ahead = Some(ahead(said.time, wall));
         let lanes = self.lanes.max(said.lanes.min(MAX_LANES));
-        let Ok((outcome, noise)) = responder.answer(Accept { cipher, lanes }) else { return };
+        let (outcome, noise) = responder.answer(Accept { cipher, lanes }).ok()?;
         let local_index = self.draw_index(key);
-        let Some(keys) = self.networks.get(&network) else { return };
+        let keys = self.networks.get(&network)?;
         let outbound = MacKeys::new(&keys.psk, self.swarm_key.as_ref(), said.node);
         let datagram = frame::response(local_index, sender, &noise, &outbound);
         let live = Live {
@@ -102,15 +112,23 @@ impl Circuits {
         // Receiving must work before the initiator can know that it does.
         self.install(now, key, live, session(outcome, false, local_index, sender));
         self.push(Output::Transmit { to: from, datagram });
+        Some(())
     }
 
     fn send_cookie(&mut self, now: Instant, network: NetworkId, from: Path, framed: &Framed<'_>) {
+        self.counts.cookies += 1;
         let cookie = self.cookies.cookie(now, from.remote, &mut self.rng);
         let Some(network) = self.networks.get(&network) else { return };
         if let Some(sealed) = network.inbound.seal(&cookie, framed.mac1, &mut self.rng) {
             self.push(Output::Transmit { to: from, datagram: frame::cookie(framed.sender, &sealed) });
         }
     }
+}
+
+/// How far `time` is ahead of `wall`, in seconds.
+fn ahead(time: [u8; 12], wall: Duration) -> i64 {
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    seconds(decode_time(time)).saturating_sub(seconds(wall))
 }
 
 /// The cipher that both have and whose slower end is fastest; AES-256-GCM where that is a draw.

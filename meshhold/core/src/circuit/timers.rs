@@ -52,7 +52,10 @@ impl Circuits {
 
     fn retry(&mut self, now: Instant, key: PeerKey) {
         match self.peers.get(&key).and_then(|peer| peer.attempts) {
-            Some(attempts) if attempts.are_over(now) => self.drop_peer(key, "no answer"),
+            Some(attempts) if attempts.are_over(now) => {
+                self.counts.given_up += 1;
+                self.drop_peer(key, "no answer");
+            }
             Some(attempts) if attempts.next <= now => self.initiate(now, key),
             _ => {}
         }

@@ -300,6 +300,12 @@ impl Paths {
         self.peers.get(&key)?.decisions.back()
     }
 
+    /// Round-trip time of the path in use, by its probes.
+    pub fn rtt(&self, key: PeerKey) -> Option<Duration> {
+        let peer = self.peers.get(&key)?;
+        peer.trials.iter().find(|trial| Some(trial.path) == peer.current)?.rtt
+    }
+
     /// What was decided lately, oldest first, and all that is tried.
     pub fn report(&self, key: PeerKey) -> Option<(Vec<Decision>, Vec<Trial>)> {
         let peer = self.peers.get(&key)?;

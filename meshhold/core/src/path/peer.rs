@@ -366,7 +366,7 @@ impl Peer {
         // Of two alike IPv6 is taken: there is no NAT to be kept open.
         let alike = path.remote.is_ipv6() && current.remote.is_ipv4() && new < old + BETTER_BY;
         if alike || new + new / 8 + BETTER_BY < old {
-            self.take(now, path, format!("{} instead of {} µs", new.as_micros(), old.as_micros()));
+            self.take(now, path, format!("it takes {:.2} ms instead of {:.2}", millis(new), millis(old)));
         }
     }
 
@@ -524,4 +524,8 @@ impl Peer {
         trial.pending.push_back((id, now));
         Some(trial.path)
     }
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

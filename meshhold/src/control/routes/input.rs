@@ -53,10 +53,65 @@ fn problem(rejection: &JsonRejection) -> Problem {
             "the body isn't said to be JSON; send `Content-Type: application/json`"
         }
         JsonRejection::JsonSyntaxError(_) => "the body isn't JSON",
-        JsonRejection::JsonDataError(_) => {
-            "a field of the body is missing or of the wrong kind; `/api/v1/openapi.json` has its shape"
+        JsonRejection::JsonDataError(error) => {
+            let what = what(&error.body_text());
+            return Problem::with_status(
+                rejection.status(),
+                format!("{what}; `/api/v1/openapi.json` has the body's shape"),
+            );
         }
         _ => "the body can't be read, or is too long",
     };
     Problem::with_status(rejection.status(), detail)
+}
+
+/// What serde says, without anything that was read: of fields the names that it knows.
+fn what(said: &str) -> String {
+    let said = said.rsplit_once(" at line ").map_or(said, |(before, _)| before);
+    let is_name = |name: &&str| name.chars().all(|one| one.is_ascii_lowercase() || one == '_');
+    let missing = said.rsplit_once("missing field `").and_then(|(_, name)| name.strip_suffix('`'));
+    if let Some(name) = missing.filter(is_name) {
+        return format!("the body lacks the field `{name}`");
+    }
+    match said.rsplit_once(", expected ") {
+        Some((before, known)) if before.contains("unknown field `") => {
+            format!("the body has a field that isn't known here; there may be {known}")
+        }
+        Some((_, wanted)) => format!("a field of the body is no good: expected {wanted}"),
+        None => "a field of the body is missing or of the wrong kind".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape counts")]
+    struct Body {
+        name: String,
+        #[serde(default)]
+        port: u16,
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_and_nothing_that_was_read() {
+        for (body, said) in [
+            ("{}", "the body lacks the field `name`"),
+            (
+                "{\"nam\":\"hidden\"}",
+                "the body has a field that isn't known here; there may be `name` or `port`",
+            ),
+            ("{\"hidden\":1}", "the body has a field that isn't known here; there may be `name` or `port`"),
+            ("{\"name\":\"x\",\"port\":\"hidden\"}", "a field of the body is no good: expected u16"),
+            (
+                "{\"name\":\"x\",\"port\":\"missing field `hidden` at line 1\"}",
+                "a field of the body is no good: expected u16",
+            ),
+        ] {
+            let error = serde_json::from_str::<Body>(body).unwrap_err().to_string();
+            assert_eq!(what(&error), said, "{error}");
+        }
+    }
 }

@@ -20,17 +20,20 @@ pub(super) use questions::{PacketQuestion, Resolved};
 use super::api::{Request, Response};
 use super::problem::{MEDIA_TYPE, Problem};
 use super::{Asked, MAX_REQUEST};
-use crate::web::{self, Guard};
+use crate::web::{self, Guard, Needs};
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::routing::get;
 use axum::{Router, middleware};
 use meshhold_core::key::Ipv4Range;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, Response as Documented, ResponseBuilder};
+use utoipa::openapi::{
+    ContentBuilder, OpenApi, PathItem, Ref, RefOr, Response as Documented, ResponseBuilder,
+};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -126,6 +129,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(state::listeners))
         .routes(routes!(state::doctor))
         .routes(routes!(state::programs))
+        .routes(routes!(state::figures))
         .routes(routes!(state::version))
         .routes(routes!(metrics::metrics))
         .routes(routes!(state::reload))
@@ -147,12 +151,38 @@ fn described() -> OpenApiRouter<App> {
     router
 }
 
-/// A bearer token; browsers have a session's cookie instead.
+/// A bearer token; browsers have a session's cookie instead. `x-needs` says what each operation takes.
 fn describe_access(document: &mut OpenApi) {
     let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
     let components = document.components.get_or_insert_default();
     components.add_security_scheme("bearer", bearer);
     document.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("bearer", [])]);
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            let (needs, security) = match Needs::of(&method, path) {
+                Needs::Nobody => ("nobody".to_owned(), SecurityRequirement::default()),
+                Needs::Socket => ("socket".to_owned(), SecurityRequirement::new("bearer", [""; 0])),
+                Needs::Capability(one) => {
+                    (one.to_string(), SecurityRequirement::new("bearer", [one.to_string()]))
+                }
+            };
+            operation.security = Some(vec![security]);
+            let extensions = operation.extensions.get_or_insert_default();
+            extensions.insert("x-needs".to_owned(), needs.into());
+        }
+    }
+}
+
+/// The operations of one address.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+    let all = [
+        (Method::GET, &mut item.get),
+        (Method::POST, &mut item.post),
+        (Method::PUT, &mut item.put),
+        (Method::PATCH, &mut item.patch),
+        (Method::DELETE, &mut item.delete),
+    ];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 /// Every operation may be refused, always in the same shape.
@@ -176,12 +206,7 @@ fn describe_problems(document: &mut OpenApi) {
         ("500", "this node failed"),
         ("503", "not now"),
     ];
-    let operations = document.paths.paths.values_mut().flat_map(|item| {
-        [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
-            .into_iter()
-            .flatten()
-    });
-    for operation in operations {
+    for (_, operation) in document.paths.paths.values_mut().flat_map(operations) {
         for (status, description) in refusals {
             let known = &mut operation.responses.responses;
             known.entry(status.to_owned()).or_insert_with(|| RefOr::T(refusal(description)));

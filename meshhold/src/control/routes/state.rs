@@ -4,7 +4,8 @@
 
 use super::{App, misfit};
 use crate::control::api::{
-    DropsReply, Netcheck, NetworkStatus, PeerPaths, PeerStatus, ProgramCost, Request, Response, Status,
+    DropsReply, Figures, Netcheck, NetworkStatus, PeerPaths, PeerStatus, ProgramCost, Request, Response,
+    Status,
 };
 use crate::control::problem::Problem;
 use crate::doctor::{self, Finding};
@@ -76,6 +77,19 @@ pub(super) async fn netcheck(State(app): State<App>) -> Answer<Netcheck> {
 pub(super) async fn programs(State(app): State<App>) -> Answer<Vec<ProgramCost>> {
     let Response::Programs(programs) = app.ask(Request::Programs).await? else { return Err(misfit()) };
     Ok(Json(programs))
+}
+
+/// What was counted since the start: handshakes, gossip, names, program runs.
+#[utoipa::path(get, path = "/api/v1/figures", responses((status = 200, body = Figures)))]
+pub(super) async fn figures(State(app): State<App>) -> Answer<Figures> {
+    counted(&app).await.map(Json)
+}
+
+pub(super) async fn counted(app: &App) -> Result<Figures, Problem> {
+    match app.ask(Request::Figures).await? {
+        Response::Figures(figures) => Ok(*figures),
+        _ => Err(misfit()),
+    }
 }
 
 /// From where on.

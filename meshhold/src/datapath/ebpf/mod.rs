@@ -19,6 +19,7 @@ mod wanted;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -183,13 +184,12 @@ impl EbpfDatapath {
         Ok(packets)
     }
 
-    /// Name, runs and mean time of a run in nanoseconds of each program; zeros while the kernel doesn't count
+    /// Name, runs and time of all runs of each program; zeros while the kernel doesn't count
     /// (`kernel.bpf_stats_enabled`).
-    pub fn costs(&self) -> Vec<(String, u64, f64)> {
+    pub fn costs(&self) -> Vec<(String, u64, Duration)> {
         let cost = |(name, program): (&str, &aya::programs::Program)| {
             let info = program.info().ok()?;
-            let mean = info.run_time().as_nanos() as f64 / info.run_count().max(1) as f64;
-            Some((name.to_owned(), info.run_count(), mean))
+            Some((name.to_owned(), info.run_count(), info.run_time()))
         };
         self.ebpf.programs().filter_map(cost).collect()
     }

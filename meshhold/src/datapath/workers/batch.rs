@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use meshhold_common::Reason;
@@ -56,6 +57,8 @@ pub(super) struct SendBatch {
     used: usize,
     runs: Vec<Run>,
     segmentation: bool,
+    /// Tells others that the kernel refused it.
+    refused: Arc<AtomicBool>,
 }
 
 /// Where a batch goes and who counts what doesn't.
@@ -84,8 +87,9 @@ impl<'a> Exit<'a> {
 
 impl SendBatch {
     /// `segmentation`: whether runs may hold several datagrams.
-    pub(super) fn new(segmentation: bool) -> Self {
-        Self { buffer: vec![0; CAPACITY].into(), used: 0, runs: Vec::with_capacity(MAX_RUNS), segmentation }
+    pub(super) fn new(segmentation: bool, refused: Arc<AtomicBool>) -> Self {
+        let (buffer, runs) = (vec![0; CAPACITY].into(), Vec::with_capacity(MAX_RUNS));
+        Self { buffer, used: 0, runs, segmentation, refused }
     }
 
     /// Room for the next datagram of `len` bytes to `to`, behind a label where the path has one; sends what is there if there is too little. `None` where no
@@ -208,6 +212,7 @@ impl SendBatch {
         if failed == 0 {
             tracing::warn!(%error, "UDP segmentation offload is refused; sending datagrams singly");
             self.segmentation = false;
+            self.refused.store(true, Relaxed);
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct WorkersConfig {
 #[derive(Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
+    /// Received datagrams are joined, or nobody wants them to be.
+    joins: bool,
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
     offload: bool,
@@ -102,7 +104,8 @@ impl Workers {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let mut workers = Self { shared, mailboxes, threads: Vec::new(), offload: config.offload };
+        let mut workers =
+            Self { shared, mailboxes, threads: Vec::new(), offload: config.offload, joins: port.joins };
         let parts = ends.zip(port.workers).zip(inboxes);
         for (id, ((end, socket), inbox)) in parts.enumerate() {
             let outside = run::Outside {
@@ -187,6 +190,12 @@ impl Workers {
     /// What the workers did for each leg.
     pub fn relayed(&self) -> Vec<(Hop, LegTraffic)> {
         self.shared.relayed()
+    }
+
+    /// Offloads towards the network that the kernel refused: `send`, `receive`.
+    pub fn without_offloads(&self) -> impl Iterator<Item = &'static str> {
+        let send = self.shared.is_segmentation_refused().then_some("send");
+        send.into_iter().chain((!self.joins).then_some("receive"))
     }
 
     /// Stops the threads and waits for them; the TUN queues and sockets close with them.

@@ -135,7 +135,7 @@ impl Worker {
             coalescer: Coalescer::new(joins),
             tun,
             outlet: Outlet { socket, extra: ExtraPorts::default(), worker: id, counters },
-            batch: SendBatch::new(offload),
+            batch: SendBatch::new(offload, outside.shared.segmentation_refused()),
             sessions: Sessions::new(place),
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),

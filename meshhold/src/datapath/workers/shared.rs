@@ -62,6 +62,8 @@ pub(super) struct Shared {
     counters: Vec<Arc<ReasonCounters>>,
     started: Instant,
     stopped: AtomicBool,
+    /// The kernel refused UDP segmentation.
+    segmentation_refused: Arc<AtomicBool>,
 }
 
 impl Shared {
@@ -74,6 +76,7 @@ impl Shared {
             counters: (0..workers).map(|_| Arc::default()).collect(),
             started: Instant::now(),
             stopped: AtomicBool::new(false),
+            segmentation_refused: Arc::default(),
         }
     }
 
@@ -169,6 +172,15 @@ impl Shared {
 
     pub(super) fn relayed(&self) -> Vec<(Hop, LegTraffic)> {
         self.load().legs.traffic()
+    }
+
+    /// For who sends to tell it.
+    pub(super) fn segmentation_refused(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.segmentation_refused)
+    }
+
+    pub(super) fn is_segmentation_refused(&self) -> bool {
+        self.segmentation_refused.load(Relaxed)
     }
 
     pub(super) fn stop(&self) {

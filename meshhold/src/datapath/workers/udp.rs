@@ -35,6 +35,8 @@ pub struct Port {
     pub workers: Vec<UdpSocket>,
     /// What is not circuit data arrives here.
     pub control: UdpSocket,
+    /// The kernel joins received datagrams, or nobody wants it to.
+    pub joins: bool,
 }
 
 impl Port {
@@ -55,38 +57,33 @@ impl Port {
         let address = first.local_addr().context("reading the address of a UDP socket")?;
         let first = Socket::from(first);
         prepare(&first, address, true).context("sharing a UDP port")?;
-        Self::group(address, Some(join_received(first, offload)), lanes, offload)
+        Self::group(address, Some(first), lanes, offload)
     }
 
     /// The order in which they are bound is their number in the group; `first` is bound already.
-    fn group(
-        listen: SocketAddr,
-        first: Option<UdpSocket>,
-        lanes: usize,
-        offload: bool,
-    ) -> anyhow::Result<Self> {
-        let open = || open_worker(listen, offload).with_context(|| format!("opening UDP {listen}"));
-        let mut workers: Vec<_> = first.into_iter().collect();
-        while workers.len() < 2 * lanes {
-            workers.push(open()?);
+    fn group(listen: SocketAddr, first: Option<Socket>, lanes: usize, offload: bool) -> anyhow::Result<Self> {
+        let open = || bind(listen, true).with_context(|| format!("opening UDP {listen}"));
+        let mut sockets: Vec<_> = first.into_iter().collect();
+        while sockets.len() < 2 * lanes {
+            sockets.push(open()?);
         }
+        let joins = !offload || sockets.iter().all(join_received);
+        let workers = sockets.into_iter().map(UdpSocket::from).collect();
         let control = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
         let program = steering(lanes as u32);
         sys_net::attach_reuseport_filter(control.as_fd(), &program)
             .context("attaching the steering program to the UDP port")?;
-        Ok(Self { workers, control: control.into() })
+        Ok(Self { workers, control: control.into(), joins })
     }
 }
 
-fn open_worker(listen: SocketAddr, offload: bool) -> anyhow::Result<UdpSocket> {
-    Ok(join_received(bind(listen, true)?, offload))
-}
-
-fn join_received(socket: Socket, offload: bool) -> UdpSocket {
-    if offload && let Err(error) = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1) {
+/// Whether the kernel joins datagrams that the socket receives.
+fn join_received(socket: &Socket) -> bool {
+    let asked = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+    if let Err(error) = &asked {
         tracing::warn!(%error, "the kernel does not join received datagrams");
     }
-    socket.into()
+    asked.is_ok()
 }
 
 /// Fails where anybody has the port: with SO_REUSEPORT a second daemon would silently share it. Returns the address

@@ -102,6 +102,7 @@ function world(data) {
 
 function costs(list) {
 	if (list.length === 0) return h("p", { class: "soft" }, t.health.noPrograms);
+	if (!list.some((one) => one.runs)) return [h("p", { class: "soft" }, t.health.notCounted), h("p", null, list.map((one) => h("code", { key: one.name }, one.name, " ")))];
 	const top = Math.max(...list.map((one) => one.mean_ns), 1);
 	const bar = (value) => h("span", { class: "cost" }, h("span", { class: "cost-bar", style: { width: `${(100 * value) / top}%` } }));
 	const rows = list.map((one) => [h("code", null, one.name), one.hook, compact(one.runs), [t.health.ns(Math.round(one.mean_ns)), bar(one.mean_ns)]]);

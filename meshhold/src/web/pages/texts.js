@@ -143,7 +143,7 @@ export const t = {
 		sinceNow: (ago) => `now, since ${ago}`,
 		answered: (answered, sent) => `${answered} of ${sent}`,
 		pinged: (answered, sent) => `${answered} of ${plural(sent, "ping")} answered by the peer itself.`,
-		totals: (received, sent) => `In this circuit ${received} received, ${sent} sent.`,
+		totals: (received, sent) => `${received} received, ${sent} sent so far.`,
 		plotOf: (received, sent) => `Traffic of the last five minutes: at most ${received} received and ${sent} sent`,
 	},
 
@@ -362,6 +362,7 @@ export const t = {
 		mapping: "Port mapping",
 		mtu: "Path MTU",
 		noPrograms: "No kernel programs are loaded.",
+		notCounted: "To count runs: sysctl -w kernel.bpf_stats_enabled=1",
 		programColumns: ["Program", "Hook", "Runs", "Mean cost"],
 		sessionColumns: ["From", "By", "Since", "Until", "End"],
 		auditColumns: ["When", "What", "Who", "From", "Outcome"],

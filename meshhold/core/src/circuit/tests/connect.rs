@@ -118,6 +118,21 @@ fn status_tells_state_address_round_trip_and_cipher() {
         (Some(2 * CALM.delay), wire.hosts[0].sending.get(&id(2)).copied())
     );
     assert_eq!(status(&wire, 1).unwrap().rtt, None);
+    assert_eq!((found.ahead, status(&wire, 1).unwrap().ahead), (None, Some(0)), "who answers sees the clock");
+    let counts = |at: usize| wire.hosts[at].circuits.handshakes();
+    assert_eq!((counts(0).begun, counts(0).completed, counts(1).answered), (1, 1, 1));
+}
+
+#[test]
+fn who_answers_sees_how_far_the_initiator_s_clock_is_off() {
+    for (wall, ahead) in [(1_700_003_600, 3_600), (1_699_999_400, -600)] {
+        let mut wire = Wire::members(2, 1);
+        let now = wire.now;
+        wire.hosts[0].circuits.set_wall(now, Duration::from_secs(wall));
+        wire.connect(0, 1);
+        wire.run(Duration::from_millis(500));
+        assert_eq!(wire.hosts[1].circuits.status().next().unwrap().ahead, Some(ahead));
+    }
 }
 
 #[test]

@@ -29,6 +29,8 @@ fn flood(receiver: &mut Circuits, now: Instant) {
         }
     }
     assert_eq!(answers, 51, "one response, no answer to its repetitions, cookies above 100 a second");
+    let counts = receiver.handshakes();
+    assert_eq!((counts.answered, counts.refused, counts.cookies), (1, 99, 50), "{counts:?}");
 }
 
 fn first_initiation(sender: &mut Circuits, now: Instant) -> Vec<u8> {
