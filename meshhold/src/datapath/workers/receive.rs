@@ -19,6 +19,7 @@ use super::event::{Command, WorkerEvent};
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
+use super::offload::mss;
 use super::offload::virtio;
 use super::relay;
 use super::run::{Ready, SOCKET, Wake, Worker};
@@ -171,6 +172,11 @@ impl Worker {
         let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
         if let Some(view) = peer.view {
             view.to_shown().packet(packet, partial);
+        }
+        if mss::is_syn(packet, &layout)
+            && let Some(path) = &peer.transmit
+        {
+            mss::clamp(packet, &layout, self.mtu.min(path.sizes.fits.into()), partial);
         }
         if is_too_big(packet, &layout, peer, &wake.snapshot.table) {
             return self.refuse_too_big(packet, peer.network, wake).map(|()| None);
