@@ -204,6 +204,9 @@ impl Daemon {
             }
             WorkerEvent::Wanted { peer_index } => self.connect(now, peer_index),
             WorkerEvent::Exhausted { local_index } => self.circuits.machine.exhausted(now, local_index),
+            WorkerEvent::TooBig { hop, carries } => {
+                self.ways.relays.too_big(hop.remote, hop.label, carries);
+            }
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
             WorkerEvent::Failed { worker, error } => {
                 let text = format!("worker {worker} stopped: {error}; restart the daemon");

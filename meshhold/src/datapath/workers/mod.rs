@@ -50,7 +50,7 @@ const SLICE: Duration = Duration::from_micros(100);
 pub struct WorkersConfig {
     /// The TUN queues, one a worker; `None` starts only the control socket, unless this node relays.
     pub interface: Option<TunQueues>,
-    /// Start workers where there is no interface too, to relay.
+    /// Relay: start workers where there is no interface too.
     pub relay: bool,
     /// The shared UDP port; `[::]:7777` serves IPv4 too. Port 0 picks a free one.
     pub listen: SocketAddr,
@@ -84,6 +84,9 @@ impl Workers {
         let count = config.count.min(most).min(usize::from(MAX_LANES));
         let queues = queues.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         let port = Port::open(config.listen, count, config.offload)?;
+        if config.relay {
+            port.show_hops();
+        }
         let shared = Arc::new(Shared::new(count));
         let (events, receiver) = mpsc::channel(EVENTS);
         let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());

@@ -36,6 +36,16 @@ const BURST: usize = 16;
 /// How often the same other path of a session is reported.
 const REPEAT_MOVED: Duration = Duration::from_millis(250);
 
+/// How datagrams came that were received together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Bytes of each but the last.
+    pub(super) segment: usize,
+    pub(super) from: Path,
+    /// Hops that they may still make, this one too, where that is known.
+    pub(super) hops: Option<u8>,
+}
+
 /// An inner packet that may go to the TUN: where it starts in the receive buffer.
 struct Opened {
     at: usize,
@@ -95,14 +105,16 @@ impl Worker {
     fn handle(&mut self, buffer: &mut [u8], got: Received, snapshot: &mut Arc<Snapshot>) {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-        self.receive(bytes, got.segment, got.from.into(), &Wake { snapshot, now: Instant::now() });
+        let arrival = Arrival { segment: got.segment, from: got.from.into(), hops: got.hops };
+        self.receive(bytes, arrival, &Wake { snapshot, now: Instant::now() });
     }
 
-    /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.
-    pub(super) fn receive(&mut self, bytes: &mut [u8], segment: usize, from: Path, wake: &Wake<'_>) {
+    /// Takes datagrams from one sender.
+    pub(super) fn receive(&mut self, bytes: &mut [u8], arrival: Arrival, wake: &Wake<'_>) {
+        let Arrival { segment, from, .. } = arrival;
         let mut start = 0;
         while start < bytes.len() {
-            let forwarded = self.relay(bytes.get(start..).unwrap_or_default(), segment, from, wake);
+            let forwarded = self.relay(bytes.get(start..).unwrap_or_default(), arrival, wake);
             if forwarded > 0 {
                 start += forwarded;
                 continue;

@@ -15,6 +15,7 @@ use super::event::{Command, Inbox, Mailbox, WorkerEvent};
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
 use super::reads::Reads;
+use super::receive::Arrival;
 use super::session::{Class, Sessions};
 use super::shared::{Shared, Snapshot};
 use super::tun::{Offload, TunPair, TunQueue};
@@ -87,6 +88,8 @@ pub(super) struct Worker {
     pub(super) coalescer: Coalescer,
     pub(super) hold: Hold,
     pub(super) errors: Limit,
+    /// When the daemon was told last that a relayed datagram was too long.
+    pub(super) told: Option<Instant>,
     pub(super) outside: Outside,
     pub(super) received: Box<[u8]>,
     pub(super) sparse_received: Box<[u8]>,
@@ -131,6 +134,7 @@ impl Worker {
             sessions: Sessions::new(id, outside.others.len()),
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),
+            told: None,
             outside,
             received: vec![0; PACKET].into(),
             sparse_received: vec![0; PACKET].into(),
@@ -170,6 +174,7 @@ impl Worker {
             self.transmit_bulk(reads, &snapshot);
             self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
             self.batch.flush(self.outlet.exit());
+            self.tell_too_big(&snapshot);
         }
     }
 
@@ -208,8 +213,8 @@ impl Worker {
                     let _ = self.send_control(local_index, path, &message);
                 }
                 Command::Datagram(from, mut bytes) => {
-                    let len = bytes.len();
-                    self.receive(&mut bytes, len, from, &wake);
+                    let arrival = Arrival { segment: bytes.len(), from, hops: None };
+                    self.receive(&mut bytes, arrival, &wake);
                 }
             }
         }
