@@ -67,6 +67,8 @@ use state::StateFile;
 const TICK: Duration = Duration::from_millis(500);
 /// How often what is remembered is compared with the state file.
 const SAVE: Duration = Duration::from_secs(5);
+/// How often memory that isn't used goes back to the host.
+const SLIM: Duration = Duration::from_secs(60);
 /// Super-packets of LAN devices come in whatever size these send them, and the kernel would cut up those that are larger
 /// than the mesh interface takes.
 const WHOLE: u32 = 65_536;
@@ -136,6 +138,7 @@ struct Daemon {
     stale: Stale,
     clock: Clock,
     saved_at: Instant,
+    slimmed_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.
     look_at: Option<Instant>,
 }
@@ -341,6 +344,11 @@ impl Daemon {
         self.links.want_peers(wanted);
         if self.saved_at.elapsed() >= SAVE {
             self.save();
+        }
+        if self.slimmed_at.elapsed() >= SLIM {
+            self.slimmed_at = Instant::now();
+            memory::return_holes();
+            memory::forget_code();
         }
     }
 

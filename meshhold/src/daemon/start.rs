@@ -120,6 +120,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         stale: Stale::default(),
         clock: Clock::new(Instant::now(), SystemTime::now()),
         saved_at: Instant::now(),
+        slimmed_at: Instant::now(),
         look_at: None,
         config,
     };
