@@ -8,6 +8,7 @@ mod dial;
 mod endpoint;
 mod frame;
 mod hub;
+mod initials;
 mod packed;
 mod peer;
 mod reset;
