@@ -8,7 +8,6 @@ mod dial;
 mod endpoint;
 mod frame;
 mod hub;
-mod initials;
 mod packed;
 mod peer;
 mod reset;

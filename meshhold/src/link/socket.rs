@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -20,7 +19,6 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::LinkEvent;
-use super::initials::{self, Initials};
 use super::swarm::SwarmKey;
 
 /// Longest datagram that is handed out as a circuit's; jumbo frames fit.
@@ -41,7 +39,6 @@ pub(super) struct LinkSocket {
     local: SocketAddr,
     swarm: Option<SwarmKey>,
     circuits: mpsc::Sender<LinkEvent>,
-    initials: Mutex<Initials>,
     inject: mpsc::Sender<Datagram>,
     injected: Mutex<mpsc::Receiver<Datagram>>,
 }
@@ -61,8 +58,7 @@ impl LinkSocket {
         let local = socket.local_addr()?;
         let (inject, injected) = mpsc::channel(INJECT_QUEUE);
         let io = UdpSocket::from_std(socket)?;
-        let (initials, injected) = (Mutex::new(Initials::new(Instant::now())), Mutex::new(injected));
-        Ok(Self { io, state, local, swarm, circuits, initials, inject, injected })
+        Ok(Self { io, state, local, swarm, circuits, inject, injected: Mutex::new(injected) })
     }
 
     /// Sends one datagram as it is; lost when the socket's buffer is full.
@@ -136,16 +132,10 @@ impl LinkSocket {
             self.turn_aside(from, datagram);
             return None;
         }
-        let packet = match &self.swarm {
-            Some(key) => key.open(datagram).filter(|packet| !packet.is_empty())?,
-            None => datagram,
-        };
-        if initials::is_unproven(packet) {
-            let mut initials = self.initials.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever waits its turn asks again.
-            initials.allow(Instant::now(), from.ip()).then_some(())?;
+        match &self.swarm {
+            Some(key) => key.open(datagram).map(<[u8]>::len).filter(|&length| length > 0),
+            None => Some(datagram.len()),
         }
-        Some(packet.len())
     }
 
     fn poll_injected(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Option<RecvMeta> {

@@ -13,7 +13,6 @@ mod relay;
 mod run;
 mod session;
 mod shared;
-mod sieve;
 mod transmit;
 pub mod tun;
 pub mod udp;

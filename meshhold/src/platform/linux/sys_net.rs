@@ -150,18 +150,6 @@ pub type Instruction = (u16, u8, u8, u32);
 /// # Errors
 /// The kernel refuses the program.
 pub fn attach_reuseport_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
-}
-
-/// Lets `program` choose how much of each datagram a UDP socket gets, with its UDP header; none drops it (`SO_ATTACH_FILTER`).
-///
-/// # Errors
-/// The kernel refuses the program.
-pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-    attach(socket, libc::SO_ATTACH_FILTER, program)
-}
-
-fn attach(socket: BorrowedFd<'_>, option: c_int, program: &[Instruction]) -> io::Result<()> {
     let mut code: Vec<libc::sock_filter> =
         program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
     let filter = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
@@ -170,7 +158,7 @@ fn attach(socket: BorrowedFd<'_>, option: c_int, program: &[Instruction]) -> io:
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            option,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
             (&raw const filter).cast(),
             size_of::<libc::sock_fprog>() as libc::socklen_t,
         )
