@@ -84,7 +84,7 @@ reasons! {
     DeviceUnreachable = "device-unreachable",
     /// Dropped at a gateway: no port is free to translate another flow to the LAN device.
     NoTranslation = "no-translation",
-    /// Dropped at a gateway: the hop limit is used up (RFC 1812 section 5.3.1).
+    /// Dropped at a gateway or a relay: the hop limit is used up (RFC 1812 section 5.3.1).
     HopLimit = "hop-limit",
     /// Dropped on another interface: a mesh or caller address that must only appear on the mesh interface.
     LanGuard = "lan-guard",

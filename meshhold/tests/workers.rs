@@ -5,15 +5,19 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use meshhold::datapath::policy::{NetworkPolicy, PeerPolicy, Policy, PortRange};
+use meshhold::datapath::relay::{Hop, Leg};
+use meshhold::datapath::table::Table;
 use meshhold::datapath::workers::WorkerEvent;
 use meshhold::datapath::workers::offload::checksum::is_valid;
 use meshhold::datapath::workers::offload::header::{Layout, TCP, UDP};
 use meshhold::datapath::workers::offload::virtio;
 use meshhold::datapath::workers::tun::Offload;
+use meshhold::platform::linux::sys_net;
 use meshhold_common::Reason;
 use meshhold_core::session::{Cipher, Session};
 use support::{Inner, Node, WAIT, connected, own4, own6, session, table, until};
@@ -406,6 +410,60 @@ fn user_space_rules_open_and_close_ports() {
     a.queues[0].send(&inner(3)).unwrap();
     b.expect(Reason::PortDenied, 2);
     assert!(b.is_silent());
+}
+
+/// What comes to `socket`, and with which time to live or hop limit.
+fn hops(socket: &UdpSocket) -> (Vec<u8>, Option<u8>) {
+    let mut bytes = [0; 2000];
+    let mut got = None;
+    until(
+        || {
+            got = sys_net::receive(socket.as_fd(), &mut bytes).ok();
+            got.is_some()
+        },
+        || "nothing was forwarded".into(),
+    );
+    let got = got.unwrap();
+    (bytes[..got.len].to_vec(), got.hops)
+}
+
+#[test]
+fn a_relayed_datagram_has_one_hop_less_and_at_last_none() {
+    for (v6, loopback) in [(false, "127.0.0.1:0"), (true, "[::1]:0")] {
+        let node = Node::relay();
+        let [before, after] = [(); 2].map(|()| UdpSocket::bind(loopback).unwrap());
+        after.set_nonblocking(true).unwrap();
+        let (level, show, set) = match v6 {
+            true => (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, libc::IPV6_UNICAST_HOPS),
+            false => (libc::IPPROTO_IP, libc::IP_RECVTTL, libc::IP_TTL),
+        };
+        sys_net::set_option(after.as_fd(), level, show, 1).unwrap();
+        let remote = before.local_addr().unwrap();
+        let from = Hop { remote, label: 7 };
+        let to = after.local_addr().unwrap();
+        let leg = Leg { from, to, rate: 1_000_000, source: 1, source_rate: 1_000_000 };
+        let mut table = Table::default();
+        table.legs.push(leg);
+        node.workers.publish(Arc::new(table));
+        let at = SocketAddr::new(remote.ip(), node.address.port());
+        let send = |left: i32, number: u8| {
+            sys_net::set_option(before.as_fd(), level, set, left).unwrap();
+            before.send_to(&[5, 0, 0, 0, 0, 0, 0, 7, 4, number], at).unwrap();
+        };
+        for (number, left) in [(1, 64), (2, 64), (3, 2), (4, 255)] {
+            send(left, number);
+            let (bytes, hops) = hops(&after);
+            assert_eq!((bytes[9], hops), (number, Some(left as u8 - 1)));
+        }
+        assert_eq!(node.count(Reason::HopLimit), 0);
+        send(1, 5);
+        node.expect(Reason::HopLimit, 1);
+        send(64, 6);
+        assert_eq!(hops(&after).0[9], 6, "what may go on does, and what may not didn't");
+        node.expect(Reason::PassRelay, 5);
+        let traffic = node.workers.relayed()[0].1;
+        assert_eq!((traffic.packets, traffic.expired), (5, 1));
+    }
 }
 
 #[test]

@@ -121,6 +121,11 @@ impl Lab {
         Ok(address)
     }
 
+    /// [`Host::chain`] beside the LAN, which it is not connected to.
+    pub fn chain(&self, relays: u8) -> Result<Vec<Host>> {
+        Host::chain(self.directory(), &self.meshhold, relays)
+    }
+
     /// The namespace with the bridge, where everything on the wire can be seen.
     pub fn lan(&self) -> &Namespace {
         &self.lan

@@ -170,6 +170,8 @@ pub struct Transfer {
     pub mbits: f64,
     /// Lost datagrams in percent (UDP).
     pub lost_percent: f64,
+    /// Segment size that the client's connection began with, bytes (TCP).
+    pub mss: u64,
 }
 
 /// Runs an iperf3 client for `seconds` with further `options`.
@@ -181,7 +183,11 @@ pub fn transfer(host: &Host, address: IpAddr, port: u16, seconds: u32, options: 
     let end = report.get("end").with_context(|| format!("no result: {report}"))?;
     let sum = end.get("sum_received").or_else(|| end.get("sum")).context("no sum in the result")?;
     let number = |key: &str| sum.get(key).and_then(Value::as_f64).unwrap_or_default();
-    Ok(Transfer { mbits: number("bits_per_second") / 1e6, lost_percent: number("lost_percent") })
+    Ok(Transfer {
+        mbits: number("bits_per_second") / 1e6,
+        lost_percent: number("lost_percent"),
+        mss: report["start"]["tcp_mss_default"].as_u64().unwrap_or_default(),
+    })
 }
 
 fn ready(

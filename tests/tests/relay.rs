@@ -217,6 +217,49 @@ fn the_kernel_forwards_where_it_can_and_the_workers_where_not() -> Result<()> {
     Ok(())
 }
 
+/// A cable beyond the relay carries less than those before it: `carries` bytes with IP and UDP, label, header and tag.
+const NARROW: u16 = 1_405;
+const INSIDE: u16 = NARROW - 28 - 8 - 32;
+
+#[test]
+fn a_relay_says_what_the_next_hop_takes() -> Result<()> {
+    for (wrapper, by) in [(&[][..], "kernel"), (&BARE[..], "workers")] {
+        run(&format!("narrow-{by}"), |lab| {
+            let hosts = lab.chain(1)?;
+            let [a, r, b] = <[_; 3]>::try_from(hosts).map_err(|hosts| anyhow::anyhow!("{}", hosts.len()))?;
+            r.namespace().ip(&format!("link set right mtu {NARROW}"))?;
+            let mut r = Node::new(r, Settings { wrapper: wrapper.to_vec(), ..Settings::relay() })?;
+            r.start_and_wait()?;
+            let id = r.id()?;
+            let knowing = |address: &str| {
+                let bootstrap = vec![format!("/ip4/{address}/udp/7777/quic-v1/p2p/{id}")];
+                Settings { bootstrap, ..Settings::default() }
+            };
+            let mut a = Node::new(a, knowing("10.91.1.2"))?;
+            let mut b = Node::new(b, knowing("10.91.2.1"))?;
+            b.join(&a.mint(&["tcp:5201"])?, &["tcp:5201"])?;
+            a.start_and_wait()?;
+            b.start_and_wait()?;
+            a.wait_peer_up(&b)?;
+            let _server = service::iperf(&b.host, "127.0.0.1", 5201)?;
+            let address = b.addresses()?.0.into();
+            let moved = service::transfer(&a.host, address, 5201, 1, &[])?;
+            println!("figure: {:.0} Mbit/s over the {by} and a narrow cable", moved.mbits);
+            // A search alone would end at 1336, which is exact enough for it.
+            wait::until_true(PATIENCE, "the path MTU is what the relay said", || {
+                a.host.succeeds("ping", &["-n", "-c1", "-W1", &b.addresses()?.0.to_string()])?;
+                let seen: serde_json::Value = serde_json::from_str(&a.meshhold(&["netcheck", "--json"])?)?;
+                Ok(seen["path_mtu"].as_u64() == Some(INSIDE.into()))
+            })?;
+            ensure!(moved.mbits > 1.0, "hardly anything gets through: {moved:?}");
+            let relay = r.status()?.relay;
+            ensure!(relay.legs.iter().all(|leg| leg.by == by), "{relay:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn workers_go_on_where_an_operator_takes_the_kernel_relay_off() -> Result<()> {
     run("taken-off", |lab| {

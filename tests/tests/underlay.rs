@@ -11,15 +11,20 @@ use meshhold_tests::process::Process;
 use meshhold_tests::{Host, Lab, Node, Settings, run, scenario, service, wait};
 
 const PORT: &str = "7777";
-/// Datagrams a second of each kind, from real and from forged sources together.
+/// Datagrams a second of each kind: half from a real source, half from forged ones of both families.
 const RATE: u64 = 20_000;
 const KEPT: f64 = 0.8;
 const JOIN: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The first of the forged addresses; all are of the bridge's prefix and nobody's.
+/// The first of the forged addresses; all are of the bridge's prefixes and nobody's.
 const FORGED: &str = "10.90.0.128";
-/// Steady, so that what the sender of a flood takes of this machine isn't counted as the daemon's loss.
-const STEADY: [&str; 2] = ["-b", "200M"];
+const FORGED6: &str = "fd00:90::f000";
+/// Rate of the transfer. Steady, so that what the sender of a flood takes of this machine isn't counted as the daemon's loss; by hand
+/// another, 0 for none. Then the same floods are sent to a port whose datagrams are dropped on arrival, too.
+const PACE: &str = "MESHHOLD_STORM_PACE";
+const STEADY: &str = "200M";
+/// The port of that.
+const DROPPED: &str = "7799";
 /// Seconds of each measurement, and how many pairs of them, by hand.
 const SECONDS: &str = "MESHHOLD_STORM_SECONDS";
 const ROUNDS: usize = 3;
@@ -40,20 +45,33 @@ fn a_transfer_and_a_newcomer_hardly_notice_floods() -> Result<()> {
         let files = initiations(&wire.finish()?, a.host.ipv4, &attacker.directory().join("initiations"))?;
         count(&a.host, &attacker)?;
         let _server = service::iperf(&a.host, "::", 5201)?;
-        let mut rates = [0.0, 0.0];
+        let pace = std::env::var(PACE);
+        // In peace, under floods at the other port, and at ours.
+        let targets =
+            if pace.is_ok() { vec![None, Some(DROPPED), Some(PORT)] } else { vec![None, Some(PORT)] };
+        let options = ["-b", pace.as_deref().unwrap_or(STEADY)];
+        let mut rates = vec![0.0; targets.len()];
         for _ in 0..ROUNDS {
-            rates[0] += service::transfer(&b.host, address, 5201, seconds, &STEADY)?.mbits;
-            let _storms = Storm::start(&attacker, &a.host, seconds + 3, &files)?;
-            rates[1] += service::transfer(&b.host, address, 5201, seconds, &STEADY)?.mbits;
+            for (rate, port) in rates.iter_mut().zip(&targets) {
+                let storm = |port| Storm::start(&attacker, &a.host, port, seconds + 3, &files);
+                let _storm = port.map(storm).transpose()?;
+                *rate += service::transfer(&b.host, address, 5201, seconds, &options)?.mbits / ROUNDS as f64;
+            }
         }
-        let [quiet, stormy] = rates.map(|sum| sum / ROUNDS as f64);
-        println!("figure: {quiet:.0} Mbit/s in peace, {stormy:.0} Mbit/s under floods");
-        let took = newcomer(lab, &a, &key, Storm::start(&attacker, &a.host, 8, &files)?)?;
+        for (port, rate) in targets.iter().zip(&rates) {
+            println!("figure: {rate:.0} Mbit/s under floods at {port:?}, {:.2} of peace", rate / rates[0]);
+        }
+        // By hand what the senders take of this machine is known, and isn't the daemon's loss.
+        let (quiet, stormy) = (rates[rates.len() - 2], rates[rates.len() - 1]);
+        let took = newcomer(lab, &a, &key, Storm::start(&attacker, &a.host, PORT, 8, &files)?)?;
         println!("figure: a new member pinged {took:?} after its start, under floods");
-        let [received, answered] = counted(&a.host)?;
-        println!("figure: {received} bytes came from unverified senders, {answered} bytes went back");
-        ensure!(received > 1_000_000, "the floods did not arrive: {received} bytes");
-        ensure!(answered <= received, "{answered} bytes for {received}");
+        for (family, [received, answered]) in ["IPv4", "IPv6"].into_iter().zip(counted(&a.host)?) {
+            println!(
+                "figure: {received} bytes came by {family} from unverified senders, {answered} bytes went back"
+            );
+            ensure!(received > 1_000_000, "the floods did not arrive: {received} bytes");
+            ensure!(answered <= received, "{answered} bytes for {received}");
+        }
         ensure!(stormy >= KEPT * quiet, "{stormy} of {quiet} Mbit/s");
         ensure!(took <= JOIN, "{took:?} to join");
         ensure!(a.is_alive()?, "the daemon died");
@@ -102,18 +120,21 @@ struct Storm {
 }
 
 impl Storm {
-    fn start(attacker: &Host, target: &Host, seconds: u32, files: &[PathBuf]) -> Result<Self> {
-        let (address, rate, seconds) = (target.ipv4.to_string(), (RATE / 2).to_string(), seconds.to_string());
+    fn start(attacker: &Host, target: &Host, port: &str, seconds: u32, files: &[PathBuf]) -> Result<Self> {
+        let (four, six, seconds) = (target.ipv4.to_string(), target.ipv6.to_string(), seconds.to_string());
+        let [half, quarter] = [RATE / 2, RATE / 4].map(|rate| rate.to_string());
+        let sources = [("own", &four, &half), (FORGED, &four, &quarter), (FORGED6, &six, &quarter)];
         let files: Vec<&str> = files.iter().filter_map(|file| file.to_str()).collect();
-        let kinds = [("own", &[][..]), (FORGED, &[]), ("own", &files), (FORGED, &files)];
-        let start = |(number, (source, files)): (usize, (&str, &[&str]))| {
-            let mut arguments = vec!["storm", &address, PORT, &rate, &seconds, source];
-            arguments.extend(files);
-            let sender = attacker.spawn_tool(&format!("storm-{number}"), &arguments)?;
-            wait::until_true(PATIENCE, "a flood has begun", || Ok(sender.log()?.contains("storming")))?;
-            Ok(sender)
-        };
-        let senders = kinds.into_iter().enumerate().map(start).collect::<Result<_>>()?;
+        let kinds = [&[][..], &files].into_iter().flat_map(|files| sources.map(|source| (source, files)));
+        let start =
+            |(number, ((source, address, rate), files)): (usize, ((&str, &String, &String), &[&str]))| {
+                let mut arguments = vec!["storm", address, port, rate, &seconds, source];
+                arguments.extend(files);
+                let sender = attacker.spawn_tool(&format!("storm-{number}"), &arguments)?;
+                wait::until_true(PATIENCE, "a flood has begun", || Ok(sender.log()?.contains("storming")))?;
+                Ok(sender)
+            };
+        let senders = kinds.enumerate().map(start).collect::<Result<_>>()?;
         Ok(Self { _senders: senders })
     }
 }
@@ -134,19 +155,30 @@ fn newcomer(lab: &Lab, known: &Node, key: &str, _storm: Storm) -> Result<Duratio
 /// Counts what comes from the attacker and from forged addresses, and what is sent to them.
 fn count(target: &Host, attacker: &Host) -> Result<()> {
     let enemies = format!("{{ {}, {FORGED}-10.90.0.191 }}", attacker.ipv4);
+    let enemies6 = format!("{FORGED6}-fd00:90::f03f");
     let rules = format!(
-        "table ip storm {{
-            chain input {{ type filter hook input priority 0\n udp dport {PORT} ip saddr {enemies} counter\n }}
-            chain output {{ type filter hook output priority 0\n ip daddr {enemies} counter\n }}
+        "table inet storm {{
+            chain input {{ type filter hook input priority 0
+                udp dport {PORT} ip saddr {enemies} counter
+                udp dport {PORT} ip6 saddr {enemies6} counter
+                udp dport {DROPPED} drop
+            }}
+            chain output {{ type filter hook output priority 0
+                ip daddr {enemies} counter
+                ip6 daddr {enemies6} counter
+            }}
         }}"
     );
     target.run("nft", &[&rules]).map(drop)
 }
 
-/// Bytes that came and bytes that went, with their IP headers.
-fn counted(target: &Host) -> Result<[u64; 2]> {
-    let rules = target.run("nft", &["list", "table", "ip", "storm"])?;
+/// Bytes that came and bytes that went, with their IP headers, by IPv4 and IPv6.
+fn counted(target: &Host) -> Result<[[u64; 2]; 2]> {
+    let rules = target.run("nft", &["list", "table", "inet", "storm"])?;
     let numbers = rules.lines().filter_map(|line| line.split_once(" bytes ")?.1.trim().parse().ok());
     let numbers: Vec<u64> = numbers.collect();
-    <[u64; 2]>::try_from(numbers).map_err(|_| anyhow::anyhow!("not two counters: {rules}"))
+    match numbers[..] {
+        [four, six, to_four, to_six] => Ok([[four, to_four], [six, to_six]]),
+        _ => anyhow::bail!("not four counters: {rules}"),
+    }
 }

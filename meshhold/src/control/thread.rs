@@ -6,6 +6,7 @@ use super::Asked;
 use super::routes::{self, App};
 use super::server::Server;
 use crate::config::{ApiConfig, Config};
+use crate::platform::linux::memory;
 use crate::web::{Guard, Web};
 use meshhold_core::key::Ipv4Range;
 use std::path::PathBuf;
@@ -70,10 +71,12 @@ impl Control {
         let (calls, queue) = mpsc::channel(CALLS);
         let app = App::new(calls.clone(), guard, config.space, config.listen);
         let serve = move || {
+            let (router, site) = (routes::router(&app), web.map(|web| (web, routes::site(&app))));
+            memory::return_holes();
             runtime.block_on(async {
                 tokio::select! {
-                    ended = server.serve(routes::router(&app)) => tracing::error!(?ended, "the control socket is closed"),
-                    () = Web::serve(web, routes::site(&app)) => {}
+                    ended = server.serve(router) => tracing::error!(?ended, "the control socket is closed"),
+                    () = Web::serve(site) => {}
                     () = calls.closed() => {}
                 }
             });

@@ -73,6 +73,8 @@ use traffic::Traffic;
 const TICK: Duration = Duration::from_millis(500);
 /// How often what is remembered is compared with the state file.
 const SAVE: Duration = Duration::from_secs(5);
+/// How often memory that isn't used goes back to the host.
+const SLIM: Duration = Duration::from_secs(60);
 /// Super-packets of LAN devices come in whatever size these send them, and the kernel would cut up those that are larger
 /// than the mesh interface takes.
 const WHOLE: u32 = 65_536;
@@ -147,6 +149,7 @@ struct Daemon {
     waiting: Vec<Waiting>,
     clock: Clock,
     saved_at: Instant,
+    slimmed_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.
     look_at: Option<Instant>,
 }
@@ -216,6 +219,9 @@ impl Daemon {
             }
             WorkerEvent::Wanted { peer_index } => self.connect(now, peer_index),
             WorkerEvent::Exhausted { local_index } => self.circuits.machine.exhausted(now, local_index),
+            WorkerEvent::TooBig { hop, carries } => {
+                self.ways.relays.too_big(hop.remote, hop.label, carries);
+            }
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
             WorkerEvent::Failed { worker, error } => {
                 let text = format!("worker {worker} stopped: {error}; restart the daemon");
@@ -358,6 +364,11 @@ impl Daemon {
         self.links.want_peers(wanted);
         if self.saved_at.elapsed() >= SAVE {
             self.save();
+        }
+        if self.slimmed_at.elapsed() >= SLIM {
+            self.slimmed_at = Instant::now();
+            memory::return_holes();
+            memory::forget_code();
         }
     }
 

@@ -43,7 +43,12 @@ impl Daemon {
             relays,
             port_mapping: self.mapped.shown(),
             udp: self.has_udp(!links.is_empty()),
-            path_mtu: self.circuits.peers.keys().filter_map(|key: &PeerKey| self.ways.paths.mtu(*key)).min(),
+            path_mtu: self
+                .circuits
+                .peers
+                .keys()
+                .filter_map(|key: &PeerKey| Some(self.ways.paths.sizes(*key)?.fits))
+                .min(),
         }
     }
 

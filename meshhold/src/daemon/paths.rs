@@ -261,6 +261,7 @@ impl Daemon {
                     self.circuits.machine.try_path(peer.0, peer.1, path);
                 }
                 relay::Output::Gone { path } => self.ways.paths.closed(now, path),
+                relay::Output::TooBig { path, carries } => self.ways.paths.too_big(now, path, carries),
                 relay::Output::Failed { peer, reason } => tracing::info!(peer = %peer.1, "{reason}"),
             }
         }

@@ -123,10 +123,14 @@ impl Relaying {
     }
 
     /// Datagrams that the kernel forwarded and dropped, by reason.
-    pub(super) fn counters(&self) -> [(Reason, u64); 2] {
+    pub(super) fn counters(&self) -> [(Reason, u64); 3] {
         let traffic = self.kernel_traffic();
         let sum = |of: fn(&LegTraffic) -> u64| traffic.iter().map(|(_, traffic)| of(traffic)).sum();
-        [(Reason::PassRelay, sum(|t| t.packets)), (Reason::OverRate, sum(|t| t.over_rate))]
+        [
+            (Reason::PassRelay, sum(|t| t.packets)),
+            (Reason::OverRate, sum(|t| t.over_rate)),
+            (Reason::HopLimit, sum(|t| t.expired)),
+        ]
     }
 }
 

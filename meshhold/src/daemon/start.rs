@@ -128,6 +128,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         waiting: Vec::new(),
         clock: Clock::new(Instant::now(), SystemTime::now()),
         saved_at: Instant::now(),
+        slimmed_at: Instant::now(),
         look_at: None,
         config,
     };

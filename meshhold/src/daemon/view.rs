@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use meshhold_core::address::Block;
 use meshhold_core::device::Device;
-use meshhold_core::path::{Path, Paths};
+use meshhold_core::path::{Path, Paths, Sizes};
 use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
@@ -31,10 +31,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    fn transmit(&self, mtu: u16) -> Option<TransmitPath> {
+    fn transmit(&self, sizes: Sizes) -> Option<TransmitPath> {
         let sending = self.sending?;
         let session = self.receiving.iter().find(|s| s.local_index == sending)?;
-        Some(TransmitPath { session: Arc::clone(session), path: self.remote?, mtu })
+        Some(TransmitPath { session: Arc::clone(session), path: self.remote?, sizes })
     }
 }
 
@@ -138,7 +138,8 @@ pub(super) fn table(
                 block4: (network.shown(peer.block.base4), 28),
                 net6: (peer.block.base6, 64),
                 view: network.local_view(),
-                transmit: circuit.and_then(|circuit| circuit.transmit(paths.mtu(key).unwrap_or(u16::MAX))),
+                transmit: circuit
+                    .and_then(|circuit| circuit.transmit(paths.sizes(key).unwrap_or(Sizes::ANY))),
             });
         }
     }

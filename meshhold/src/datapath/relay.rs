@@ -38,4 +38,6 @@ pub struct LegTraffic {
     pub bytes: u64,
     /// Datagrams beyond a budget.
     pub over_rate: u64,
+    /// Datagrams that may make no further hop.
+    pub expired: u64,
 }

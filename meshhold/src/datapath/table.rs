@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use meshhold_core::path::Path;
+use meshhold_core::path::{Path, Sizes};
 use meshhold_core::session::Session;
 
 use super::policy::Policy;
@@ -43,8 +43,8 @@ pub struct TransmitPath {
     pub session: Arc<Session>,
     /// Where its datagrams go.
     pub path: Path,
-    /// Longest inner packet that the path carries, in bytes.
-    pub mtu: u16,
+    /// Which inner packets the path carries.
+    pub sizes: Sizes,
 }
 
 /// One peer: what it owns and how to reach it.

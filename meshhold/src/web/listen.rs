@@ -62,8 +62,8 @@ impl Web {
     }
 
     /// Serves until it is dropped; for ever nothing where there is no listener.
-    pub(crate) async fn serve(web: Option<Self>, router: Router) {
-        let Some(Self { listener, tls, .. }) = web else { return std::future::pending().await };
+    pub(crate) async fn serve(site: Option<(Self, Router)>) {
+        let Some((Self { listener, tls, .. }, router)) = site else { return std::future::pending().await };
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {

@@ -18,6 +18,7 @@ use meshhold::datapath::workers::offload::virtio::{self, VirtioHeader};
 use meshhold::datapath::workers::tun::Offload;
 use meshhold::datapath::workers::{TunQueues, WorkerEvent, Workers, WorkersConfig};
 use meshhold_common::Reason;
+use meshhold_core::path::Sizes;
 use meshhold_core::session::{Cipher, Secret, Session};
 use tokio::sync::mpsc::Receiver;
 
@@ -35,6 +36,15 @@ pub struct Node {
 
 impl Node {
     pub fn start(offload: Offload) -> Self {
+        Self::with(offload, false)
+    }
+
+    /// One that relays as well.
+    pub fn relay() -> Self {
+        Self::with(Offload::None, true)
+    }
+
+    fn with(offload: Offload, relay: bool) -> Self {
         let (mut files, mut queues) = (Vec::new(), Vec::new());
         for _ in 0..LANES {
             let (near, far) = UnixDatagram::pair().unwrap();
@@ -44,7 +54,7 @@ impl Node {
             queues.push(far);
         }
         let config = WorkersConfig {
-            relay: false,
+            relay,
             interface: Some(TunQueues::from_files("test", files, offload)),
             listen: "[::]:0".parse().unwrap(),
             count: usize::from(LANES),
@@ -155,7 +165,7 @@ pub fn table(
         transmit: newest.zip(remote).map(|(s, remote)| TransmitPath {
             session: s.clone(),
             path: remote.into(),
-            mtu: u16::MAX,
+            sizes: Sizes::ANY,
         }),
     };
     let sessions = sessions.iter().map(|session| (7, Arc::clone(session))).collect();

@@ -29,6 +29,7 @@ use crate::key::NetworkId;
 use birthday::Birthday;
 pub use birthday::Mapping;
 use budget::Budget;
+pub use mtu::Sizes;
 use named::Named;
 use peer::Peer;
 pub use peer::{Decision, Trial};
@@ -215,6 +216,15 @@ impl Paths {
         }
     }
 
+    /// A relay of `path` says that no more than `carries` bytes of UDP payload get through.
+    pub fn too_big(&mut self, now: Instant, path: Path, carries: u16) {
+        let users = self.peers.iter().filter(|(_, peer)| peer.current == Some(path));
+        let users: Vec<PeerKey> = users.map(|(key, _)| *key).collect();
+        for key in users {
+            self.with(now, key, |peer, now| peer.too_big(now, carries));
+        }
+    }
+
     /// A control message of the peer.
     pub fn message(&mut self, now: Instant, key: PeerKey, from: Path, message: &Message) {
         if !self.admits(key, from) {
@@ -290,9 +300,9 @@ impl Paths {
         self.birthday_due(now);
     }
 
-    /// Longest inner packet that the peer's path carries, in bytes.
-    pub fn mtu(&self, key: PeerKey) -> Option<u16> {
-        self.peers.get(&key)?.mtu()
+    /// Which inner packets the peer's path carries.
+    pub fn sizes(&self, key: PeerKey) -> Option<Sizes> {
+        self.peers.get(&key)?.sizes()
     }
 
     /// Path, since when, and why.
@@ -325,7 +335,7 @@ impl Paths {
     /// Changes a peer and does what follows from it.
     fn with(&mut self, now: Instant, key: PeerKey, change: impl FnOnce(&mut Peer, Instant)) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let before = (peer.current, peer.mtu());
+        let before = (peer.current, peer.sizes());
         change(peer, now);
         while let Some(at) = peer.due(now) {
             let named = peer.only_named(at);
@@ -361,7 +371,7 @@ impl Paths {
             self.outputs.push_back(Output::WantRelay { peer: key });
         }
         let punch = std::mem::take(&mut peer.wants_punch);
-        let after = (peer.current, peer.mtu());
+        let after = (peer.current, peer.sizes());
         if let Some(path) = after.0.filter(|path| before.0 != Some(*path)) {
             self.outputs.push_back(Output::Use { peer: key, path });
         } else if after.1 != before.1 {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::birthday::SPARE;
-use super::mtu::Mtu;
+use super::mtu::{Mtu, Sizes};
 use super::{Mapping, Path};
 use crate::circuit::Traffic;
 use crate::wire::{DATA_HEADER, LABEL_HEADER, TAG};
@@ -413,9 +413,15 @@ impl Peer {
         }
     }
 
-    /// Longest packet that the path in use carries.
-    pub(super) fn mtu(&self) -> Option<u16> {
-        self.current.map(|_| self.mtu.get())
+    /// What the path in use carries.
+    pub(super) fn sizes(&self) -> Option<Sizes> {
+        self.current.map(|_| self.mtu.sizes())
+    }
+
+    /// A relay of the path in use takes no more than so many bytes of UDP payload.
+    pub(super) fn too_big(&mut self, now: Instant, carries: u16) {
+        let around = (LABEL_HEADER + DATA_HEADER + TAG) as u16;
+        self.mtu.hint(now, carries.saturating_sub(around));
     }
 
     /// The path in use, and the length of a probe that is due.

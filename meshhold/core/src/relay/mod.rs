@@ -11,6 +11,7 @@ mod initiate;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod too_big;
 mod ways;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -75,6 +76,13 @@ pub enum Message {
     },
     /// Nothing, from where the sender is now.
     Here,
+    /// What the receiver sends behind this label is longer than a way further on takes.
+    TooBig {
+        /// The label.
+        label: u32,
+        /// Bytes of UDP payload that it takes.
+        carries: u16,
+    },
 }
 
 /// Why a node doesn't forward.
@@ -123,6 +131,13 @@ pub enum Output {
     Gone {
         /// The path.
         path: Path,
+    },
+    /// A relay of this path says that what we send by it is too long.
+    TooBig {
+        /// The path.
+        path: Path,
+        /// Bytes of UDP payload that would get through there.
+        carries: u16,
     },
     /// A path that was asked for did not come about.
     Failed {
@@ -241,6 +256,7 @@ impl Relays {
             Message::Close { id } => self.on_close(from, id),
             Message::Lost { id } => self.on_lost(from, id),
             Message::Here => {}
+            Message::TooBig { label, carries } => self.on_too_big(from, label, carries),
         }
     }
 

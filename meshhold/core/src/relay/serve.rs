@@ -17,10 +17,10 @@ const MAX_DOORS_PER_RELAY: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Passage {
     /// Who asked, and its id for this.
-    before: (NodeId, u64),
-    after: NodeId,
-    forth: u32,
-    back: u32,
+    pub(super) before: (NodeId, u64),
+    pub(super) after: NodeId,
+    pub(super) forth: u32,
+    pub(super) back: u32,
 }
 
 /// A path that another node set up to reach us.

@@ -158,6 +158,26 @@ fn one_to_four_relays_carry_both_ways() {
 }
 
 #[test]
+fn what_is_too_long_for_a_hop_is_told_to_the_end_that_sent_it() {
+    let mut world = World::new(&[1, 100, 101, 102, 2], &[(1, 100), (100, 101), (101, 102), (102, 2)]);
+    world.want(1, 2, &[102]);
+    let [forth] = world.ready(1)[..] else { panic!("{:?}", world.seen) };
+    let (_, back) = world.follow(1, forth).unwrap();
+    // The last relay can't send to the end, the first not to the asker; nor does either forward what it doesn't know.
+    for (relay, before, path) in [(102, 101, forth), (100, 101, back)] {
+        let node = world.nodes.get_mut(&relay).unwrap();
+        node.too_big(address(before), path.label.unwrap(), 1300);
+        node.too_big(address(before), path.label.unwrap() ^ 1, 1200);
+        node.too_big(address(9), path.label.unwrap(), 1100);
+    }
+    world.settle();
+    for (end, path) in [(1, forth), (2, back)] {
+        let told = world.seen[&end].iter().filter(|output| matches!(output, Output::TooBig { .. }));
+        assert_eq!(told.collect::<Vec<_>>(), [&Output::TooBig { path, carries: 1300 }]);
+    }
+}
+
+#[test]
 fn a_fifth_relay_is_not_asked() {
     let chain = [1, 100, 101, 102, 103, 104, 2];
     let links: Vec<(u8, u8)> = chain.windows(2).map(|pair| (pair[0], pair[1])).collect();

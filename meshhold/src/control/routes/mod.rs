@@ -21,7 +21,6 @@ use super::api::{Request, Response};
 use super::problem::{MEDIA_TYPE, Problem};
 use super::{Asked, MAX_REQUEST};
 use crate::web::{self, Guard, Needs};
-use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, header};
 use axum::routing::get;
@@ -92,12 +91,13 @@ pub(crate) fn site(app: &App) -> Router {
 
 /// `more` and the API, behind the gate.
 fn gated(more: Router<App>, app: &App) -> Router {
-    let (router, document) = described().split_for_parts();
-    let document = Bytes::from(document.to_json().unwrap_or_default());
+    let (router, _) = described().split_for_parts();
     let json = [(header::CONTENT_TYPE, "application/json")];
+    // Made anew for each who asks: hardly anybody does, and it is larger than everything else here.
+    let document = async move || (json, document().to_json().unwrap_or_default());
     router
         .merge(more)
-        .route("/api/v1/openapi.json", get(async move || (json, document.clone())))
+        .route("/api/v1/openapi.json", get(document))
         .fallback(async || Problem::not_found("nothing is here; `/api/v1/openapi.json` lists what there is"))
         .method_not_allowed_fallback(async || {
             Problem::with_status(StatusCode::METHOD_NOT_ALLOWED, "not this method here")

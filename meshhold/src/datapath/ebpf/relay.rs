@@ -133,8 +133,8 @@ impl KernelRelay {
     pub fn traffic(&self) -> Result<Vec<(Hop, LegTraffic)>, EbpfError> {
         let traffic = self.taken.iter().map(|(hop, entry)| {
             let state = self.states.get(&entry.slot, 0).map_err(of("RELAY_STATE"))?;
-            let LegState { packets, bytes, over_rate, .. } = state;
-            Ok((*hop, LegTraffic { packets, bytes, over_rate }))
+            let LegState { packets, bytes, over_rate, expired, .. } = state;
+            Ok((*hop, LegTraffic { packets, bytes, over_rate, expired }))
         });
         traffic.collect()
     }

@@ -46,8 +46,22 @@ struct Run {
     /// Size of each datagram but the last.
     segment: usize,
     datagrams: usize,
-    to: Path,
+    to: Target,
     closed: bool,
+}
+
+/// Where datagrams go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    path: Path,
+    /// Hops that they may still make; 0 is the system's own number.
+    hops: u8,
+}
+
+impl From<Path> for Target {
+    fn from(path: Path) -> Self {
+        Self { path, hops: 0 }
+    }
 }
 
 /// The gathered datagrams of one worker.
@@ -58,7 +72,9 @@ pub(super) struct SendBatch {
     runs: Vec<Run>,
     segmentation: bool,
     /// Tells others that the kernel refused it.
-    refused: Arc<AtomicBool>,
+    unsegmented: Arc<AtomicBool>,
+    /// Next hop and label of a relayed datagram that was too long for the interface.
+    refused: Option<(SocketAddr, u32)>,
 }
 
 /// Where a batch goes and who counts what doesn't.
@@ -87,15 +103,16 @@ impl<'a> Exit<'a> {
 
 impl SendBatch {
     /// `segmentation`: whether runs may hold several datagrams.
-    pub(super) fn new(segmentation: bool, refused: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(segmentation: bool, unsegmented: Arc<AtomicBool>) -> Self {
         let (buffer, runs) = (vec![0; CAPACITY].into(), Vec::with_capacity(MAX_RUNS));
-        Self { buffer, used: 0, runs, segmentation, refused }
+        Self { buffer, used: 0, runs, segmentation, unsegmented, refused: None }
     }
 
     /// Room for the next datagram of `len` bytes to `to`, behind a label where the path has one; sends what is there if there is too little. `None` where no
     /// datagram can be that long. The room becomes part of the batch by [`Self::commit`].
-    pub(super) fn room(&mut self, len: usize, to: Path, exit: Exit<'_>) -> Option<&mut [u8]> {
-        let header = to.label.map(label_header);
+    pub(super) fn room(&mut self, len: usize, to: impl Into<Target>, exit: Exit<'_>) -> Option<&mut [u8]> {
+        let to = to.into();
+        let header = to.path.label.map(label_header);
         let front = header.map_or(0, |header| header.len());
         let len = front + len;
         if len > MAX_RUN {
@@ -111,8 +128,9 @@ impl SendBatch {
     }
 
     /// Adds the datagram that was written into the room of the same `len` and `to`.
-    pub(super) fn commit(&mut self, len: usize, to: Path) {
-        let len = len + to.label.map_or(0, |_| LABEL_HEADER);
+    pub(super) fn commit(&mut self, len: usize, to: impl Into<Target>) {
+        let to = to.into();
+        let len = len + to.path.label.map_or(0, |_| LABEL_HEADER);
         let segmentation = self.segmentation;
         match self.runs.last_mut() {
             Some(run) if segmentation && run.takes(len, to) => {
@@ -125,18 +143,21 @@ impl SendBatch {
         self.used += len;
     }
 
-    /// Sends `bytes` as they are, as datagrams of `segment` bytes, after all that waits.
-    pub(super) fn forward(&mut self, bytes: &[u8], segment: usize, to: SocketAddr, exit: Exit<'_>) {
+    /// Sends `bytes` as they are, as datagrams of `segment` bytes that may make so many `hops`, after all that waits.
+    pub(super) fn forward(&mut self, bytes: &[u8], segment: usize, to: (SocketAddr, u8), exit: Exit<'_>) {
+        let (remote, hops) = to;
+        let target = Target { path: remote.into(), hops };
         if bytes.len() <= segment
-            && let Some(room) = self.room(bytes.len(), to.into(), exit)
+            && let Some(room) = self.room(bytes.len(), target, exit)
         {
             room.copy_from_slice(bytes);
-            return self.commit(bytes.len(), to.into());
+            return self.commit(bytes.len(), target);
         }
         self.flush(exit);
-        let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(to) };
+        let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(remote), hops };
         if let Err(error) = send(&[whole], 0, exit) {
             exit.counters.add(reason(&error), bytes.len().div_ceil(segment.max(1)) as u64);
+            self.refused = labelled(&error, bytes, remote).or(self.refused);
         }
     }
 
@@ -147,10 +168,15 @@ impl SendBatch {
         let Some(socket) = exit.socket_of(path.local_port) else { return };
         let to = socket.native(path.remote);
         if let Err(error) =
-            sys_net::send_many(socket.descriptor(), &[Outgoing { bytes: &bytes, segment: 0, to }])
+            sys_net::send_many(socket.descriptor(), &[Outgoing { bytes: &bytes, segment: 0, to, hops: 0 }])
         {
             tracing::trace!(%path, %error, "a probe was not sent");
         }
+    }
+
+    /// Next hop and label of what was too long for the interface since the last call.
+    pub(super) fn take_refused(&mut self) -> Option<(SocketAddr, u32)> {
+        self.refused.take()
     }
 
     /// Sends everything; what the kernel still doesn't take after [`PATIENCE`] is dropped and counted.
@@ -176,10 +202,10 @@ impl SendBatch {
 
     /// One system call with the runs from `first` on that leave by one port.
     fn send_from(&self, first: usize, exit: Exit<'_>) -> io::Result<usize> {
-        let mut out = [Outgoing { bytes: &[], segment: 0, to: ([0; 4], 0).into() }; MAX_RUNS];
+        let mut out = [Outgoing { bytes: &[], segment: 0, to: ([0; 4], 0).into(), hops: 0 }; MAX_RUNS];
         let mut count = 0;
-        let local_port = self.runs.get(first).map_or(0, |run| run.to.local_port);
-        let alike = self.runs.iter().skip(first).take_while(|run| run.to.local_port == local_port);
+        let local_port = self.runs.get(first).map_or(0, |run| run.to.path.local_port);
+        let alike = self.runs.iter().skip(first).take_while(|run| run.to.path.local_port == local_port);
         for (slot, run) in out.iter_mut().zip(alike) {
             *slot = self.outgoing(run, exit);
             count += 1;
@@ -190,7 +216,7 @@ impl SendBatch {
     fn outgoing(&self, run: &Run, exit: Exit<'_>) -> Outgoing<'_> {
         let bytes = self.buffer.get(run.start..run.start + run.len).unwrap_or_default();
         let segment = if run.datagrams > 1 { run.segment as u16 } else { 0 };
-        Outgoing { bytes, segment, to: exit.native(run.to) }
+        Outgoing { bytes, segment, to: exit.native(run.to.path), hops: run.to.hops }
     }
 
     /// A run was refused: one by one if it was a run of several, else dropped and counted.
@@ -198,33 +224,44 @@ impl SendBatch {
         let Some(run) = self.runs.get(at) else {
             return;
         };
+        let Path { remote, local_port, .. } = run.to.path;
+        let whole = self.outgoing(run, exit);
         if run.datagrams == 1 {
-            return exit.counters.add(reason(&error), 1);
+            exit.counters.add(reason(&error), 1);
+            self.refused = labelled(&error, whole.bytes, remote).or(self.refused);
+            return;
         }
-        let (whole, local_port) = (self.outgoing(run, exit), run.to.local_port);
-        let mut failed = 0;
+        let (mut failed, mut refused) = (0, None);
         for bytes in whole.bytes.chunks(run.segment.max(1)) {
-            if let Err(error) = send(&[Outgoing { bytes, segment: 0, to: whole.to }], local_port, exit) {
+            if let Err(error) = send(&[Outgoing { bytes, segment: 0, ..whole }], local_port, exit) {
                 exit.counters.add(reason(&error), 1);
+                refused = labelled(&error, bytes, remote).or(refused);
                 failed += 1;
             }
         }
+        self.refused = refused.or(self.refused);
         if failed == 0 {
             tracing::warn!(%error, "UDP segmentation offload is refused; sending datagrams singly");
             self.segmentation = false;
-            self.refused.store(true, Relaxed);
+            self.unsegmented.store(true, Relaxed);
         }
     }
 }
 
 impl Run {
-    fn takes(&self, len: usize, to: Path) -> bool {
+    fn takes(&self, len: usize, to: Target) -> bool {
         !self.closed
             && len <= self.segment
             && self.to == to
             && self.datagrams < MAX_DATAGRAMS
             && self.len + len <= MAX_RUN
     }
+}
+
+/// Where a labelled datagram was going that is too long for the interface.
+fn labelled(error: &io::Error, datagram: &[u8], to: SocketAddr) -> Option<(SocketAddr, u32)> {
+    let &[TYPE_RELAY, _, _, _, a, b, c, d] = datagram.first_chunk::<LABEL_HEADER>()? else { return None };
+    (reason(error) == Reason::TooBig).then_some((to, u32::from_be_bytes([a, b, c, d])))
 }
 
 fn label_header(label: u32) -> [u8; LABEL_HEADER] {

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use meshhold_core::path::Path;
 
+use crate::datapath::relay::Hop;
 use crate::platform::linux::sys_net;
 
 /// Events that may wait for the daemon; while the queue is full, workers keep theirs for later or drop them.
@@ -55,6 +56,13 @@ pub enum WorkerEvent {
         from: Path,
         /// Its bytes.
         datagram: Vec<u8>,
+    },
+    /// What is relayed is longer than the way to the next hop takes.
+    TooBig {
+        /// By what it is known.
+        hop: Hop,
+        /// Bytes of UDP payload that the way takes.
+        carries: u16,
     },
     /// A worker lost its TUN queue; it goes on without.
     Failed {

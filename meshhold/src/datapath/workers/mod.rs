@@ -56,7 +56,7 @@ const SLICE: Duration = Duration::from_micros(100);
 pub struct WorkersConfig {
     /// The TUN queues, one a worker; `None` starts only the control socket, unless this node relays.
     pub interface: Option<TunQueues>,
-    /// Start workers where there is no interface too, to relay.
+    /// Relay: start workers where there is no interface too.
     pub relay: bool,
     /// The shared UDP port; `[::]:7777` serves IPv4 too. Port 0 picks a free one.
     pub listen: SocketAddr,
@@ -94,6 +94,9 @@ impl Workers {
         let lanes = config.count.min(most).min(usize::from(MAX_LANES));
         let ends = ends.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         let port = Port::open(config.listen, lanes, config.offload)?;
+        if config.relay {
+            port.show_hops();
+        }
         let count = port.workers.len();
         let shared = Arc::new(Shared::new(count));
         let gate = Arc::new(Gate::new(lanes).context("making the gate between bulk and sparse")?);
@@ -163,9 +166,9 @@ impl Workers {
         }
     }
 
-    /// Sends a message about paths on the session, by any path.
+    /// Sends a message about paths on the session, on its first sparse lane, by any path.
     pub fn send_control(&self, local_index: u32, path: Path, message: Vec<u8>) {
-        if let Some(mailbox) = self.mailboxes.first() {
+        if let Some(mailbox) = self.mailboxes.get(self.lanes()) {
             mailbox.send(Command::Control(local_index, path, message));
         }
     }

@@ -21,6 +21,7 @@ use super::extra::ExtraPort;
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
+use super::offload::mss;
 use super::offload::virtio;
 use super::relay;
 use super::run::{Wake, Worker};
@@ -34,6 +35,16 @@ use crate::platform::linux::sys_net::{self, Received};
 
 /// How often the same other path of a session is reported.
 const REPEAT_MOVED: Duration = Duration::from_millis(250);
+
+/// How datagrams came that were received together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    /// Bytes of each but the last.
+    pub(super) segment: usize,
+    pub(super) from: Path,
+    /// Hops that they may still make, this one too, where that is known.
+    pub(super) hops: Option<u8>,
+}
 
 /// An inner packet that may go to the TUN: where it starts in the receive buffer.
 struct Opened {
@@ -72,14 +83,16 @@ impl Worker {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
         let from = Path::from(got.from).from_port(port);
-        self.receive(bytes, got.segment, from, &Wake { snapshot, now: Instant::now() });
+        let arrival = Arrival { segment: got.segment, from, hops: got.hops };
+        self.receive(bytes, arrival, &Wake { snapshot, now: Instant::now() });
     }
 
-    /// Takes datagrams of `segment` bytes each (the last may be shorter) from one sender.
-    pub(super) fn receive(&mut self, bytes: &mut [u8], segment: usize, from: Path, wake: &Wake<'_>) {
+    /// Takes datagrams from one sender.
+    pub(super) fn receive(&mut self, bytes: &mut [u8], arrival: Arrival, wake: &Wake<'_>) {
+        let Arrival { segment, from, .. } = arrival;
         let mut start = 0;
         while start < bytes.len() {
-            let forwarded = self.relay(bytes.get(start..).unwrap_or_default(), segment, from, wake);
+            let forwarded = self.relay(bytes.get(start..).unwrap_or_default(), arrival, wake);
             if forwarded > 0 {
                 start += forwarded;
                 continue;
@@ -149,6 +162,11 @@ impl Worker {
         let partial = header.flags & FLAG_PARTIAL_CHECKSUM != 0;
         if let Some(view) = peer.view {
             view.to_shown().packet(packet, partial);
+        }
+        if mss::is_syn(packet, &layout)
+            && let Some(path) = &peer.transmit
+        {
+            mss::clamp(packet, &layout, self.mtu.min(path.sizes.fits.into()), partial);
         }
         if is_too_big(packet, &layout, peer, &wake.snapshot.table) {
             return self.refuse_too_big(packet, peer.network, wake).map(|()| None);

@@ -6,13 +6,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use meshhold_common::{Reason, budget};
 use meshhold_core::path::Path;
 use meshhold_core::wire::{LABEL_HEADER, TYPE_RELAY};
 
+use super::event::WorkerEvent;
+use super::receive::Arrival;
 use super::run::{Wake, Worker};
+use super::shared::Snapshot;
 use crate::datapath::relay::{Hop, Leg, LegTraffic};
+use crate::platform::linux::sys_net;
+
+/// How often a worker says that something was too long.
+const REPEAT_TOO_BIG: Duration = Duration::from_secs(1);
 
 /// A leg in use, shared by all workers.
 #[derive(Debug)]
@@ -24,6 +32,7 @@ pub(super) struct LiveLeg {
     packets: AtomicU64,
     bytes: AtomicU64,
     over_rate: AtomicU64,
+    expired: AtomicU64,
 }
 
 /// All legs in use.
@@ -55,6 +64,7 @@ impl Legs {
             packets: live.packets.load(Relaxed),
             bytes: live.bytes.load(Relaxed),
             over_rate: live.over_rate.load(Relaxed),
+            expired: live.expired.load(Relaxed),
         };
         self.0.iter().map(|(hop, live)| (*hop, of(live))).collect()
     }
@@ -62,8 +72,8 @@ impl Legs {
 
 impl LiveLeg {
     fn new(leg: Leg, source: Arc<AtomicU64>) -> Self {
-        let [budget, packets, bytes, over_rate] = [0; 4].map(AtomicU64::new);
-        Self { leg, budget, source, packets, bytes, over_rate }
+        let [budget, packets, bytes, over_rate, expired] = [0; 5].map(AtomicU64::new);
+        Self { leg, budget, source, packets, bytes, over_rate, expired }
     }
 
     /// Whether `bytes` may pass at `now` nanoseconds.
@@ -86,13 +96,19 @@ impl LiveLeg {
 impl Worker {
     /// Sends on what starts `bytes`, if a leg takes it: as many datagrams of `segment` bytes as carry one label. Yields how many
     /// bytes were dealt with.
-    pub(super) fn relay(&mut self, bytes: &[u8], segment: usize, from: Path, wake: &Wake<'_>) -> usize {
+    pub(super) fn relay(&mut self, bytes: &[u8], arrival: Arrival, wake: &Wake<'_>) -> usize {
+        let Arrival { segment, from, hops } = arrival;
         let Some(live) = hop(bytes, from).and_then(|hop| wake.snapshot.legs.0.get(&hop)) else { return 0 };
         let segment = segment.max(1);
         let header = bytes.get(..LABEL_HEADER);
         let alike = bytes.chunks(segment).take_while(|datagram| datagram.get(..LABEL_HEADER) == header);
         let run = bytes.get(..alike.map(<[u8]>::len).sum()).unwrap_or_default();
         let count = run.len().div_ceil(segment) as u64;
+        if hops.is_some_and(|hops| hops <= 1) {
+            live.expired.fetch_add(count, Relaxed);
+            self.outlet.counters.add(Reason::HopLimit, count);
+            return run.len();
+        }
         if !live.admits(self.outside.shared.nanoseconds(wake.now), run.len()) {
             live.over_rate.fetch_add(count, Relaxed);
             self.outlet.counters.add(Reason::OverRate, count);
@@ -101,8 +117,26 @@ impl Worker {
         live.packets.fetch_add(count, Relaxed);
         live.bytes.fetch_add(run.len() as u64, Relaxed);
         self.outlet.counters.add(Reason::PassRelay, count);
-        self.batch.forward(run, segment, live.leg.to, self.outlet.exit());
+        let left = hops.map_or(0, |hops| hops - 1);
+        self.batch.forward(run, segment, (live.leg.to, left), self.outlet.exit());
         run.len()
+    }
+}
+
+impl Worker {
+    /// Lets the node before know what the way to the next hop takes, where a relayed datagram was too long for it.
+    pub(super) fn tell_too_big(&mut self, snapshot: &Snapshot) {
+        let Some((to, label)) = self.batch.take_refused() else { return };
+        let now = Instant::now();
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < REPEAT_TOO_BIG) {
+            return;
+        }
+        let mut legs = snapshot.legs.0.iter();
+        let leg = legs.find(|(hop, live)| hop.label == label && live.leg.to == to);
+        if let (Some((hop, _)), Ok(carries)) = (leg, sys_net::udp_payload(to)) {
+            self.told = Some(now);
+            self.report(WorkerEvent::TooBig { hop: *hop, carries });
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::gate::Gate;
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
 use super::reads::Reads;
+use super::receive::Arrival;
 use super::session::{Class, Place, Sessions};
 use super::shared::{Shared, Snapshot};
 use super::tun::{Offload, TunEnd, TunQueue};
@@ -95,6 +96,8 @@ pub(super) struct Worker {
     pub(super) coalescer: Coalescer,
     pub(super) hold: Hold,
     pub(super) errors: Limit,
+    /// When the daemon was told last that a relayed datagram was too long.
+    pub(super) told: Option<Instant>,
     pub(super) outside: Outside,
     pub(super) received: Box<[u8]>,
     /// Room for a fragment, with its virtio header.
@@ -139,6 +142,7 @@ impl Worker {
             sessions: Sessions::new(place),
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),
+            told: None,
             outside,
             received: vec![0; PACKET].into(),
             piece: Vec::new(),
@@ -172,6 +176,7 @@ impl Worker {
             }
             self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
             self.batch.flush(self.outlet.exit());
+            self.tell_too_big(&snapshot);
         }
     }
 
@@ -233,8 +238,8 @@ impl Worker {
                     let _ = self.send_control(local_index, path, &message);
                 }
                 Command::Datagram(from, mut bytes) => {
-                    let len = bytes.len();
-                    self.receive(&mut bytes, len, from, &wake);
+                    let arrival = Arrival { segment: bytes.len(), from, hops: None };
+                    self.receive(&mut bytes, arrival, &wake);
                 }
             }
         }

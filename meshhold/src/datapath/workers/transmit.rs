@@ -14,6 +14,7 @@ use super::event::WorkerEvent;
 use super::offload::checksum::finish;
 use super::offload::fragment::Fragments;
 use super::offload::header::Layout;
+use super::offload::mss;
 use super::offload::segment::{Segments, leaves_partial};
 use super::offload::virtio::{self, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader};
 use super::run::{Wake, Worker};
@@ -64,9 +65,27 @@ impl Worker {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
-            Some(path) => self.send_on((path, peer.view), read, wake),
+            Some(path) => {
+                if mss::is_syn(packet, &layout) {
+                    self.clamp(read, &layout, path);
+                }
+                self.send_on((path, peer.view), read, wake)
+            }
             None => self.hold_back(peer, read, wake),
         }
+    }
+
+    /// Lets the other end offer no longer segments than the path carries.
+    fn clamp(&self, read: &mut [u8], layout: &Layout, path: &TransmitPath) {
+        let (virtio, packet) = match self.header_len() {
+            0 => (VirtioHeader::default(), read),
+            _ => match VirtioHeader::split(read) {
+                Some(parts) => parts,
+                None => return,
+            },
+        };
+        let partial = leaves_partial(virtio, packet);
+        mss::clamp(packet, layout, self.mtu.min(path.sizes.fits.into()), partial);
     }
 
     fn send_on(
@@ -82,10 +101,15 @@ impl Worker {
         if let Some(view) = view {
             view.to_real().packet(packet, leaves_partial(virtio, packet));
         }
-        let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
-        if segments.longest() > self.mtu.min(path.mtu.into()) {
-            return self.send_cut((path, view), read, wake);
+        let segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
+        if segments.longest() > self.mtu.min(path.sizes.fits.into()) {
+            return self.send_long((path, view), read, wake);
         }
+        self.seal(path, segments)
+    }
+
+    /// Segments as they are.
+    fn seal(&mut self, path: &TransmitPath, mut segments: Segments<'_>) -> Result<(), Reason> {
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let exit = self.outlet.exit();
         let local = self.sessions.find(path.session.local_index).ok_or(Reason::NoSession)?;
@@ -113,9 +137,40 @@ impl Worker {
         Ok(())
     }
 
-    /// The kernel heeds the interface's MTU; LAN devices that this node fronts don't know it, and a path may carry less. What may be fragmented is, of
-    /// the rest the sender is told.
-    fn send_cut(
+    /// The kernel heeds the interface's MTU; LAN devices that this node fronts don't know it, and a path may carry less. TCP goes on in shorter
+    /// segments, what may be fragmented in fragments. The rest goes as it is while it may yet fit. The sender is told of what can't.
+    fn send_long(
+        &mut self,
+        (path, view): (&TransmitPath, Option<LocalView>),
+        read: &mut [u8],
+        wake: &Wake<'_>,
+    ) -> Result<(), Reason> {
+        let (virtio, packet) = match self.header_len() {
+            0 => (VirtioHeader::default(), &mut *read),
+            _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
+        };
+        let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
+        let [fits, limit] = [path.sizes.fits, path.sizes.limit].map(|size| self.mtu.min(size.into()));
+        let is_too_long = segments.longest() > limit;
+        let outcome = match segments.shorten(fits) {
+            Some(()) => self.seal(path, segments),
+            None if virtio.gso_type == GSO_NONE && Fragments::plan(segments.packet(), fits).is_some() => {
+                return self.send_fragments((path, view), read, wake);
+            }
+            None if is_too_long => Err(Reason::TooBig),
+            None => self.seal(path, segments),
+        };
+        if is_too_long {
+            // The sender knows the addresses that this host sees.
+            if let Some(view) = view {
+                view.to_shown().packet(packet, leaves_partial(virtio, packet));
+            }
+            self.reject(icmp::Error::TooBig(limit as u16), packet, wake);
+        }
+        outcome
+    }
+
+    fn send_fragments(
         &mut self,
         (path, view): (&TransmitPath, Option<LocalView>),
         read: &mut [u8],
@@ -126,20 +181,16 @@ impl Worker {
             0 => (VirtioHeader::default(), read),
             _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
         };
-        // Each piece is sent like a read, and the sender knows the addresses that this host sees.
+        // Each piece is sent like a read.
         if let Some(view) = view {
             view.to_shown().packet(packet, leaves_partial(virtio, packet));
         }
-        if virtio.gso_type == GSO_NONE && virtio.flags & NEEDS_CHECKSUM != 0 {
+        if virtio.flags & NEEDS_CHECKSUM != 0 {
             finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())
                 .ok_or(Reason::Malformed)?;
         }
-        let mtu = self.mtu.min(path.mtu.into());
-        let fragments = Fragments::plan(packet, mtu).filter(|_| virtio.gso_type == GSO_NONE);
-        let Some(mut fragments) = fragments else {
-            self.reject(icmp::Error::TooBig(mtu as u16), packet, wake);
-            return Err(Reason::TooBig);
-        };
+        let mtu = self.mtu.min(path.sizes.fits.into());
+        let mut fragments = Fragments::plan(packet, mtu).ok_or(Reason::TooBig)?;
         let mut piece = std::mem::take(&mut self.piece);
         let mut outcome = Ok(());
         while let (Ok(()), Some(len)) = (outcome, fragments.next_len()) {
@@ -217,7 +268,7 @@ impl Worker {
     }
 
     /// A message about paths, by any path. It is no packet: nothing of it is counted, and that it may get nowhere is what is
-    /// to be found out.
+    /// to be found out. It is no part of any flow either: a queue of bulk packets says nothing about a path.
     pub(super) fn send_control(&mut self, local_index: u32, path: Path, message: &[u8]) -> Option<()> {
         let mut datagram = [&[0; DATA_HEADER], message, &[0; TAG]].concat();
         let lane = self.sessions.find(local_index)?.lane(0)?;

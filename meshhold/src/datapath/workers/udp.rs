@@ -77,6 +77,21 @@ impl Port {
     }
 }
 
+impl Port {
+    /// Lets the workers see how many hops a datagram may still make: all that the kernel joins came with the same number.
+    pub fn show_hops(&self) {
+        for socket in &self.workers {
+            let v6 = socket.local_addr().is_ok_and(|address| address.is_ipv6());
+            let ipv6 = v6.then_some((libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT));
+            for (level, option) in ipv6.into_iter().chain([(libc::IPPROTO_IP, libc::IP_RECVTTL)]) {
+                if let Err(error) = sys_net::set_option(socket.as_fd(), level, option, 1) {
+                    tracing::warn!(%error, "what the workers relay starts with all its hops again");
+                }
+            }
+        }
+    }
+}
+
 /// Whether the kernel joins datagrams that the socket receives.
 fn join_received(socket: &Socket) -> bool {
     let asked = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);

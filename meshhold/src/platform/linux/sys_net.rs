@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub struct Outgoing<'a> {
     pub segment: u16,
     /// Destination, in the socket's own family.
     pub to: SocketAddr,
+    /// Time to live, or hop limit; 0 leaves it to the system.
+    pub hops: u8,
 }
 
 /// What one `recvmsg` brought.
@@ -49,6 +51,8 @@ pub struct Received {
     pub segment: usize,
     /// Where they came from, v4-mapped addresses shown as IPv4.
     pub from: SocketAddr,
+    /// Time to live or hop limit that they all came with, where the socket has IP_RECVTTL and IPV6_RECVHOPLIMIT.
+    pub hops: Option<u8>,
 }
 
 /// Opens one queue of the TUN interface `name`, creating the interface if it isn't there.
@@ -119,6 +123,25 @@ pub fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_
     })
 }
 
+/// Most bytes of a UDP datagram that the way to `to` takes, by the MTU of its route or interface.
+///
+/// # Errors
+/// There is no way.
+pub fn udp_payload(to: SocketAddr) -> io::Result<u16> {
+    let (unspecified, level, option, headers) = match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), libc::IPPROTO_IP, libc::IP_MTU, 28),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED.into(), libc::IPPROTO_IPV6, libc::IPV6_MTU, 48),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(unspecified, 0))?;
+    socket.connect(to)?;
+    let (mut mtu, mut len): (c_int, _) = (0, size_of::<c_int>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `len` bytes, an int, into a live local.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut mtu).cast(), &raw mut len)
+    })?;
+    Ok((mtu - headers).clamp(0, u16::MAX.into()) as u16)
+}
+
 /// One classic BPF instruction: code, jump if true, jump if false, operand.
 pub type Instruction = (u16, u8, u8, u32);
 
@@ -142,8 +165,10 @@ pub fn attach_reuseport_filter(socket: BorrowedFd<'_>, program: &[Instruction]) 
     })
 }
 
-/// Room for one control message of a `u16` or an `i32`, aligned as the kernel wants it.
-type Control = [u64; 3];
+/// Room for two control messages of a `u16` or an `i32` each, aligned as the kernel wants it.
+type Control = [u64; 6];
+/// Bytes of one of them with its header: `CMSG_SPACE` of either.
+const ONE_CONTROL: usize = 24;
 
 /// Sends up to [`MAX_RUNS`] runs with one `sendmmsg` and returns how many went.
 ///
@@ -166,8 +191,8 @@ pub fn send_many(socket: BorrowedFd<'_>, runs: &[Outgoing<'_>]) -> io::Result<us
         header.msg_namelen = name_len;
         header.msg_iov = vector;
         header.msg_iovlen = 1;
-        if run.segment != 0 {
-            write_segment_size(&mut header, control.write([0; 3]), run.segment);
+        if run.segment != 0 || run.hops != 0 {
+            write_control(&mut header, control.write([0; 6]), run);
         }
         message.write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
         count += 1;
@@ -183,18 +208,29 @@ pub fn send_many(socket: BorrowedFd<'_>, runs: &[Outgoing<'_>]) -> io::Result<us
     Ok(sent as usize)
 }
 
-fn write_segment_size(header: &mut libc::msghdr, control: &mut Control, segment: u16) {
+fn write_control(header: &mut libc::msghdr, control: &mut Control, run: &Outgoing<'_>) {
     header.msg_control = control.as_mut_ptr().cast();
-    // SAFETY: pure arithmetic.
-    header.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) } as _;
-    // SAFETY: the control buffer is 24 aligned bytes, which is CMSG_SPACE of a u16, so the first header
-    // exists and its data has room for two bytes.
-    unsafe {
-        let first = libc::CMSG_FIRSTHDR(header);
-        (*first).cmsg_level = libc::SOL_UDP;
-        (*first).cmsg_type = libc::UDP_SEGMENT;
-        (*first).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as u32) as _;
-        libc::CMSG_DATA(first).cast::<u16>().write_unaligned(segment);
+    let (level, kind) = match run.to.ip().to_canonical() {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
+    };
+    let segment = (run.segment != 0).then_some((libc::SOL_UDP, libc::UDP_SEGMENT, run.segment.into(), 2));
+    let hops = (run.hops != 0).then_some((level, kind, c_int::from(run.hops), size_of::<c_int>()));
+    let room = control.as_mut_ptr().cast::<u8>();
+    for (at, (level, kind, value, len)) in segment.into_iter().chain(hops).enumerate() {
+        header.msg_controllen = ((at + 1) * ONE_CONTROL) as _;
+        // SAFETY: the buffer has 48 aligned bytes, room for two messages of 24: a header of 16, which is aligned to 8, and
+        // at most 4 bytes of data after it.
+        unsafe {
+            let message = room.add(at * ONE_CONTROL).cast::<libc::cmsghdr>();
+            (*message).cmsg_level = level;
+            (*message).cmsg_type = kind;
+            (*message).cmsg_len = libc::CMSG_LEN(len as u32) as _;
+            match len {
+                2 => libc::CMSG_DATA(message).cast::<u16>().write_unaligned(value as u16),
+                _ => libc::CMSG_DATA(message).cast::<c_int>().write_unaligned(value),
+            }
+        }
     }
 }
 
@@ -204,7 +240,7 @@ fn write_segment_size(header: &mut libc::msghdr, control: &mut Control, segment:
 /// As `recvmsg(2)`; `WouldBlock` when nothing waits.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let mut name = MaybeUninit::<libc::sockaddr_in6>::zeroed();
-    let mut control: Control = [0; 3];
+    let mut control: Control = [0; 6];
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: msghdr is plain old data; all zeroes is a valid value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -222,19 +258,31 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     let len = len as usize;
     // SAFETY: the name was zeroed, so it is initialised whatever the kernel wrote.
     let from = read_address(unsafe { name.assume_init_ref() });
-    let segment = read_segment_size(&header).unwrap_or(len).clamp(1, len.max(1));
-    Ok(Received { len, segment, from })
+    let (segment, hops) = read_control(&header);
+    let segment = segment.unwrap_or(len).clamp(1, len.max(1));
+    Ok(Received { len, segment, from, hops })
 }
 
-fn read_segment_size(header: &libc::msghdr) -> Option<usize> {
+/// Size of merged datagrams, and their time to live or hop limit.
+fn read_control(header: &libc::msghdr) -> (Option<usize>, Option<u8>) {
+    let (mut segment, mut hops) = (None, None);
     // SAFETY: the kernel filled the control buffer and set its length; the macros stay inside it.
-    let first = unsafe { libc::CMSG_FIRSTHDR(header).as_ref() }?;
-    if (first.cmsg_level, first.cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
-        return None;
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    // SAFETY: null, or a header inside the buffer.
+    while let Some(message) = unsafe { next.as_ref() } {
+        // SAFETY: all that the sockets ask for carries an int.
+        let value = || unsafe { libc::CMSG_DATA(message).cast::<c_int>().read_unaligned() };
+        match (message.cmsg_level, message.cmsg_type) {
+            (libc::SOL_UDP, libc::UDP_GRO) => segment = usize::try_from(value()).ok(),
+            (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
+                hops = u8::try_from(value()).ok();
+            }
+            _ => {}
+        }
+        // SAFETY: `message` is a header inside the buffer.
+        next = unsafe { libc::CMSG_NXTHDR(header, message) };
     }
-    // SAFETY: UDP_GRO carries an int.
-    let size = unsafe { libc::CMSG_DATA(first).cast::<c_int>().read_unaligned() };
-    usize::try_from(size).ok()
+    (segment, hops)
 }
 
 fn write_address(slot: &mut MaybeUninit<libc::sockaddr_in6>, address: SocketAddr) -> libc::socklen_t {

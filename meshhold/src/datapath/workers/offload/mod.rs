@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod coalesce;
 pub mod fragment;
 pub mod header;
+pub mod mss;
 pub mod segment;
 pub mod virtio;
 

@@ -3,12 +3,14 @@
 //! Owns the judgement of the virtio header: impossible sizes are refused, whoever wrote them. The transport checksum
 //! is left partial (pseudo-header sum) where the kernel left it so: the receiving end hands it to its kernel.
 
-use super::checksum::{field_offset, finish, fold, pseudo, put_u16, sum};
+use super::checksum::{field_offset, finish, fold, is_valid, pseudo, put_u16, sum};
 use super::header::{Layout, TCP, UDP};
 use super::virtio::{GSO_ECN, GSO_NONE, GSO_TCP4, GSO_TCP6, GSO_UDP, NEEDS_CHECKSUM, VirtioHeader};
 
 const FIN_AND_PSH: u8 = 0x09;
 const CWR: u8 = 0x80;
+/// SYN, RST and URG: they are about a segment as a whole.
+const UNCUT: u8 = 0x26;
 
 /// The packets of one TUN read, to be written one by one.
 #[derive(Debug)]
@@ -67,6 +69,25 @@ impl<'a> Segments<'a> {
         }
         let size = packet.len();
         Some(Self { packet, layout, header: 0, size, done: 0, index: 0, pseudo: 0, fixed: 0, partial })
+    }
+
+    /// Makes no segment of a TCP packet longer than `mtu` bytes; `None` where it can't be cut, or its checksum is wrong.
+    pub fn shorten(&mut self, mtu: usize) -> Option<()> {
+        let header = self.layout.payload(self.packet).filter(|_| self.layout.protocol == TCP)?;
+        let size = mtu.checked_sub(header).filter(|size| *size > 0)?;
+        let flags = *self.packet.get(self.layout.transport + 13)?;
+        if self.header == 0 {
+            // Each segment gets a checksum of its own, which must not hide that this one is wrong.
+            if flags & UNCUT != 0 || !(self.partial || is_valid(self.packet, &self.layout)) {
+                return None;
+            }
+            self.pseudo = pseudo(self.packet, &self.layout);
+            self.fixed =
+                if self.layout.v6 { 0 } else { fixed_sum(self.packet.get(..self.layout.transport)?) };
+            (self.header, self.partial) = (header, true);
+        }
+        self.size = self.size.min(size);
+        Some(())
     }
 
     /// The IP layout of the packet, before segmentation.

@@ -159,6 +159,53 @@ fn super_packets_survive_the_journey_byte_for_byte() {
     }
 }
 
+/// The segments of a TCP packet for a path that carries `mtu` bytes.
+fn shortened(virtio: VirtioHeader, packet: &mut [u8], mtu: usize) -> Option<Vec<Vec<u8>>> {
+    let mut segments = Segments::plan(virtio, packet)?;
+    segments.shorten(mtu)?;
+    assert!(segments.partial() && segments.longest() <= mtu);
+    let mut out = Vec::new();
+    while let Some(len) = segments.next_len() {
+        out.push(vec![0; len]);
+        segments.write_next(out.last_mut()?)?;
+    }
+    Some(out)
+}
+
+#[test]
+fn tcp_goes_on_in_shorter_segments_where_the_path_wants_that() {
+    for shape in shapes().into_iter().filter(|shape| shape.protocol == TCP && shape.payload > 600) {
+        let (virtio, packet) = shape.build();
+        let mut whole = packet.clone();
+        complete(&mut whole);
+        let is_single = virtio.gso_type == GSO_NONE;
+        let none = VirtioHeader::default();
+        let mut cases = vec![(virtio, packet.clone())];
+        cases.extend(is_single.then(|| (none, whole.clone())));
+        for (virtio, mut packet) in cases {
+            let segments = shortened(virtio, &mut packet, 600).unwrap();
+            let want = shape.payload.div_ceil(shape.size.min(600 - shape.headers()));
+            assert_eq!(segments.len(), want, "{shape:?}");
+            let mut payload = Vec::new();
+            for mut segment in segments {
+                complete(&mut segment);
+                assert!(is_valid(&segment, &Layout::of(&segment).unwrap()), "{shape:?}");
+                payload.extend_from_slice(&segment[shape.headers()..]);
+            }
+            assert_eq!(payload, packet[shape.headers()..], "{shape:?}");
+        }
+        if is_single {
+            *whole.last_mut().unwrap() ^= 1;
+            assert_eq!(shortened(none, &mut whole, 600), None, "a wrong checksum is not made a right one");
+        }
+    }
+    let single = Shape { payload: 1368, ..TCP4 };
+    assert!(shortened(single.build().0, &mut single.build().1, 1280).is_some());
+    for shape in [Shape { flags: 0x02, ..single }, Shape { protocol: UDP, options: 0, ..single }] {
+        assert_eq!(shortened(shape.build().0, &mut shape.build().1, 1280), None, "{shape:?}");
+    }
+}
+
 #[test]
 fn each_segment_is_a_right_packet() {
     for shape in shapes() {
