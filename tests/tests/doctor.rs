@@ -12,8 +12,6 @@ use meshhold_tests::{Host, Lab, Node, Settings, run, service, wait};
 use serde_json::Value;
 
 const SETTLE: Duration = Duration::from_secs(5);
-/// Checks that find something in every lab: it has no systemd-resolved, and may lack a capability.
-const ELSEWHERE: [&str; 3] = ["capabilities", "names", "buffers"];
 /// A clock that is ten minutes fast, for one daemon only.
 const FAST: [&str; 4] = [
     "env",
