@@ -125,16 +125,16 @@ impl Storm {
         let [half, quarter] = [RATE / 2, RATE / 4].map(|rate| rate.to_string());
         let sources = [("own", &four, &half), (FORGED, &four, &quarter), (FORGED6, &six, &quarter)];
         let files: Vec<&str> = files.iter().filter_map(|file| file.to_str()).collect();
-        let kinds = [&[][..], &files].into_iter().flat_map(|files| sources.map(|source| (source, files)));
-        let start =
-            |(number, ((source, address, rate), files)): (usize, ((&str, &String, &String), &[&str]))| {
+        let mut senders = Vec::new();
+        for files in [&[][..], &files] {
+            for (source, address, rate) in sources {
                 let mut arguments = vec!["storm", address, port, rate, &seconds, source];
                 arguments.extend(files);
-                let sender = attacker.spawn_tool(&format!("storm-{number}"), &arguments)?;
+                let sender = attacker.spawn_tool(&format!("storm-{}", senders.len()), &arguments)?;
                 wait::until_true(PATIENCE, "a flood has begun", || Ok(sender.log()?.contains("storming")))?;
-                Ok(sender)
-            };
-        let senders = kinds.enumerate().map(start).collect::<Result<_>>()?;
+                senders.push(sender);
+            }
+        }
         Ok(Self { _senders: senders })
     }
 }
