@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn code_comes_back_as_it_was() {
-        let text = CStr::from_bytes_with_nul(b"constants too\0").unwrap();
+        let text = c"constants too";
         let before = mapped();
         forget_code();
         return_holes();
