@@ -7,6 +7,11 @@
 const FRACTIONS: u64 = 16;
 /// How far a burst may run ahead of the rate: within 10 seconds that is 0.5 %.
 const BURST: u64 = 50_000_000 * FRACTIONS;
+/// The same for what is small: probes and handshakes pass where bulk has used up a budget, or its circuit would be taken for dead.
+/// They are paid for like everything else.
+const RESERVE: u64 = 2 * BURST;
+/// Bytes of what is small.
+const SMALL: u64 = 512;
 
 /// The state after `bytes` more, or `None` where they are beyond the budget of `rate` bytes a second. A datagram larger
 /// than a whole burst passes and is paid for afterwards.
@@ -14,7 +19,7 @@ const BURST: u64 = 50_000_000 * FRACTIONS;
 pub fn next(state: u64, now_ns: u64, bytes: u64, rate: u64) -> Option<u64> {
     let now = now_ns.wrapping_mul(FRACTIONS);
     let ahead = state.saturating_sub(now);
-    if ahead > BURST {
+    if ahead > if bytes > SMALL { BURST } else { RESERVE } {
         return None;
     }
     cost(bytes, rate).map(|cost| now + ahead + cost)
@@ -73,6 +78,15 @@ mod tests {
         let later = 3_600 * SECOND;
         let burst = (0..1_000).filter(|_| take(&mut state, later, 1_000, 1_000_000)).count();
         assert_eq!(burst, 51, "50 ms and the one that ends them");
+    }
+
+    #[test]
+    fn what_is_small_passes_where_bulk_is_refused_and_is_paid_for() {
+        let mut state = 0;
+        while take(&mut state, SECOND, 1_000, 1_000_000) {}
+        let small = (0..1_000).filter(|_| take(&mut state, SECOND, 100, 1_000_000)).count();
+        assert!((490..510).contains(&small), "{small}: 50 ms more");
+        assert!(!take(&mut state, SECOND + SECOND / 25, 1_000, 1_000_000));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::Asked;
 use super::routes::{self, App};
 use super::server::Server;
 use crate::config::{ApiConfig, Config};
-use crate::platform::linux::memory;
+use crate::platform::linux::{memory, sched};
 use crate::web::{Guard, Web};
 use meshhold_core::key::Ipv4Range;
 use std::path::PathBuf;
@@ -71,6 +71,10 @@ impl Control {
         let (calls, queue) = mpsc::channel(CALLS);
         let app = App::new(calls.clone(), guard, config.space, config.listen);
         let serve = move || {
+            // A crowd of visitors must not take the processor from packets.
+            if let Err(error) = sched::stand_back() {
+                tracing::debug!(%error, "the control API takes as much of the processor as packets");
+            }
             let (router, site) = (routes::router(&app), web.map(|web| (web, routes::site(&app))));
             memory::return_holes();
             runtime.block_on(async {
