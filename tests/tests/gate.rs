@@ -12,6 +12,7 @@ const WEB: &str = "listen_addr: 127.0.0.1:8080";
 const NEW_KEY: &str = "{\"name\":\"made by a browser\"}";
 const PASSWORD: &str = "correct horse battery";
 const SETTLE: Duration = Duration::from_secs(5);
+const NO_BPF: &[&str] = &["setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin", "--"];
 
 fn node(lab: &Lab, api: &'static str) -> Result<Node> {
     let mut node = Node::new(lab.host("a")?, Settings { api: Some(api), ..Settings::default() })?;
@@ -249,8 +250,27 @@ fn members_reach_it_only_where_the_configuration_names_their_network() -> Result
         }
         let secured = ask(&a, &["--header", "Host: evil.example:8080"], "/")?;
         ensure!(secured.status == 403, "{secured:?}");
-        Ok(())
+        stays_out_without_kernel_programs(&mut a, &b)
     })
+}
+
+/// Where the workers judge packets, who listens on all addresses listens on those of the mesh too.
+fn stays_out_without_kernel_programs(a: &mut Node, b: &Node) -> Result<()> {
+    a.stop()?;
+    let api = Some("listen_addr: 0.0.0.0:8080");
+    a.configure(Settings { api, wrapper: NO_BPF.to_vec(), ..Settings::default() })?;
+    let status = a.start_and_wait()?;
+    ensure!(status.datapath.mode == "userspace", "{:?}", status.datapath);
+    b.wait_peer_up(a)?;
+    let _beside = service::echo(&a.host, "tcp", "0.0.0.0".parse()?, 8083)?;
+    let address = a.addresses()?.0.to_string();
+    b.host.tool(&["ask", "tcp", &address, "8083"])?;
+    let visit = |host: &Host, at: &str| {
+        curl(host, &["--insecure", "--max-time", "2", &format!("https://{at}:8080/")])
+    };
+    ensure!(visit(&a.host, &a.host.ipv4.to_string())?.is_some(), "it listens");
+    ensure!(visit(&b.host, &address)?.is_none(), "reached at {address} without kernel programs");
+    Ok(())
 }
 
 /// SHA-256 of the certificate that a server on this host shows.
