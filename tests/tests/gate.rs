@@ -357,7 +357,7 @@ while time.time()<end:
 
 /// Windows of a transfer beside the flood; the same number and one more without it.
 fn windows() -> usize {
-    std::env::var("MESHHOLD_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    std::env::var("MESHHOLD_WINDOWS").ok().and_then(|text| text.parse().ok()).unwrap_or(7)
 }
 
 /// The middle one of what each window beside the flood kept of those before and after it: the machine's own moods come and go
