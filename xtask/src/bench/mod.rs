@@ -31,6 +31,9 @@ use crate::{cargo, setup};
 
 /// The only topology so far: a – b.
 const TOPOLOGY: &str = "direct";
+/// Share of the processors that the hypervisor may take during a measurement.
+const STOLEN_PERCENT: f64 = 1.0;
+const TRIES: u32 = 3;
 
 /// What to measure, and how often
 #[derive(Args)]
@@ -98,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut order: Vec<&Row> = rows.iter().collect();
     for round in 1..=arguments.rounds {
         for row in &order {
-            let outcome = one(row, arguments);
+            let outcome = undisturbed(|| one(row, arguments));
             report(round, row, &outcome);
             results.add(row, outcome);
         }
@@ -150,6 +153,22 @@ fn named(names: &[String]) -> Result<Vec<Row>> {
     }
     rows.retain(|row| names.is_empty() || names.iter().any(|name| name == row.name));
     Ok(rows)
+}
+
+/// Measures once more what the hypervisor disturbed, and again; of three samples the least disturbed counts.
+fn undisturbed(mut measure: impl FnMut() -> Result<Sample>) -> Result<Sample> {
+    let stolen = |sample: &Sample| sample.get("stolen_pct").copied().unwrap_or_default();
+    let mut best = measure()?;
+    for _ in 1..TRIES {
+        if stolen(&best) <= STOLEN_PERCENT {
+            break;
+        }
+        let again = measure()?;
+        if stolen(&again) < stolen(&best) {
+            best = again;
+        }
+    }
+    Ok(best)
 }
 
 /// One row once, in namespaces of its own.

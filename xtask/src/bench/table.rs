@@ -73,8 +73,8 @@ fn introduction(results: &Results) -> String {
     let (rounds, seconds) = (results.rounds(), results.seconds);
     format!(
         "Topology {}, underlay {}; medians (min..max) of {rounds} interleaved rounds, {seconds} s a TCP run. \
-         Machine: {}; busy before a measurement: {}; taken by the hypervisor during one: {}. \
-         Client, server and both ends share the cores. Bound: the row copy-… of the same cipher family \
+         Machine: {}; busy before a measurement: {}; taken by the hypervisor during one, after as many as two \
+         repetitions: {}. Client, server and both ends share the cores. Bound: the row copy-… of the same cipher family \
          (128-bit keys for AES).\n\n",
         results.topology,
         results.underlay,

@@ -282,6 +282,9 @@ impl Paths {
 
     /// Closes what no path uses any more.
     pub(super) fn sweep_ports(&mut self, now: Instant) {
+        if self.birthday.kept.is_empty() {
+            return;
+        }
         let (met, peers) = (self.met(), &self.peers);
         let is_over = |port: &u16, key: &PeerKey| {
             let Some(peer) = peers.get(key) else { return true };

@@ -100,9 +100,7 @@ impl World {
             self.drain(at);
         }
         let now = self.now;
-        let (due, flying) = std::mem::take(&mut self.flying).into_iter().partition(|flight| flight.0 <= now);
-        self.flying = flying;
-        let due: Vec<_> = due;
+        let due: Vec<_> = self.flying.extract_if(.., |flight| flight.0 <= now).collect();
         due.into_iter().for_each(|(_, at, path, message)| self.arrive(at, path, message.as_ref()));
     }
 

@@ -30,6 +30,7 @@ use super::shared::Snapshot;
 use super::tun::{Offload, TunEnd, TunQueue};
 use crate::datapath::counters::ReasonCounters;
 use crate::datapath::icmp::{self, MAX_ERROR};
+use crate::datapath::relay::Hop;
 use crate::datapath::table::{PeerRoute, Table};
 use crate::platform::linux::sys_net::{self, Received};
 
@@ -39,7 +40,7 @@ const REPEAT_MOVED: Duration = Duration::from_millis(250);
 /// How datagrams came that were received together.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrival {
-    /// Bytes of each but the last.
+    /// Bytes of each but the last; not 0.
     pub(super) segment: usize,
     pub(super) from: Path,
     /// Hops that they may still make, this one too, where that is known.
@@ -83,32 +84,52 @@ impl Worker {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
         let from = Path::from(got.from).from_port(port);
-        let arrival = Arrival { segment: got.segment, from, hops: got.hops };
+        let arrival = Arrival { segment: got.segment.max(1), from, hops: got.hops };
         self.receive(bytes, arrival, &Wake { snapshot, now: Instant::now() });
     }
 
     /// Takes datagrams from one sender.
     pub(super) fn receive(&mut self, bytes: &mut [u8], arrival: Arrival, wake: &Wake<'_>) {
-        let Arrival { segment, from, .. } = arrival;
         let mut start = 0;
         while start < bytes.len() {
-            let forwarded = self.relay(bytes.get(start..).unwrap_or_default(), arrival, wake);
-            if forwarded > 0 {
-                start += forwarded;
-                continue;
+            let (hop, len) = relay::run(bytes.get(start..).unwrap_or_default(), arrival);
+            let run = start..start + len;
+            if !self.relay(hop, bytes.get(run.clone()).unwrap_or_default(), arrival, wake) {
+                self.open_all(bytes, (hop, run), arrival, wake);
             }
-            let end = (start + segment.max(1)).min(bytes.len());
-            match self.open(bytes, start..end, from, wake) {
-                Ok(Some(opened)) => self.deliver(bytes, opened),
-                Ok(None) => {}
-                Err(reason) => self.drop_packet(reason),
-            }
-            start = end;
+            start += len;
         }
         let Some(end) = &self.tun else {
             return;
         };
         self.coalescer.flush(bytes, &mut TunSink { queue: &end.queue, counters: &self.outlet.counters });
+    }
+
+    /// Authenticates datagrams that have one label or none, and delivers what they hold.
+    fn open_all(
+        &mut self,
+        bytes: &mut [u8],
+        (hop, run): (Option<Hop>, Range<usize>),
+        arrival: Arrival,
+        wake: &Wake<'_>,
+    ) {
+        let Arrival { segment, mut from, .. } = arrival;
+        let mut label = 0;
+        if let Some(hop) = hop {
+            let Some(back) = wake.snapshot.table.doors.get(&hop) else {
+                let count = run.len().div_ceil(segment) as u64;
+                return self.outlet.counters.add(Reason::UnknownLabel, count);
+            };
+            (label, from) = (LABEL_HEADER, *back);
+        }
+        for start in run.clone().step_by(segment) {
+            let end = (start + segment).min(run.end);
+            match self.open(bytes, start + label..end, from, wake) {
+                Ok(Some(opened)) => self.deliver(bytes, opened),
+                Ok(None) => {}
+                Err(reason) => self.drop_packet(reason),
+            }
+        }
     }
 
     /// Authenticates one datagram. `None` where it holds no packet for us: a keepalive, or not our business.
@@ -119,7 +140,6 @@ impl Worker {
         from: Path,
         wake: &Wake<'_>,
     ) -> Result<Option<Opened>, Reason> {
-        let (range, from) = unlabelled(bytes, range, from, wake)?;
         let start = range.start + DATA_HEADER;
         let datagram = bytes.get_mut(range).unwrap_or_default();
         let Some(header) = DataHeader::of(datagram) else {
@@ -265,22 +285,6 @@ fn complete(packet: &mut [u8]) {
     if let (Some(_), Some(offset)) = (layout.payload(packet), field_offset(layout.protocol)) {
         finish(packet, layout.transport, offset);
     }
-}
-
-/// Takes off the label of a datagram that came through relays.
-fn unlabelled(
-    bytes: &[u8],
-    range: Range<usize>,
-    from: Path,
-    wake: &Wake<'_>,
-) -> Result<(Range<usize>, Path), Reason> {
-    let datagram = bytes.get(range.clone()).unwrap_or_default();
-    if datagram.first() != Some(&TYPE_RELAY) {
-        return Ok((range, from));
-    }
-    let hop = relay::hop(datagram, from).ok_or(Reason::Truncated)?;
-    let back = wake.snapshot.table.doors.get(&hop).ok_or(Reason::UnknownLabel)?;
-    Ok((range.start + LABEL_HEADER..range.end, *back))
 }
 
 /// The peer has shown that it has the session.

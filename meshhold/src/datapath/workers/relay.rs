@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use meshhold_common::{Reason, budget};
-use meshhold_core::path::Path;
 use meshhold_core::wire::{LABEL_HEADER, TYPE_RELAY};
 
 use super::event::WorkerEvent;
@@ -39,11 +38,21 @@ pub(super) struct LiveLeg {
 #[derive(Debug, Default)]
 pub(super) struct Legs(HashMap<Hop, Arc<LiveLeg>>);
 
-/// How a relay knows a labelled datagram that came directly from `from`.
-pub(super) fn hop(datagram: &[u8], from: Path) -> Option<Hop> {
-    let &[kind, _, _, _, a, b, c, d] = datagram.first_chunk::<LABEL_HEADER>()?;
-    let label = u32::from_be_bytes([a, b, c, d]);
-    (kind == TYPE_RELAY && from.is_direct()).then_some(Hop { remote: from.remote, label })
+/// How a relay knows the first of these datagrams, if it has a label and came directly; and how many bytes are datagrams
+/// like it.
+pub(super) fn run(bytes: &[u8], arrival: Arrival) -> (Option<Hop>, usize) {
+    let datagrams = bytes.chunks(arrival.segment);
+    let header = datagrams.clone().next().and_then(label_header);
+    let len = datagrams.take_while(|datagram| label_header(datagram) == header).map(<[u8]>::len).sum();
+    let hop = header.filter(|_| arrival.from.is_direct()).map(|&[_, _, _, _, a, b, c, d]| Hop {
+        remote: arrival.from.remote,
+        label: u32::from_be_bytes([a, b, c, d]),
+    });
+    (hop, len)
+}
+
+fn label_header(datagram: &[u8]) -> Option<&[u8; LABEL_HEADER]> {
+    datagram.first_chunk().filter(|header| header.starts_with(&[TYPE_RELAY]))
 }
 
 impl Legs {
@@ -94,32 +103,27 @@ impl LiveLeg {
 }
 
 impl Worker {
-    /// Sends on what starts `bytes`, if a leg takes it: as many datagrams of `segment` bytes as carry one label. Yields how many
-    /// bytes were dealt with.
-    pub(super) fn relay(&mut self, bytes: &[u8], arrival: Arrival, wake: &Wake<'_>) -> usize {
-        let Arrival { segment, from, hops } = arrival;
-        let Some(live) = hop(bytes, from).and_then(|hop| wake.snapshot.legs.0.get(&hop)) else { return 0 };
-        let segment = segment.max(1);
-        let header = bytes.get(..LABEL_HEADER);
-        let alike = bytes.chunks(segment).take_while(|datagram| datagram.get(..LABEL_HEADER) == header);
-        let run = bytes.get(..alike.map(<[u8]>::len).sum()).unwrap_or_default();
+    /// Sends on datagrams that a relay knows as `hop`, if a leg takes them. Yields whether they were dealt with.
+    pub(super) fn relay(&mut self, hop: Option<Hop>, run: &[u8], arrival: Arrival, wake: &Wake<'_>) -> bool {
+        let Arrival { segment, hops, .. } = arrival;
+        let Some(live) = hop.and_then(|hop| wake.snapshot.legs.0.get(&hop)) else { return false };
         let count = run.len().div_ceil(segment) as u64;
         if hops.is_some_and(|hops| hops <= 1) {
             live.expired.fetch_add(count, Relaxed);
             self.outlet.counters.add(Reason::HopLimit, count);
-            return run.len();
+            return true;
         }
         if !live.admits(self.outside.shared.nanoseconds(wake.now), run.len()) {
             live.over_rate.fetch_add(count, Relaxed);
             self.outlet.counters.add(Reason::OverRate, count);
-            return run.len();
+            return true;
         }
         live.packets.fetch_add(count, Relaxed);
         live.bytes.fetch_add(run.len() as u64, Relaxed);
         self.outlet.counters.add(Reason::PassRelay, count);
         let left = hops.map_or(0, |hops| hops - 1);
         self.batch.forward(run, segment, (live.leg.to, left), self.outlet.exit());
-        run.len()
+        true
     }
 }
 
@@ -142,6 +146,8 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use meshhold_core::path::Path;
+
     use super::*;
 
     fn leg(label: u32, rate: u64, source: u32) -> Leg {
@@ -180,10 +186,31 @@ mod tests {
         assert_eq!((after.0.len(), packets), (2, 7));
     }
 
+    fn arrival(from: Path) -> Arrival {
+        Arrival { segment: 10, from, hops: None }
+    }
+
+    #[test]
+    fn a_run_ends_where_the_label_changes() {
+        let direct = Path::from(std::net::SocketAddr::from(([192, 0, 2, 1], 7777)));
+        let datagram = |kind: u8, label: u8| [kind, 0, 0, 0, 0, 0, 0, label, 9, 9];
+        let [one, two, bare] = [datagram(TYPE_RELAY, 1), datagram(TYPE_RELAY, 2), datagram(7, 1)];
+        let joined = [&one[..], &one, &two, &bare, &datagram(7, 3), &one[..9]].concat();
+        let mut seen = Vec::new();
+        let mut rest = &joined[..];
+        while !rest.is_empty() {
+            let (hop, len) = run(rest, arrival(direct));
+            seen.push((hop.map(|hop| hop.label), len));
+            rest = &rest[len..];
+        }
+        assert_eq!(seen, [(Some(1), 20), (Some(2), 10), (None, 20), (Some(1), 9)]);
+    }
+
     #[test]
     fn only_labelled_datagrams_that_came_directly_have_a_hop() {
         let direct = Path::from(std::net::SocketAddr::from(([192, 0, 2, 1], 7777)));
         let datagram = [TYPE_RELAY, 0, 0, 0, 0, 0, 1, 2, 4];
+        let hop = |bytes, from| run(bytes, arrival(from)).0;
         assert_eq!(hop(&datagram, direct), Some(Hop { remote: direct.remote, label: 0x102 }));
         assert_eq!(hop(&datagram, Path::relayed(direct.remote, 1)), None);
         assert_eq!(hop(&datagram[..7], direct), None);

@@ -1,13 +1,21 @@
 //! Datagrams at a rate: junk or the content of files, from this host's address or from many that aren't its own.
+//!
+//! The sender shares its processors with what is tested, so it is cheap: what has one source goes out by UDP_SEGMENT, and
+//! arrives as the kernel joins a flow's datagrams on their way in.
 
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::flood::Random;
 
+/// Most datagrams of one system call: of the longest that fit a link, 64 KiB.
+const TRAIN: usize = 50;
 /// Between bursts.
 const TICK: Duration = Duration::from_millis(5);
 const TICKS_PER_SECOND: u64 = 200;
@@ -20,48 +28,61 @@ const SOURCES: u64 = 64;
 const JUNK: usize = 256;
 const JUNK_LENGTH: usize = 148;
 
+/// What a datagram holds, and its part of a checksum: summed up once, as a flood shall cost its sender little.
+struct Payload {
+    bytes: Vec<u8>,
+    sum: u64,
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        let sum = sum(&bytes);
+        Self { bytes, sum }
+    }
+}
+
 /// Where datagrams seem to come from.
 enum Sender {
     Own(UdpSocket),
     Forged { socket: Socket, first: IpAddr, server: SocketAddr },
 }
 
-/// Sends for `seconds`, each of `files` in turn, or junk without any; `source` is `own` or the first forged address.
+/// Sends for `seconds`, each of `files` for a tick in turn, or junk without any; `source` is `own` or the first forged
+/// address.
 pub(crate) fn run(server: SocketAddr, rate: u64, seconds: u64, source: &str, files: &[&str]) -> Result<()> {
     let sender = Sender::new(server, source)?;
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let payloads = payloads(files, &mut random)?;
-    let (begun, mut sent) = (Instant::now(), 0_u64);
+    let count = (rate / TICKS_PER_SECOND) as usize;
+    let begun = Instant::now();
     println!("storming");
-    for tick in 0..seconds * TICKS_PER_SECOND {
-        for payload in payloads
-            .iter()
-            .cycle()
-            .skip(sent as usize % payloads.len())
-            .take((rate / TICKS_PER_SECOND) as usize)
-        {
+    for (tick, burst) in (1..=seconds * TICKS_PER_SECOND).zip(payloads.iter().cycle()) {
+        for from in (0..count).step_by(TRAIN) {
+            let train = burst.iter().cycle().skip(from).take(TRAIN.min(count - from));
             // A full queue is the network's business.
-            let _ = sender.send(payload, &mut random);
-            sent += 1;
+            let _ = sender.send(train, &mut random);
         }
-        let due = TICK * u32::try_from(tick + 1)?;
-        std::thread::sleep(due.saturating_sub(begun.elapsed()));
+        std::thread::sleep((TICK * u32::try_from(tick)?).saturating_sub(begun.elapsed()));
     }
-    println!("sent {sent} in {} ms", begun.elapsed().as_millis());
+    println!("sent {} in {} ms", count as u64 * seconds * TICKS_PER_SECOND, begun.elapsed().as_millis());
     Ok(())
 }
 
-fn payloads(files: &[&str], random: &mut Random) -> Result<Vec<Vec<u8>>> {
+/// What to send in the ticks that come, over and over; all of one tick has one length.
+fn payloads(files: &[&str], random: &mut Random) -> Result<Vec<Vec<Payload>>> {
     if !files.is_empty() {
-        let read = |file: &&str| std::fs::read(file).with_context(|| format!("cannot read {file}"));
+        let read = |file: &&str| {
+            let bytes = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
+            Ok(vec![bytes.into()])
+        };
         return files.iter().map(read).collect();
     }
     let mut junk = || {
         let mut bytes = vec![0; JUNK_LENGTH];
         random.fill(&mut bytes);
-        bytes
+        bytes.into()
     };
-    Ok((0..JUNK).map(|_| junk()).collect())
+    Ok(vec![(0..JUNK).map(|_| junk()).collect()])
 }
 
 impl Sender {
@@ -78,28 +99,40 @@ impl Sender {
         Ok(Self::Forged { socket, first, server })
     }
 
-    fn send(&self, payload: &[u8], random: &mut Random) -> Result<()> {
+    /// Payloads of one length.
+    fn send<'a>(&self, train: impl Iterator<Item = &'a Payload>, random: &mut Random) -> Result<()> {
         match self {
-            Self::Own(socket) => socket.send(payload)?,
-            Self::Forged { socket, first, server } => {
-                let drawn = random.next();
-                let (at, port) = (drawn % SOURCES, u16::try_from(1024 + (drawn >> 32) % 60_000)?);
-                let packet = match (first, server) {
-                    (IpAddr::V4(first), SocketAddr::V4(server)) => {
-                        let source = Ipv4Addr::from_bits(first.to_bits() + u32::try_from(at)?);
-                        forged4(SocketAddrV4::new(source, port), *server, payload)?
-                    }
-                    (IpAddr::V6(first), SocketAddr::V6(server)) => {
-                        let source = Ipv6Addr::from_bits(first.to_bits() + u128::from(at));
-                        forged6(SocketAddrV6::new(source, port, 0, 0), *server, payload)?
-                    }
-                    _ => bail!("two families"),
-                };
-                // A raw IPv6 socket takes no port.
-                socket.send_to(&packet, &SockAddr::from(SocketAddr::new(server.ip(), 0)))?
+            Self::Own(socket) => {
+                let payloads: Vec<IoSlice<'_>> = train.map(|payload| IoSlice::new(&payload.bytes)).collect();
+                let segment = u16::try_from(payloads.first().map_or(0, |payload| payload.len()))?;
+                let offload = [ControlMessage::UdpGsoSegments(&segment)];
+                sendmsg::<()>(socket.as_raw_fd(), &payloads, &offload, MsgFlags::empty(), None)?;
             }
-        };
+            Self::Forged { socket, first, server } => {
+                for payload in train {
+                    let packet = forged(*first, *server, payload, random.next())?;
+                    // A raw IPv6 socket takes no port.
+                    socket.send_to(&packet, &SockAddr::from(SocketAddr::new(server.ip(), 0)))?;
+                }
+            }
+        }
         Ok(())
+    }
+}
+
+/// From an address and a port that were `drawn`.
+fn forged(first: IpAddr, server: SocketAddr, payload: &Payload, drawn: u64) -> Result<Vec<u8>> {
+    let (at, port) = (drawn % SOURCES, u16::try_from(1024 + (drawn >> 32) % 60_000)?);
+    match (first, server) {
+        (IpAddr::V4(first), SocketAddr::V4(server)) => {
+            let source = Ipv4Addr::from_bits(first.to_bits() + u32::try_from(at)?);
+            forged4(SocketAddrV4::new(source, port), server, &payload.bytes)
+        }
+        (IpAddr::V6(first), SocketAddr::V6(server)) => {
+            let source = Ipv6Addr::from_bits(first.to_bits() + u128::from(at));
+            forged6(SocketAddrV6::new(source, port, 0, 0), server, payload)
+        }
+        _ => bail!("two families"),
     }
 }
 
@@ -116,11 +149,12 @@ fn forged4(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Result<Vec<u
 }
 
 /// IPv6 and UDP headers, where the latter's checksum is no choice, and the payload.
-fn forged6(from: SocketAddrV6, to: SocketAddrV6, payload: &[u8]) -> Result<Vec<u8>> {
-    let mut datagram = udp(from.port(), to.port(), payload)?;
+fn forged6(from: SocketAddrV6, to: SocketAddrV6, payload: &Payload) -> Result<Vec<u8>> {
+    let mut datagram = udp(from.port(), to.port(), &payload.bytes)?;
     let length = u16::try_from(datagram.len())?;
     let addresses = [from.ip().octets(), to.ip().octets()].concat();
-    let sum = sum(&addresses) + sum(&datagram) + u64::from(length) + 17;
+    let header = datagram.get(..UDP_HEADER.into()).unwrap_or_default();
+    let sum = sum(&addresses) + sum(header) + payload.sum + u64::from(length) + 17;
     let folded = (0..4).fold(sum, |sum, _| (sum >> 16) + (sum & 0xffff));
     let checksum = match !u16::try_from(folded)? {
         0 => u16::MAX,

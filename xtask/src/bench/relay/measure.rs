@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use meshhold_tests::process::Process;
 use meshhold_tests::{Node, wait};
 
 use super::super::figures::Sample;
-use super::super::site::Underlay;
 use super::super::transfer::{self, Load, transfer};
 use super::super::{own, ping};
-use super::Middle;
+use super::Case;
 use super::chain::Chain;
 
 const PINGS: (u32, f64) = (200, 0.005);
@@ -25,14 +25,33 @@ const FLOOD_PORT: &str = "5302";
 /// Bytes of a datagram of the flood.
 const FLOOD_BYTES: &str = "1200";
 
-/// One TCP stream and round trips.
-pub(super) fn throughput(underlay: Underlay, middle: Middle, hops: u8, seconds: u32) -> Result<Sample> {
-    let chain = Chain::new(underlay, middle, hops, None)?;
-    taken(&chain, seconds).with_context(|| chain.site.logs())
+/// A case that runs, to be measured once or more often.
+pub(super) struct Stand {
+    chain: Chain,
+    /// `None` where a budget is watched.
+    server: Option<Process>,
 }
 
-fn taken(chain: &Chain, seconds: u32) -> Result<Sample> {
-    let _server = transfer::server(&chain.site)?;
+impl Stand {
+    pub(super) fn new(case: Case) -> Result<Self> {
+        let Case { underlay, middle, hops, budget } = case;
+        let chain = Chain::new(underlay, middle, hops, budget.then_some(RATE))?;
+        let server = if budget { None } else { Some(transfer::server(&chain.site)?) };
+        Ok(Self { chain, server })
+    }
+
+    /// One TCP stream of so many seconds and round trips, or how far what a relay lets through is from its budget, in percent,
+    /// when far more is sent.
+    pub(super) fn measure(&self, seconds: u32) -> Result<Sample> {
+        let taken = match self.server {
+            Some(_) => throughput(&self.chain, seconds),
+            None => held(&self.chain),
+        };
+        taken.with_context(|| self.chain.site.logs())
+    }
+}
+
+fn throughput(chain: &Chain, seconds: u32) -> Result<Sample> {
     let trips = ping::ping(&chain.site.a, chain.address, PINGS.0, PINGS.1)?;
     let load = Load { seconds, options: &[], wrapper: &[] };
     let done = transfer(&chain.site, chain.address, &chain.pids()?, load)?;
@@ -45,12 +64,6 @@ fn taken(chain: &Chain, seconds: u32) -> Result<Sample> {
         ("ping_p99_us", trips.p99),
         ("stolen_pct", done.stolen),
     ]))
-}
-
-/// How far what a relay lets through is from its budget, in percent, when far more is sent.
-pub(super) fn budget(underlay: Underlay, middle: Middle) -> Result<Sample> {
-    let chain = Chain::new(underlay, middle, 1, Some(RATE))?;
-    held(&chain).with_context(|| chain.site.logs())
 }
 
 fn held(chain: &Chain) -> Result<Sample> {

@@ -10,12 +10,13 @@ mod report;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
+use self::measure::Stand;
 use self::report::Results;
 use super::figures::Sample;
 use super::site::Underlay;
-use super::{Arguments, machine};
+use super::{Arguments, machine, undisturbed};
 use crate::cargo;
 
 /// Longest path.
@@ -65,11 +66,10 @@ impl Case {
         format!("{underlay}-{middle}-{what}")
     }
 
-    fn measure(self, seconds: u32) -> Result<Sample> {
-        match self.budget {
-            true => measure::budget(self.underlay, self.middle),
-            false => measure::throughput(self.underlay, self.middle, self.hops, seconds),
-        }
+    /// Whether two cases stand at the same time and are measured in turn: what is to be compared.
+    fn goes_with(&self, other: &Self) -> bool {
+        let kind = |case: &Self| (case.underlay, case.hops.max(1), case.budget);
+        kind(self) == kind(other)
     }
 }
 
@@ -94,25 +94,39 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let cases = choose(&arguments.peers)?;
     let stem = stem(arguments)?;
     let mut results = Results::new(&cases, arguments.seconds)?;
-    let mut order = cases;
-    for round in 1..=arguments.rounds {
-        for case in &order {
-            let busy = machine::wait_idle(Duration::from_secs(arguments.idle_wait))?;
-            let outcome = case.measure(arguments.seconds).map(|mut sample| {
-                sample.insert("busy_pct", busy);
-                sample
-            });
-            eprintln!("round {round}: {}: {}", case.name(), report::brief(&outcome));
-            results.add(*case, outcome);
-        }
-        // Each round begins one case further on, so that no case always follows the same one.
-        order.rotate_left(1);
+    for group in cases.chunk_by(Case::goes_with) {
+        compare(group, arguments, &mut results);
         results.write(&stem)?;
     }
     print!("{}", results.markdown());
     println!("\nwritten: {0}.md, {0}.json", stem.display());
     ensure!(results.any(), "no case could be measured");
     Ok(())
+}
+
+/// Measures in turn what stands at the same time, as the machine's speed changes from minute to minute.
+fn compare(group: &[Case], arguments: &Arguments, results: &mut Results) {
+    let mut stands: Vec<_> = group.iter().map(|case| (*case, Stand::new(*case))).collect();
+    for round in 1..=arguments.rounds {
+        for (case, stand) in &stands {
+            let outcome = match stand {
+                Ok(stand) => undisturbed(|| one(stand, arguments)),
+                Err(error) => Err(anyhow!("{error:#}")),
+            };
+            eprintln!("round {round}: {}: {}", case.name(), report::brief(&outcome));
+            results.add(*case, round, outcome);
+        }
+        // Each round begins one case further on, so that no case always follows the same one.
+        stands.rotate_left(1);
+    }
+}
+
+/// One case once, on an idle machine.
+fn one(stand: &Stand, arguments: &Arguments) -> Result<Sample> {
+    let busy = machine::wait_idle(Duration::from_secs(arguments.idle_wait))?;
+    let mut sample = stand.measure(arguments.seconds)?;
+    sample.insert("busy_pct", busy);
+    Ok(sample)
 }
 
 /// The cases whose names begin with one of these, or all.

@@ -2,6 +2,7 @@
 //!
 //! Must not know how a figure was taken.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,10 +13,13 @@ use super::super::site::Underlay;
 use super::super::{machine, table};
 use super::{Case, Middle};
 
-/// A case with all its samples.
+/// Gbit/s of one stream.
+const TCP: &str = "tcp1_gbps";
+
+/// A case with its samples by their rounds.
 struct Line {
     case: Case,
-    samples: Vec<Sample>,
+    samples: BTreeMap<u32, Sample>,
     failures: Vec<String>,
 }
 
@@ -28,14 +32,15 @@ pub(super) struct Results {
 
 impl Results {
     pub(super) fn new(cases: &[Case], seconds: u32) -> Result<Self> {
-        let lines = cases.iter().map(|case| Line { case: *case, samples: Vec::new(), failures: Vec::new() });
+        let lines =
+            cases.iter().map(|case| Line { case: *case, samples: BTreeMap::new(), failures: Vec::new() });
         Ok(Self { seconds, facts: machine::facts()?, lines: lines.collect() })
     }
 
-    pub(super) fn add(&mut self, case: Case, outcome: Result<Sample>) {
+    pub(super) fn add(&mut self, case: Case, round: u32, outcome: Result<Sample>) {
         let Some(line) = self.lines.iter_mut().find(|line| line.case == case) else { return };
         match outcome {
-            Ok(sample) => line.samples.push(sample),
+            Ok(sample) => drop(line.samples.insert(round, sample)),
             Err(error) => line.failures.push(format!("{error:#}")),
         }
     }
@@ -57,9 +62,9 @@ impl Results {
         let rounds = self.lines.iter().map(|line| line.samples.len()).max().unwrap_or_default();
         let mut text = format!(
             "Nodes in a row, each in namespaces of its own on the same machine, whose cores all of them share; medians \
-             (min..max) of {rounds} interleaved rounds, {} s a TCP run. `forward`: \
-             the hops route the same sealed datagrams and run nothing. Machine: {}; busy before a case: at most {:.0} %; \
-             taken by the hypervisor during one: at most {:.0} %.\n\n",
+             (min..max) of {rounds} interleaved rounds, {} s a TCP run; a ratio is the median of the rounds' own. Cases with as \
+             many hops stand at the same time. `forward`: the hops route the same sealed datagrams and run nothing. Machine: {}; busy before a case: at most {:.0} %; \
+             taken by the hypervisor during one, after as many as two repetitions: at most {:.0} %.\n\n",
             self.seconds,
             table::machine(&self.facts),
             self.most("busy_pct"),
@@ -78,12 +83,12 @@ impl Results {
     }
 
     fn most(&self, figure: &str) -> f64 {
-        let samples = self.lines.iter().flat_map(|line| &line.samples);
+        let samples = self.lines.iter().flat_map(|line| line.samples.values());
         samples.filter_map(|sample| sample.get(figure)).copied().fold(0.0, f64::max)
     }
 
     fn throughput(&self, text: &mut String, underlay: Underlay) {
-        let here = |line: &&Line| line.case.underlay == underlay && line.spread("tcp1_gbps").is_some();
+        let here = |line: &&Line| line.case.underlay == underlay && line.spread(TCP).is_some();
         let mut lines = self.lines.iter().filter(here).peekable();
         if lines.peek().is_none() {
             return;
@@ -105,7 +110,7 @@ impl Results {
                 "| {} | {} | {} | {} | {} |\n",
                 line.case.middle.name(),
                 line.case.hops,
-                line.cell("tcp1_gbps", 2),
+                line.cell(TCP, 2),
                 ratios.join(" | "),
                 cells.join(" | ")
             ));
@@ -113,11 +118,15 @@ impl Results {
         text.push('\n');
     }
 
-    /// A case's throughput to that of another on the same underlay.
+    /// A case's throughput to that of another on the same underlay: the median of the rounds' ratios.
     fn ratio(&self, line: &Line, middle: Middle, hops: u8) -> Option<f64> {
         let to = Case { middle, hops, budget: false, ..line.case };
-        let to = self.lines.iter().find(|line| line.case == to)?.spread("tcp1_gbps")?.median;
-        Some(line.spread("tcp1_gbps")?.median / Some(to).filter(|to| *to > 0.0)?)
+        let to = self.lines.iter().find(|line| line.case == to)?;
+        let rounds = line.samples.iter().filter_map(|(round, sample)| {
+            let other = to.samples.get(round)?.get(TCP).filter(|other| **other > 0.0)?;
+            Some(sample.get(TCP)? / other)
+        });
+        Some(spread(rounds)?.median)
     }
 
     fn budgets(&self, text: &mut String) {
@@ -144,7 +153,7 @@ impl Results {
             "to_raw": self.ratio(line, Middle::Raw, 1),
             "to_forward": self.ratio(line, Middle::Forward, line.case.hops),
             "to_direct": self.ratio(line, Middle::Direct, 0),
-            "rounds": line.samples,
+            "rounds": line.samples.values().collect::<Vec<_>>(),
             "failures": line.failures,
         })
     }
@@ -152,7 +161,7 @@ impl Results {
 
 impl Line {
     fn spread(&self, figure: &str) -> Option<Spread> {
-        spread(self.samples.iter().filter_map(|sample| sample.get(figure).copied()))
+        spread(self.samples.values().filter_map(|sample| sample.get(figure).copied()))
     }
 
     fn cell(&self, figure: &str, places: usize) -> String {
@@ -194,11 +203,17 @@ mod tests {
         ];
         let mut results = Results::new(&cases.map(|(case, _)| case), 1).unwrap();
         for (case, gbps) in cases {
-            results.add(case, Ok(Sample::from([("tcp1_gbps", gbps)])));
+            // A faster machine in the second round changes no ratio.
+            for (round, speed) in [(1, 1.0), (2, 3.0)] {
+                results.add(case, round, Ok(Sample::from([(TCP, gbps * speed)])));
+            }
         }
-        results.add(kernel, Err(anyhow::anyhow!("cannot\nstart")));
+        results.add(kernel, 3, Err(anyhow::anyhow!("cannot\nstart")));
         let text = results.markdown();
-        assert!(text.contains("| kernel | 2 | 4.00 | – | 0.800 | 0.500 | – | – | – | – |"), "{text}");
+        assert!(
+            text.contains("| kernel | 2 | 8.00 (4.00..12.00) | – | 0.800 | 0.500 | – | – | – | – |"),
+            "{text}"
+        );
         assert!(text.contains("- veth-kernel-2 failed: cannot start\n"), "{text}");
         assert_eq!(results.json()["cases"]["veth-kernel-2"]["to_forward"], 0.8);
         assert_eq!(results.json()["cases"]["veth-kernel-2"]["to_raw"], Value::Null);
