@@ -305,7 +305,10 @@ mod tests {
             let segments = (largest_super_packet(mtu) as usize - 321).div_ceil(payload);
             let sealed = usize::from(mtu) + DATA_HEADER + TAG + LABEL_HEADER;
             assert!(segments <= MAX_DATAGRAMS && segments * sealed <= MAX_RUN, "{mtu}: {segments}");
-            assert!(segments + 1 > MAX_DATAGRAMS || (segments + 1) * sealed > MAX_RUN, "{mtu}: room for more");
+            assert!(
+                segments + 1 > MAX_DATAGRAMS || (segments + 1) * sealed > MAX_RUN,
+                "{mtu}: room for more"
+            );
         }
     }
 }
