@@ -54,8 +54,9 @@ fn a_transfer_and_a_newcomer_hardly_notice_floods() -> Result<()> {
         for _ in 0..ROUNDS {
             for (rate, port) in rates.iter_mut().zip(&targets) {
                 let storm = |port| Storm::start(&attacker, &a.host, port, seconds + 3, &files);
-                let _storm = port.map(storm).transpose()?;
+                let storm = port.map(storm).transpose()?;
                 *rate += service::transfer(&b.host, address, 5201, seconds, &options)?.mbits / ROUNDS as f64;
+                storm.map_or(Ok(()), Storm::end)?;
             }
         }
         for (port, rate) in targets.iter().zip(&rates) {
@@ -116,7 +117,7 @@ fn initiations(packets: &[Vec<u8>], address: Ipv4Addr, folder: &Path) -> Result<
 
 /// The floods of all kinds, until dropped.
 struct Storm {
-    _senders: Vec<Process>,
+    senders: Vec<Process>,
 }
 
 impl Storm {
@@ -135,12 +136,20 @@ impl Storm {
                 senders.push(sender);
             }
         }
-        Ok(Self { _senders: senders })
+        Ok(Self { senders })
+    }
+
+    /// Fails where it was over before.
+    fn end(mut self) -> Result<()> {
+        for sender in &mut self.senders {
+            ensure!(sender.is_running()?, "a flood ended before its time: {}", sender.log()?);
+        }
+        Ok(())
     }
 }
 
 /// From its start until a ping to `known` is answered.
-fn newcomer(lab: &Lab, known: &Node, key: &str, _storm: Storm) -> Result<Duration> {
+fn newcomer(lab: &Lab, known: &Node, key: &str, storm: Storm) -> Result<Duration> {
     let mut node = Node::new(lab.host("newcomer")?, Settings::knowing(&[known])?)?;
     node.join(key, &[])?;
     let begun = Instant::now();
@@ -149,7 +158,9 @@ fn newcomer(lab: &Lab, known: &Node, key: &str, _storm: Storm) -> Result<Duratio
     wait::until_true(PATIENCE, "the newcomer pings", || {
         node.host.succeeds("ping", &["-n", "-c1", "-W1", &address.to_string()])
     })?;
-    Ok(begun.elapsed())
+    let took = begun.elapsed();
+    storm.end()?;
+    Ok(took)
 }
 
 /// Counts what comes from the attacker and from forged addresses, and what is sent to them.

@@ -199,3 +199,24 @@ fn write(stem: &Path, results: &Results) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hypervisor_disturbed_is_measured_thrice_at_most() {
+        let taken = |stolen: &[f64]| {
+            let mut left = stolen.iter();
+            let sample = undisturbed(|| {
+                let stolen = left.next().context("the machine is gone")?;
+                Ok(Sample::from([("stolen_pct", *stolen)]))
+            });
+            sample.map(|sample| (sample["stolen_pct"], left.len())).ok()
+        };
+        assert_eq!(taken(&[0.5, 0.0]), Some((0.5, 1)), "good enough");
+        assert_eq!(taken(&[9.0, 0.0, 0.0]), Some((0.0, 1)));
+        assert_eq!(taken(&[9.0, 3.0, 5.0, 0.0]), Some((3.0, 1)));
+        assert_eq!(taken(&[9.0]), None);
+    }
+}

@@ -28,15 +28,18 @@ const MAX_DATAGRAMS: usize = 64;
 /// read, so its queue discipline decides what waits.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// Headers of a segment: TCP over IPv4 with timestamps, and what the route to caller addresses leaves for the change of
+/// family.
+const SEGMENT_HEADERS: usize = 52 + 28;
+/// What the kernel keeps of a super-packet for headers (MAX_TCP_HEADER).
+const KEPT: usize = 321;
+
 /// Bytes of TCP super-packets: as many segments as one `sendmsg` takes when they are sealed and labelled, so that none is
-/// left over for a second one. The kernel keeps some of them for headers (MAX_TCP_HEADER).
+/// left over for a second one.
 pub fn largest_super_packet(mtu: u16) -> u32 {
-    /// TCP over IPv4 with timestamps, and what the route to caller addresses leaves for the change of family.
-    const HEADERS: usize = 52 + 28;
-    const KEPT: usize = 321;
     let mtu = usize::from(mtu);
     let segments = (MAX_RUN / (mtu + LABEL_HEADER + DATA_HEADER + TAG)).min(MAX_DATAGRAMS);
-    (segments * mtu.saturating_sub(HEADERS) + KEPT) as u32
+    (segments * mtu.saturating_sub(SEGMENT_HEADERS) + KEPT) as u32
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -301,8 +304,8 @@ mod tests {
     #[test]
     fn a_super_packet_is_one_run_even_when_labelled() {
         for mtu in [1280, 1420, 1500, 8920] {
-            let payload = usize::from(mtu) - 80;
-            let segments = (largest_super_packet(mtu) as usize - 321).div_ceil(payload);
+            let payload = usize::from(mtu) - SEGMENT_HEADERS;
+            let segments = (largest_super_packet(mtu) as usize - KEPT).div_ceil(payload);
             let sealed = usize::from(mtu) + DATA_HEADER + TAG + LABEL_HEADER;
             assert!(segments <= MAX_DATAGRAMS && segments * sealed <= MAX_RUN, "{mtu}: {segments}");
             assert!(

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -59,8 +60,7 @@ pub(crate) fn run(server: SocketAddr, rate: u64, seconds: u64, source: &str, fil
     for (tick, burst) in (1..=seconds * TICKS_PER_SECOND).zip(payloads.iter().cycle()) {
         for from in (0..count).step_by(TRAIN) {
             let train = burst.iter().cycle().skip(from).take(TRAIN.min(count - from));
-            // A full queue is the network's business.
-            let _ = sender.send(train, &mut random);
+            sender.send(train, &mut random)?;
         }
         std::thread::sleep((TICK * u32::try_from(tick)?).saturating_sub(begun.elapsed()));
     }
@@ -106,13 +106,18 @@ impl Sender {
                 let payloads: Vec<IoSlice<'_>> = train.map(|payload| IoSlice::new(&payload.bytes)).collect();
                 let segment = u16::try_from(payloads.first().map_or(0, |payload| payload.len()))?;
                 let offload = [ControlMessage::UdpGsoSegments(&segment)];
-                sendmsg::<()>(socket.as_raw_fd(), &payloads, &offload, MsgFlags::empty(), None)?;
+                match sendmsg::<()>(socket.as_raw_fd(), &payloads, &offload, MsgFlags::empty(), None) {
+                    // The network's business.
+                    Ok(_) | Err(Errno::ENOBUFS | Errno::ECONNREFUSED) => {}
+                    Err(error) => bail!("sending a train of datagrams: {error}"),
+                }
             }
             Self::Forged { socket, first, server } => {
                 for payload in train {
                     let packet = forged(*first, *server, payload, random.next())?;
                     // A raw IPv6 socket takes no port.
-                    socket.send_to(&packet, &SockAddr::from(SocketAddr::new(server.ip(), 0)))?;
+                    // A full queue is the network's business.
+                    let _ = socket.send_to(&packet, &SockAddr::from(SocketAddr::new(server.ip(), 0)));
                 }
             }
         }

@@ -7,7 +7,7 @@ mod chain;
 mod measure;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -95,8 +95,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let stem = stem(arguments)?;
     let mut results = Results::new(&cases, arguments.seconds)?;
     for group in cases.chunk_by(Case::goes_with) {
-        compare(group, arguments, &mut results);
-        results.write(&stem)?;
+        compare(group, arguments, &mut results, &stem)?;
     }
     print!("{}", results.markdown());
     println!("\nwritten: {0}.md, {0}.json", stem.display());
@@ -105,7 +104,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Measures in turn what stands at the same time, as the machine's speed changes from minute to minute.
-fn compare(group: &[Case], arguments: &Arguments, results: &mut Results) {
+fn compare(group: &[Case], arguments: &Arguments, results: &mut Results, stem: &Path) -> Result<()> {
     let mut stands: Vec<_> = group.iter().map(|case| (*case, Stand::new(*case))).collect();
     for round in 1..=arguments.rounds {
         for (case, stand) in &stands {
@@ -118,7 +117,9 @@ fn compare(group: &[Case], arguments: &Arguments, results: &mut Results) {
         }
         // Each round begins one case further on, so that no case always follows the same one.
         stands.rotate_left(1);
+        results.write(stem)?;
     }
+    Ok(())
 }
 
 /// One case once, on an idle machine.

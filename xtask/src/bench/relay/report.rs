@@ -63,8 +63,8 @@ impl Results {
         let mut text = format!(
             "Nodes in a row, each in namespaces of its own on the same machine, whose cores all of them share; medians \
              (min..max) of {rounds} interleaved rounds, {} s a TCP run; a ratio is the median of the rounds' own. Cases with as \
-             many hops stand at the same time. `forward`: the hops route the same sealed datagrams and run nothing. Machine: {}; busy before a case: at most {:.0} %; \
-             taken by the hypervisor during one, after as many as two repetitions: at most {:.0} %.\n\n",
+             many hops stand at the same time. `forward`: the hops route the same sealed datagrams and run nothing. \
+             Machine: {}; busy before a case: at most {:.0} %; taken by the hypervisor during one, after as many as two repetitions: at most {:.0} %.\n\n",
             self.seconds,
             table::machine(&self.facts),
             self.most("busy_pct"),
