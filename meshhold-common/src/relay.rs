@@ -18,14 +18,14 @@ pub const MAX_SOURCES: u32 = 4_096;
 pub const MAX_OWN: u32 = 256;
 /// Most datagrams of a super-packet (`UDP_MAX_SEGMENTS` of the kernel).
 pub const MAX_SEGMENTS: u32 = 128;
-/// Words of the headers that are read: IP, UDP and label.
-pub const WORDS4: usize = 9;
+/// Words of the headers that are read: IP and UDP.
+pub const WORDS4: usize = 7;
 /// The same for IPv6.
-pub const WORDS6: usize = 14;
+pub const WORDS6: usize = 12;
 /// Bytes of a UDP header.
 const UDP_BYTES: u32 = 8;
 /// The type of a datagram behind a label, with its flags and the reserved bytes.
-pub const LABELLED: u32 = 0x0500_0000_u32.to_be();
+const LABELLED: u32 = 0x0500_0000_u32.to_be();
 
 /// By what a datagram is known.
 #[repr(C)]
@@ -117,25 +117,30 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// From the first words of a packet, in memory order; `None` unless it is a plain IPv4 one for `port`.
+    /// From the first words of a packet, in memory order; `None` unless it is a plain IPv4 one for `port` with a label.
+    /// `front` reads the first two words from an offset on: few of the packets that pass by come so far.
     #[inline(always)]
-    pub fn ipv4(words: &[u32; WORDS4], port: u16) -> Option<Self> {
-        let [first, piece, ttl, source, destination, ports, length, kind, label] = *words;
+    pub fn ipv4(
+        words: &[u32; WORDS4],
+        port: u16,
+        front: impl FnOnce(u32) -> Option<[u32; 2]>,
+    ) -> Option<Self> {
+        let [first, piece, ttl, source, destination, ports, length] = *words;
         let (first, ttl, ports) = (u32::from_be(first), u32::from_be(ttl), u32::from_be(ports));
         let strange = (ttl >> 16 & 0xff ^ u32::from(UDP))
             | (ports as u16 ^ port) as u32
-            | (kind ^ LABELLED)
             | (first >> 24 ^ 0x45)
             | (u32::from_be(piece) & 0x3fff);
         let length = u32::from_be(length) >> 16;
         if strange != 0 || first & 0xffff != length + IPV4_BYTES || length < UDP_BYTES {
             return None;
         }
-        let address = Address::v4(source.to_ne_bytes());
+        let payload = IPV4_BYTES + UDP_BYTES;
+        let (address, label) = (Address::v4(source.to_ne_bytes()), label(front(payload)?)?);
         Some(Self {
-            hop: HopKey { address, label: u32::from_be(label), port: (ports >> 16) as u16, pad: 0 },
+            hop: HopKey { address, label, port: (ports >> 16) as u16, pad: 0 },
             destination: Address::v4(destination.to_ne_bytes()),
-            payload: IPV4_BYTES + UDP_BYTES,
+            payload,
             bytes: length - UDP_BYTES,
             hops: (ttl >> 24) as u8,
         })
@@ -143,10 +148,14 @@ impl Labelled {
 
     /// The same for IPv6, where UDP has a checksum (RFC 8200 section 8.1).
     #[inline(always)]
-    pub fn ipv6(words: &[u32; WORDS6], port: u16) -> Option<Self> {
-        let [_, next, a, b, c, d, e, f, g, h, ports, length, kind, label] = *words;
+    pub fn ipv6(
+        words: &[u32; WORDS6],
+        port: u16,
+        front: impl FnOnce(u32) -> Option<[u32; 2]>,
+    ) -> Option<Self> {
+        let [_, next, a, b, c, d, e, f, g, h, ports, length] = *words;
         let (next, ports, length) = (u32::from_be(next), u32::from_be(ports), u32::from_be(length));
-        let strange = (next >> 8 & 0xff ^ u32::from(UDP)) | (ports as u16 ^ port) as u32 | (kind ^ LABELLED);
+        let strange = (next >> 8 & 0xff ^ u32::from(UDP)) | (ports as u16 ^ port) as u32;
         let bytes = length >> 16;
         if strange != 0 || next >> 16 != bytes || bytes < UDP_BYTES || length & 0xffff == 0 {
             return None;
@@ -156,14 +165,22 @@ impl Labelled {
         if address.is_v4() {
             return None;
         }
+        let payload = IPV6_BYTES + UDP_BYTES;
+        let label = label(front(payload)?)?;
         Some(Self {
-            hop: HopKey { address, label: u32::from_be(label), port: (ports >> 16) as u16, pad: 0 },
+            hop: HopKey { address, label, port: (ports >> 16) as u16, pad: 0 },
             destination: Address::from_raw([e, f, g, h]),
-            payload: IPV6_BYTES + UDP_BYTES,
+            payload,
             bytes: bytes - UDP_BYTES,
             hops: next as u8,
         })
     }
+}
+
+/// What a datagram's first two words say, in memory order.
+#[inline(always)]
+pub fn label([kind, label]: [u32; 2]) -> Option<u32> {
+    (kind == LABELLED).then(|| u32::from_be(label))
 }
 
 /// By how much a ones' complement sum changes when `old` becomes `new` (RFC 1624), as the kernel's helpers want it.
@@ -215,15 +232,23 @@ mod tests {
         packet
     }
 
+    fn read4(packet: &[u8; 36]) -> Option<Labelled> {
+        Labelled::ipv4(&words(packet), PORT, |at| Some(words(&packet[at as usize..])))
+    }
+
+    fn read6(packet: &[u8; 56]) -> Option<Labelled> {
+        Labelled::ipv6(&words(packet), PORT, |at| Some(words(&packet[at as usize..])))
+    }
+
     #[test]
     fn a_plain_datagram_is_read_in_both_families() {
-        let four = Labelled::ipv4(&words(&datagram4()), PORT).unwrap();
+        let four = read4(&datagram4()).unwrap();
         assert_eq!((four.hop.label, four.hop.port, four.bytes, four.hops), (9, 4096, 8, 64));
         assert_eq!(
             (four.hop.address, four.destination),
             (Address::v4([10, 0, 0, 1]), Address::v4([10, 0, 0, 2]))
         );
-        let six = Labelled::ipv6(&words(&datagram6()), PORT).unwrap();
+        let six = read6(&datagram6()).unwrap();
         assert_eq!((six.hop.label, six.hop.port, six.bytes, six.hops), (9, 4096, 8, 64));
         assert_eq!((six.hop.address.bytes[15], six.destination.bytes[15]), (1, 2));
     }
@@ -236,13 +261,13 @@ mod tests {
         {
             let mut packet = datagram4();
             packet[at] = value;
-            assert_eq!(Labelled::ipv4(&words(&packet), PORT), None, "byte {at}");
+            assert_eq!(read4(&packet), None, "byte {at}");
         }
         // Length, next header, port, UDP length, no checksum, type, flags.
         for (at, value) in [(5, 17), (6, 44), (43, 0), (45, 15), (47, 0), (48, 4), (49, 1)] {
             let mut packet = datagram6();
             packet[at] = value;
-            assert_eq!(Labelled::ipv6(&words(&packet), PORT), None, "byte {at}");
+            assert_eq!(read6(&packet), None, "byte {at}");
         }
     }
 

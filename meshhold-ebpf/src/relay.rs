@@ -30,8 +30,8 @@ use aya_ebpf::{
 use meshhold_common::{
     Address, budget,
     relay::{
-        HopKey, LABELLED, Labelled, LegEntry, LegState, MAX_LEGS, MAX_OWN, MAX_SEGMENTS, MAX_SOURCES,
-        SourceState, WORDS4, WORDS6, checksum, difference,
+        HopKey, Labelled, LegEntry, LegState, MAX_LEGS, MAX_OWN, MAX_SEGMENTS, MAX_SOURCES, SourceState,
+        WORDS4, WORDS6, checksum, difference, label,
     },
 };
 
@@ -92,12 +92,12 @@ fn relay<const LINK: usize>(ctx: &TcContext) -> i32 {
     let port = unsafe { (&raw const RELAY_PORT).read_volatile() };
     if skb.protocol == ETHERTYPE_IPV4 {
         let Some(words) = headers::<WORDS4>(ctx, LINK) else { return NEXT };
-        let Some(datagram) = Labelled::ipv4(words, port) else { return NEXT };
+        let Some(datagram) = Labelled::ipv4(words, port, |at| front(ctx, LINK as u32 + at)) else { return NEXT };
         return forward::<LINK, true>(ctx, &datagram, port);
     }
     if skb.protocol == ETHERTYPE_IPV6 {
         let Some(words) = headers::<WORDS6>(ctx, LINK) else { return NEXT };
-        let Some(datagram) = Labelled::ipv6(words, port) else { return NEXT };
+        let Some(datagram) = Labelled::ipv6(words, port, |at| front(ctx, LINK as u32 + at)) else { return NEXT };
         return forward::<LINK, false>(ctx, &datagram, port);
     }
     NEXT
@@ -117,6 +117,18 @@ fn headers<const N: usize>(ctx: &TcContext, link: usize) -> Option<&'static mut 
     // SAFETY: the bytes lie inside the packet, as the verifier checks. Headers are aligned to words wherever the
     // processor asks for that.
     Some(unsafe { &mut *((ctx.data() + link) as *mut [u32; N]) })
+}
+
+/// The first two words of a datagram. Copied, not pulled: a sender leaves the payload in fragments, and a packet that was
+/// pulled together costs a copy here and makes the receiver's kernel join datagrams by chains (`skb_gro_receive`).
+#[inline(always)]
+fn front(ctx: &TcContext, offset: u32) -> Option<[u32; 2]> {
+    let mut words = MaybeUninit::<[u32; 2]>::uninit();
+    // SAFETY: the helper writes both words, or fails and clears them.
+    unsafe {
+        let failed = bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, words.as_mut_ptr().cast(), 8);
+        (failed == 0).then_some(words.assume_init())
+    }
 }
 
 #[inline(always)]
@@ -171,20 +183,13 @@ fn one_label(ctx: &TcContext, payload: u32, datagram: &Labelled) -> Option<(u64,
     if segments > MAX_SEGMENTS || payload + datagram.bytes != ctx.len() {
         return None;
     }
-    let label = datagram.hop.label.to_be();
     // The verifier wants a bound that it sees in the loop itself, not one that the compiler has concluded.
     let segments = core::hint::black_box(segments);
     for segment in 1..MAX_SEGMENTS {
         if segment >= segments {
             break;
         }
-        let mut words = MaybeUninit::<[u32; 2]>::uninit();
-        // SAFETY: the helper writes both words, or fails and clears them.
-        let (failed, [kind, other]) = unsafe {
-            let target = words.as_mut_ptr().cast();
-            (bpf_skb_load_bytes(ctx.skb.skb.cast(), payload + segment * size, target, 8), words.assume_init())
-        };
-        if failed != 0 || kind != LABELLED || other != label {
+        if front(ctx, payload + segment * size).and_then(label) != Some(datagram.hop.label) {
             return None;
         }
     }
@@ -241,7 +246,7 @@ fn count(state: *mut LegState, number: usize, by: u64) {
 /// New addresses and ports and one hop less, with the header's checksum (RFC 1624) and UDP's.
 #[inline(always)]
 fn rewrite4(ctx: &TcContext, link: usize, leg: &LegEntry, port: u16) -> Option<()> {
-    let [_, _, ttl, source, destination, ports, ..] = headers::<WORDS4>(ctx, link)?;
+    let [_, _, ttl, source, destination, ports, _] = headers::<WORDS4>(ctx, link)?;
     let ([.., from], [.., to]) = (leg.source.raw(), leg.to.raw());
     let addresses = difference(&[*source, *destination], &[from, to]);
     let after = (u32::from(port) << 16 | u32::from(leg.port)).to_be();
@@ -257,7 +262,7 @@ fn rewrite4(ctx: &TcContext, link: usize, leg: &LegEntry, port: u16) -> Option<(
 
 #[inline(always)]
 fn rewrite6(ctx: &TcContext, link: usize, leg: &LegEntry, port: u16) -> Option<()> {
-    let [_, next, a, b, c, d, e, f, g, h, ports, ..] = headers::<WORDS6>(ctx, link)?;
+    let [_, next, a, b, c, d, e, f, g, h, ports, _] = headers::<WORDS6>(ctx, link)?;
     let ([i, j, k, l], [m, n, o, p]) = (leg.source.raw(), leg.to.raw());
     let addresses = difference(&[*a, *b, *c, *d, *e, *f, *g, *h], &[i, j, k, l, m, n, o, p]);
     let after = (u32::from(port) << 16 | u32::from(leg.port)).to_be();

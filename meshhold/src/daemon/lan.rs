@@ -177,6 +177,13 @@ impl Lan {
         }
     }
 
+    /// Whether the workers get received datagrams joined, for their own sake; see [`Workers::join_received`].
+    pub(super) fn join_received(&self, wanted: bool) {
+        if let Some(workers) = &self.workers {
+            workers.join_received(wanted);
+        }
+    }
+
     /// Brings addresses and routes to the wanted state. True if they are there.
     pub(super) async fn set_addresses(&self, setup: &InterfaceSetup) -> bool {
         let Some(net) = &self.net else { return false };

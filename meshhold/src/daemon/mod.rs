@@ -347,7 +347,7 @@ impl Daemon {
         self.ways.paths.set_mapping(self.ways.reflexive.mapping(&self.own_ips()));
         self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
-        self.relaying.check().await;
+        self.stale.table |= self.relaying.check().await;
         self.lan.sweep();
         self.refresh_names().await;
         let relays = self.near_relays();
@@ -414,6 +414,7 @@ impl Daemon {
             let mut table = view::table(&self.networks, &mut self.callers, circuits, &self.gateway, enforce);
             (table.doors, table.legs) = (self.doors(), self.legs());
             self.relaying.apply(&table.legs).await;
+            self.lan.join_received(!self.networks.is_empty() || self.relaying.leaves_some());
             self.lan.publish(table);
         }
         self.send_waiting();

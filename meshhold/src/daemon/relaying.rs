@@ -93,20 +93,26 @@ impl Relaying {
     }
 
     /// Gives the kernel relay up where somebody took its program off an interface that is still there: whoever did wants it
-    /// gone. Nothing is lost by that, as the workers know all legs and forward what comes up to them.
-    pub(super) async fn check(&mut self) {
-        let (Some(kernel), Some(net)) = (&self.kernel, &self.net) else { return };
+    /// gone. Nothing is lost by that, as the workers know all legs and forward what comes up to them. True where it was.
+    pub(super) async fn check(&mut self) -> bool {
+        let (Some(kernel), Some(net)) = (&self.kernel, &self.net) else { return false };
         let off = kernel.off();
         if off.is_empty() {
-            return;
+            return false;
         }
-        let Ok(links) = net.links().await else { return };
-        let Some(link) = off.iter().find(|link| links.contains(link)) else { return };
+        let Ok(links) = net.links().await else { return false };
+        let Some(link) = off.iter().find(|link| links.contains(link)) else { return false };
         tracing::warn!(
             "the kernel relay is given up, the workers forward: its program was taken off {}; restart meshhold to use it again",
             link.name
         );
         self.give_up();
+        true
+    }
+
+    /// Whether the workers forward something.
+    pub(super) fn leaves_some(&self) -> bool {
+        !self.left.is_empty()
     }
 
     fn give_up(&mut self) {

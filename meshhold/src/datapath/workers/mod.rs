@@ -72,6 +72,8 @@ pub struct WorkersConfig {
 #[derive(Debug)]
 pub struct Workers {
     shared: Arc<Shared>,
+    /// The workers' own, for what is set from outside.
+    sockets: Vec<UdpSocket>,
     /// Received datagrams are joined, or nobody wants them to be.
     joins: bool,
     mailboxes: Vec<Mailbox>,
@@ -98,6 +100,8 @@ impl Workers {
             port.show_hops();
         }
         let count = port.workers.len();
+        let sockets: Result<_, _> = port.workers.iter().map(UdpSocket::try_clone).collect();
+        let sockets = sockets.context("copying the workers' sockets")?;
         let shared = Arc::new(Shared::new(count));
         let gate = Arc::new(Gate::new(lanes).context("making the gate between bulk and sparse")?);
         let (events, receiver) = mpsc::channel(EVENTS);
@@ -107,8 +111,8 @@ impl Workers {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let mut workers =
-            Self { shared, mailboxes, threads: Vec::new(), offload: config.offload, joins: port.joins };
+        let (offload, joins) = (config.offload, port.joins);
+        let mut workers = Self { shared, sockets, mailboxes, threads: Vec::new(), offload, joins };
         let parts = ends.zip(port.workers).zip(inboxes);
         for (id, ((end, socket), inbox)) in parts.enumerate() {
             let outside = run::Outside {
@@ -135,6 +139,16 @@ impl Workers {
         self.shared.publish(table);
         for mailbox in &self.mailboxes {
             mailbox.wake();
+        }
+    }
+
+    /// Whether the kernel joins what arrives (UDP_GRO), where offloads are not switched off. It then joins what only passes
+    /// by too, and cuts it up again where it leaves.
+    pub fn join_received(&self, wanted: bool) {
+        if self.offload && self.joins {
+            self.sockets.iter().for_each(|socket| {
+                udp::join_received(socket, wanted);
+            });
         }
     }
 
@@ -209,6 +223,7 @@ impl Workers {
             // A worker that panicked has been reported by its panic; there is nothing left to do for it.
             let _ = thread.join();
         }
+        self.sockets.clear();
     }
 }
 

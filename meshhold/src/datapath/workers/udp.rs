@@ -67,7 +67,7 @@ impl Port {
         while sockets.len() < 2 * lanes {
             sockets.push(open()?);
         }
-        let joins = !offload || sockets.iter().all(join_received);
+        let joins = !offload || sockets.iter().all(|socket| join_received(socket, true));
         let workers = sockets.into_iter().map(UdpSocket::from).collect();
         let control = bind(listen, true).with_context(|| format!("opening UDP {listen}"))?;
         let program = steering(lanes as u32);
@@ -92,11 +92,11 @@ impl Port {
     }
 }
 
-/// Whether the kernel joins datagrams that the socket receives.
-fn join_received(socket: &Socket) -> bool {
-    let asked = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
+/// Makes the kernel join datagrams that the socket receives, or leave them as they come. Whether it does so.
+pub(super) fn join_received(socket: &impl AsFd, wanted: bool) -> bool {
+    let asked = sys_net::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, i32::from(wanted));
     if let Err(error) = &asked {
-        tracing::warn!(%error, "the kernel does not join received datagrams");
+        tracing::warn!(%error, wanted, "whether the kernel joins received datagrams can't be chosen");
     }
     asked.is_ok()
 }
