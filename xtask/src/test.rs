@@ -3,15 +3,37 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{cargo, setup};
 
-/// The package whose tests share one machine and so run one at a time.
+/// The package whose tests share one machine.
 const LAB: &str = "meshhold-tests";
+/// Programs of it that wait most of their time, for what must come within many seconds: two of them run at a time. The others
+/// hold the daemon to shorter times or to rates.
+const WAITING: [&str; 15] = [
+    "bootstrap",
+    "gateway",
+    "collisions",
+    "policy",
+    "connect",
+    "views",
+    "crash",
+    "explain",
+    "lan_guard",
+    "secrets",
+    "dht",
+    "names",
+    "live_keys",
+    "sites",
+    "networks",
+];
 
 /// Counts over all runs.
 #[derive(Debug, Default)]
@@ -53,12 +75,55 @@ pub(crate) fn tests(tally: &mut Tally) -> Result<()> {
         program.run(&["--show-output"], tally)?;
     }
     tally.run("doc tests", cargo::command(&["test", "--workspace", "--doc", "--quiet"]))?;
+    let arguments = ["--test-threads=1", "--show-output"];
+    let (waiting, lab): (Vec<_>, Vec<_>) =
+        lab.into_iter().partition(|program| WAITING.contains(&program.name.as_str()));
     cargo::say("lab: real nodes in namespaces, one test at a time");
     for program in &lab {
-        program.run(&["--test-threads=1", "--show-output"], tally)?;
+        program.run(&arguments, tally)?;
     }
+    cargo::say("lab: what waits, two programs at a time");
+    in_pairs(&waiting, &arguments, tally)?;
     println!("\nall done in {:.0?}", begin.elapsed());
     Ok(())
+}
+
+/// What each of them printed comes whole, when it has ended.
+fn in_pairs(programs: &[Program], arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let (ended, outcomes) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for ended in [ended.clone(), ended] {
+            let next = &next;
+            scope.spawn(move || {
+                while let Some(program) = programs.get(next.fetch_add(1, Relaxed)) {
+                    let mut lines = Vec::new();
+                    let outcome = execute(program.command(arguments), |line| lines.push(line));
+                    // The other end waits for both of us.
+                    let _ = ended.send((program, lines, outcome));
+                }
+            });
+        }
+        for (program, lines, outcome) in outcomes {
+            let before = (tally.passed, tally.failed);
+            lines.iter().for_each(|line| tally.show(line));
+            tally.judge(&program.title(), outcome?, before);
+        }
+        Ok(())
+    })
+}
+
+/// Hands over each line that the program prints. Yields how it ended, and after what time.
+fn execute(mut command: Command, mut line: impl FnMut(String)) -> Result<(ExitStatus, Duration)> {
+    let begin = Instant::now();
+    // Errors in tests carry their context; a backtrace of each would bury it.
+    let command = command.env("RUST_LIB_BACKTRACE", "0").stdout(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    let output = child.stdout.take().context("the test's output is piped")?;
+    for read in BufReader::new(output).lines() {
+        line(read?);
+    }
+    Ok((child.wait()?, begin.elapsed()))
 }
 
 /// Builds everything once, so that dependencies are compiled with one set of features.
@@ -96,32 +161,32 @@ fn package(id: &str) -> Option<String> {
 
 impl Program {
     fn run(&self, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+        tally.run(&self.title(), self.command(arguments))
+    }
+
+    fn title(&self) -> String {
+        format!("{} {}", self.package, self.name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.executable);
         command.args(arguments).current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
-        tally.run(&format!("{} {}", self.package, self.name), command)
+        command
     }
 }
 
 impl Tally {
     /// Runs a test program, showing what it prints and counting its results.
-    fn run(&mut self, name: &str, mut command: Command) -> Result<()> {
-        let begin = Instant::now();
-        // Errors in tests carry their context; a backtrace of each would bury it.
-        let mut child = command
-            .env("RUST_LIB_BACKTRACE", "0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot run {name}"))?;
-        let output = child.stdout.take().context("the test's output is piped")?;
-        let (passed, failed) = (self.passed, self.failed);
-        for line in BufReader::new(output).lines() {
-            let line = line?;
-            println!("{line}");
-            self.read(&line);
-        }
-        self.judge(name, child.wait()?, self.failed > failed);
-        println!("{name}: {} passed in {:.1?}", self.passed - passed, begin.elapsed());
+    fn run(&mut self, name: &str, command: Command) -> Result<()> {
+        let before = (self.passed, self.failed);
+        let outcome = execute(command, |line| self.show(&line))?;
+        self.judge(name, outcome, before);
         Ok(())
+    }
+
+    fn show(&mut self, line: &str) {
+        println!("{line}");
+        self.read(line);
     }
 
     fn read(&mut self, line: &str) {
@@ -139,15 +204,15 @@ impl Tally {
         }
     }
 
-    /// A program that ended badly without counting a failure has crashed.
-    fn judge(&mut self, name: &str, status: ExitStatus, counted: bool) {
-        if status.success() {
-            return;
+    /// Closes a program that began with these counts. One that ended badly without counting a failure has crashed.
+    fn judge(&mut self, name: &str, (status, took): (ExitStatus, Duration), (passed, failed): (u64, u64)) {
+        if !status.success() {
+            self.broken.push(format!("{name} ({status})"));
+            if self.failed == failed {
+                self.failed += 1;
+            }
         }
-        self.broken.push(format!("{name} ({status})"));
-        if !counted {
-            self.failed += 1;
-        }
+        println!("{name}: {} passed in {took:.1?}", self.passed - passed);
     }
 
     /// Counts a check that is no test.
