@@ -17,10 +17,11 @@ use crate::{cargo, setup};
 const LAB: &str = "meshhold-tests";
 /// Programs of it that wait most of their time, for what must come within many seconds: two of them run at a time. The others
 /// hold the daemon to shorter times or to rates.
-const WAITING: [&str; 15] = [
+const WAITING: [&str; 16] = [
     "bootstrap",
     "gateway",
     "collisions",
+    "ping",
     "policy",
     "connect",
     "views",
