@@ -260,6 +260,22 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_are_joined_only_while_that_is_wanted() {
+        let port = Port::open("127.0.0.1:0".parse().unwrap(), 1, true).unwrap();
+        let (to, worker) = (port.control.local_addr().unwrap(), &port.workers[0]);
+        let pair = [[TYPE_DATA, 0, 0, 0, 0, 0, 0, 0]; 2].concat();
+        for (wanted, arrivals) in [(true, vec![16]), (false, vec![8, 8]), (true, vec![16])] {
+            assert!(join_received(worker, wanted));
+            let sender = sender();
+            sys_net::set_option(sender.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 8).unwrap();
+            sender.send_to(&pair, to).unwrap();
+            for length in arrivals {
+                assert_eq!(readable(worker).len(), length, "wanted: {wanted}");
+            }
+        }
+    }
+
+    #[test]
     fn without_workers_all_goes_to_control() {
         let port = Port::open("127.0.0.1:0".parse().unwrap(), 0, true).unwrap();
         let to = port.control.local_addr().unwrap();
