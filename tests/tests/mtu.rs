@@ -46,6 +46,8 @@ fn a_narrow_path_that_tells_nobody_is_measured_and_used() -> Result<()> {
         let [_, _, number, _] = a.host.ipv4.octets();
         router.host.run("nft", &["table ip mute { chain out { type filter hook output priority 0; icmp type destination-unreachable drop;\n }\n }"])?;
         router.host.namespace().ip(&format!("link set lan{number} mtu {NARROW}"))?;
+        // A veth pair asks only what crosses singly for its length.
+        a.host.run("ethtool", &["-K", "eth0", "tso", "off", "gso", "off", "tx-udp-segmentation", "off"])?;
         for node in [&a, &b] {
             node.host.run("nft", &[DEAF])?;
         }
