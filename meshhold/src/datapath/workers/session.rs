@@ -173,17 +173,15 @@ impl Lane {
         })
     }
 
-    /// Seals the packet inside `datagram`, which has room for header and tag around it. `None` where the counter has
-    /// reached its limit: nothing may be sent on this session any more.
-    pub(super) fn seal(&mut self, flags: u8, datagram: &mut [u8]) -> Option<()> {
+    /// Seals `packet` into `datagram`, which has room for it with header and tag. `None` where the counter has reached its
+    /// limit: nothing may be sent on this session any more.
+    pub(super) fn seal(&mut self, flags: u8, packet: &[u8], datagram: &mut [u8]) -> Option<()> {
         let (header, rest) = datagram.split_first_chunk_mut::<DATA_HEADER>()?;
-        let (packet, tag) = rest.split_last_chunk_mut::<TAG>()?;
         let counter = self.counter.next()?;
         let [i0, i1, i2, i3] = self.remote_index.to_be_bytes();
         let [c0, c1, c2, c3, c4, c5, c6, c7] = counter.to_be_bytes();
         *header = [TYPE_DATA, flags, 0, 0, i0, i1, i2, i3, c0, c1, c2, c3, c4, c5, c6, c7];
-        *tag = self.send.seal(counter, header, packet)?;
-        Some(())
+        self.send.seal(counter, header, packet, rest)
     }
 
     /// Whether the counter of a datagram is new; says nothing about who sent it.
@@ -211,15 +209,16 @@ mod tests {
     #[test]
     fn nothing_is_sealed_beyond_the_counter_limit() {
         let mut lane = lane(SendCounter::starting_at(REJECT_AFTER_MESSAGES - 2));
-        let sealed: Vec<_> = (0..4).map(|_| lane.seal(0, &mut [0; 60]).is_some()).collect();
+        let sealed: Vec<_> =
+            (0..4).map(|_| lane.seal(0, &[0; 28], &mut [0; DATA_HEADER + 28 + TAG]).is_some()).collect();
         assert_eq!(sealed, [true, true, false, false]);
     }
 
     #[test]
     fn what_was_sealed_opens_once() {
         let mut lane = lane(SendCounter::default());
-        let mut datagram = [7; DATA_HEADER + 20 + TAG];
-        lane.seal(1, &mut datagram).unwrap();
+        let mut datagram = [0; DATA_HEADER + 20 + TAG];
+        lane.seal(1, &[7; 20], &mut datagram).unwrap();
         let header = DataHeader::of(&datagram).unwrap();
         assert_eq!((header.flags, header.session, header.lane, header.counter), (1, 0x50, 0, 0));
         let mut copy = datagram;

@@ -116,19 +116,17 @@ impl Worker {
         let hash = || segments.layout().flow_hash(segments.packet());
         let position = local.position_for(hash);
         let (mut packets, mut bytes) = (0, 0);
-        while let Some(len) = segments.next_len() {
-            let size = DATA_HEADER + len + TAG;
+        while let Some(packet) = segments.next_packet() {
+            let size = DATA_HEADER + packet.len() + TAG;
             let room = self.batch.room(size, path.path, exit).ok_or(Reason::TooBig)?;
-            let packet = room.get_mut(DATA_HEADER..DATA_HEADER + len).ok_or(Reason::TooBig)?;
-            segments.write_next(packet).ok_or(Reason::Malformed)?;
             let lane = local.lane(position).ok_or(Reason::NoSession)?;
-            if lane.seal(flags, room).is_none() {
+            if lane.seal(flags, packet, room).is_none() {
                 report_exhausted(local, &self.outside.events);
                 return Err(Reason::NoSession);
             }
             self.batch.commit(size, path.path);
             packets += 1;
-            bytes += len as u64;
+            bytes += packet.len() as u64;
         }
         if let Some(traffic) = local.shared.traffic(self.id) {
             traffic.tx_packets.add(packets);
@@ -261,7 +259,7 @@ impl Worker {
         const SIZE: usize = DATA_HEADER + TAG;
         let local = self.sessions.find(local_index)?;
         let room = self.batch.room(SIZE, path, self.outlet.exit())?;
-        local.lane(0)?.seal(0, room)?;
+        local.lane(0)?.seal(0, &[], room)?;
         self.batch.commit(SIZE, path);
         local.shared.traffic(self.id)?.tx_packets.add(1);
         Some(())
@@ -270,9 +268,9 @@ impl Worker {
     /// A message about paths, by any path. It is no packet: nothing of it is counted, and that it may get nowhere is what is
     /// to be found out. It is no part of any flow either: a queue of bulk packets says nothing about a path.
     pub(super) fn send_control(&mut self, local_index: u32, path: Path, message: &[u8]) -> Option<()> {
-        let mut datagram = [&[0; DATA_HEADER], message, &[0; TAG]].concat();
+        let mut datagram = vec![0; DATA_HEADER + message.len() + TAG];
         let lane = self.sessions.find(local_index)?.lane(0)?;
-        lane.seal(FLAG_CONTROL, &mut datagram)?;
+        lane.seal(FLAG_CONTROL, message, &mut datagram)?;
         self.batch.probe(&datagram, path, self.outlet.exit());
         Some(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns the judgement of the virtio header: impossible sizes are refused, whoever wrote them. The transport checksum
 //! is left partial (pseudo-header sum) where the kernel left it so: the receiving end hands it to its kernel.
+//! Each segment is made where its payload lies, its headers over the end of the one before, so nothing is copied twice.
 
 use super::checksum::{field_offset, finish, fold, is_valid, pseudo, put_u16, sum};
 use super::header::{Layout, TCP, UDP};
@@ -12,23 +13,49 @@ const CWR: u8 = 0x80;
 /// SYN, RST and URG: they are about a segment as a whole.
 const UNCUT: u8 = 0x26;
 
-/// The packets of one TUN read, to be written one by one.
+/// The packets of one TUN read, one by one.
 #[derive(Debug)]
 pub struct Segments<'a> {
-    packet: &'a [u8],
+    packet: &'a mut [u8],
     layout: Layout,
     /// Bytes of headers that each segment repeats; 0 where the packet goes as it is.
     header: usize,
     /// Payload bytes of each segment but the last.
     size: usize,
-    /// Payload bytes written so far.
+    /// Payload bytes given out so far; the headers of the next segment go there.
     done: usize,
+    /// Where the headers of the segment before are.
+    before: usize,
     index: u16,
+    /// What the headers say at first.
+    first: First,
     /// Sum of the pseudo-header without its length.
     pseudo: u32,
     /// Sum of the IPv4 header without what differs from segment to segment.
     fixed: u32,
     partial: bool,
+}
+
+/// Fields that differ from segment to segment, as the super-packet has them.
+#[derive(Clone, Copy, Debug, Default)]
+struct First {
+    /// Of IPv4.
+    identification: u16,
+    sequence: u32,
+    flags: u8,
+}
+
+impl First {
+    /// `None` where the headers don't fit into the packet.
+    fn of(packet: &[u8], layout: &Layout) -> Option<Self> {
+        let identification = if layout.v6 { 0 } else { get_u16(packet, 4) };
+        if layout.protocol != TCP {
+            return Some(Self { identification, ..Self::default() });
+        }
+        let tcp = packet.get(layout.transport..)?;
+        let sequence = u32::from_be_bytes(*tcp.get(4..)?.first_chunk()?);
+        Some(Self { identification, sequence, flags: *tcp.get(13)? })
+    }
 }
 
 impl<'a> Segments<'a> {
@@ -49,17 +76,21 @@ impl<'a> Segments<'a> {
         let possible = protocol == layout.protocol && size > 0 && header < packet.len();
         let pseudo = pseudo(packet, &layout);
         let fixed = if layout.v6 { 0 } else { fixed_sum(packet.get(..layout.transport)?) };
-        possible.then_some(Self {
+        let first = First::of(packet, &layout)?;
+        let whole = Self {
             packet,
             layout,
             header,
             size,
             done: 0,
+            before: 0,
             index: 0,
+            first,
             pseudo,
             fixed,
             partial: true,
-        })
+        };
+        possible.then_some(whole)
     }
 
     fn single(virtio: VirtioHeader, packet: &'a mut [u8], layout: Layout) -> Option<Self> {
@@ -67,24 +98,36 @@ impl<'a> Segments<'a> {
         if virtio.flags & NEEDS_CHECKSUM != 0 && !partial {
             finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())?;
         }
-        let size = packet.len();
-        Some(Self { packet, layout, header: 0, size, done: 0, index: 0, pseudo: 0, fixed: 0, partial })
+        let (size, first) = (packet.len(), First::default());
+        Some(Self {
+            packet,
+            layout,
+            header: 0,
+            size,
+            done: 0,
+            before: 0,
+            index: 0,
+            first,
+            pseudo: 0,
+            fixed: 0,
+            partial,
+        })
     }
 
     /// Makes no segment of a TCP packet longer than `mtu` bytes; `None` where it can't be cut, or its checksum is wrong.
     pub fn shorten(&mut self, mtu: usize) -> Option<()> {
         let header = self.layout.payload(self.packet).filter(|_| self.layout.protocol == TCP)?;
         let size = mtu.checked_sub(header).filter(|size| *size > 0)?;
-        let flags = *self.packet.get(self.layout.transport + 13)?;
+        let first = First::of(self.packet, &self.layout)?;
         if self.header == 0 {
             // Each segment gets a checksum of its own, which must not hide that this one is wrong.
-            if flags & UNCUT != 0 || !(self.partial || is_valid(self.packet, &self.layout)) {
+            if first.flags & UNCUT != 0 || !(self.partial || is_valid(self.packet, &self.layout)) {
                 return None;
             }
             self.pseudo = pseudo(self.packet, &self.layout);
             self.fixed =
                 if self.layout.v6 { 0 } else { fixed_sum(self.packet.get(..self.layout.transport)?) };
-            (self.header, self.partial) = (header, true);
+            (self.header, self.partial, self.first) = (header, true, first);
         }
         self.size = self.size.min(size);
         Some(())
@@ -110,52 +153,43 @@ impl<'a> Segments<'a> {
         self.header + self.size.min(self.packet.len() - self.header)
     }
 
-    /// Length of the next segment in bytes; `None` after the last.
-    pub fn next_len(&self) -> Option<usize> {
+    /// The next segment; `None` after the last.
+    pub fn next_packet(&mut self) -> Option<&[u8]> {
         let left = self.packet.len() - self.header - self.done;
-        (left > 0).then(|| self.header + left.min(self.size))
-    }
-
-    /// Writes the next segment into `out`, which must have exactly [`Self::next_len`] bytes; `None` otherwise.
-    pub fn write_next(&mut self, out: &mut [u8]) -> Option<()> {
-        if self.next_len()? != out.len() {
+        if left == 0 {
             return None;
         }
-        let (head, body) = out.split_at_mut_checked(self.header)?;
-        let from = self.header + self.done;
-        head.copy_from_slice(self.packet.get(..self.header)?);
-        body.copy_from_slice(self.packet.get(from..from + body.len())?);
+        let (start, len) = (self.done, left.min(self.size));
         if self.header > 0 {
-            self.fix_headers(head, body.len());
+            self.packet.copy_within(self.before..self.before + self.header, start);
+            self.fix_headers(start, len);
         }
-        self.done += body.len();
-        self.index = self.index.wrapping_add(1);
-        Some(())
+        (self.before, self.done, self.index) = (start, start + len, self.index.wrapping_add(1));
+        self.packet.get(start..start + self.header + len)
     }
 
-    fn fix_headers(&self, head: &mut [u8], payload: usize) {
-        let transport = self.layout.transport;
-        let total = head.len() + payload;
+    fn fix_headers(&mut self, start: usize, payload: usize) {
+        let (transport, first) = (self.layout.transport, self.first);
+        let total = self.header + payload;
+        let last = self.header + start + payload == self.packet.len();
+        let Some(head) = self.packet.get_mut(start..start + self.header) else { return };
         if self.layout.v6 {
             put_u16(head, 4, (total - transport) as u16);
         } else {
-            let id = get_u16(head, 4).wrapping_add(self.index);
+            let id = first.identification.wrapping_add(self.index);
             put_u16(head, 2, total as u16);
             put_u16(head, 4, id);
             put_u16(head, 10, !fold(self.fixed + total as u32 + u32::from(id)));
         }
         let check = fold(self.pseudo + (total - transport) as u32);
-        let Some(segment) = head.get_mut(transport..) else {
-            return;
-        };
+        let Some(segment) = head.get_mut(transport..) else { return };
         if self.layout.protocol == UDP {
             put_u16(segment, 4, (total - transport) as u16);
             put_u16(segment, 6, check);
             return;
         }
         put_u16(segment, 16, check);
-        let last = self.header + self.done + payload == self.packet.len();
-        fix_tcp(segment, self.done as u32, self.done == 0, last);
+        put_tcp(segment, first, start as u32, last);
     }
 }
 
@@ -177,18 +211,15 @@ fn fixed_sum(header: &[u8]) -> u32 {
     [2, 4, 10].into_iter().fold(sum(header), |total, at| total + u32::from(!get_u16(header, at)))
 }
 
-fn fix_tcp(segment: &mut [u8], done: u32, first: bool, last: bool) {
-    if let Some(field) = segment.get_mut(4..8).and_then(|bytes| bytes.first_chunk_mut::<4>()) {
-        *field = u32::from_be_bytes(*field).wrapping_add(done).to_be_bytes();
+/// Sequence number and flags of the segment that starts `done` bytes after the first.
+fn put_tcp(segment: &mut [u8], first: First, done: u32, last: bool) {
+    if let Some(field) = segment.get_mut(4..).and_then(<[u8]>::first_chunk_mut::<4>) {
+        *field = first.sequence.wrapping_add(done).to_be_bytes();
     }
-    let Some(flags) = segment.get_mut(13) else {
-        return;
-    };
-    if !first {
-        *flags &= !CWR;
-    }
-    if !last {
-        *flags &= !FIN_AND_PSH;
+    let not_first = if done > 0 { CWR } else { 0 };
+    let not_last = if last { 0 } else { FIN_AND_PSH };
+    if let Some(flags) = segment.get_mut(13) {
+        *flags = first.flags & !not_first & !not_last;
     }
 }
 
