@@ -181,7 +181,7 @@ impl Lane {
         let [i0, i1, i2, i3] = self.remote_index.to_be_bytes();
         let [c0, c1, c2, c3, c4, c5, c6, c7] = counter.to_be_bytes();
         *header = [TYPE_DATA, flags, 0, 0, i0, i1, i2, i3, c0, c1, c2, c3, c4, c5, c6, c7];
-        self.send.seal(counter, header, packet, rest)
+        self.send.seal(header, packet, rest)
     }
 
     /// Whether the counter of a datagram is new; says nothing about who sent it.
@@ -191,7 +191,7 @@ impl Lane {
 
     /// Opens `sealed` (ciphertext and tag) in place, marks its counter as used, and returns the length of the packet.
     pub(super) fn open(&mut self, header: &DataHeader, sealed: &mut [u8]) -> Option<usize> {
-        let len = self.receive.open(header.counter, &header.bytes, sealed)?;
+        let len = self.receive.open(&header.bytes, sealed)?;
         self.window.accept(header.counter).then_some(len)
     }
 }
