@@ -158,7 +158,7 @@ impl SendBatch {
         }
         self.flush(exit);
         let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(remote), hops };
-        if let Err(error) = send(&[whole], 0, exit) {
+        if let Err(error) = send([whole], 0, exit) {
             exit.counters.add(reason(&error), bytes.len().div_ceil(segment.max(1)) as u64);
             self.refused = labelled(&error, bytes, remote).or(self.refused);
         }
@@ -171,7 +171,7 @@ impl SendBatch {
         let Some(socket) = exit.socket_of(path.local_port) else { return };
         let to = socket.native(path.remote);
         if let Err(error) =
-            sys_net::send_many(socket.descriptor(), &[Outgoing { bytes: &bytes, segment: 0, to, hops: 0 }])
+            sys_net::send_many(socket.descriptor(), [Outgoing { bytes: &bytes, segment: 0, to, hops: 0 }])
         {
             tracing::trace!(%path, %error, "a probe was not sent");
         }
@@ -205,15 +205,9 @@ impl SendBatch {
 
     /// One system call with the runs from `first` on that leave by one port.
     fn send_from(&self, first: usize, exit: Exit<'_>) -> io::Result<usize> {
-        let mut out = [Outgoing { bytes: &[], segment: 0, to: ([0; 4], 0).into(), hops: 0 }; MAX_RUNS];
-        let mut count = 0;
         let local_port = self.runs.get(first).map_or(0, |run| run.to.path.local_port);
         let alike = self.runs.iter().skip(first).take_while(|run| run.to.path.local_port == local_port);
-        for (slot, run) in out.iter_mut().zip(alike) {
-            *slot = self.outgoing(run, exit);
-            count += 1;
-        }
-        send(out.get(..count).unwrap_or_default(), local_port, exit)
+        send(alike.map(|run| self.outgoing(run, exit)), local_port, exit)
     }
 
     fn outgoing(&self, run: &Run, exit: Exit<'_>) -> Outgoing<'_> {
@@ -236,7 +230,7 @@ impl SendBatch {
         }
         let (mut failed, mut refused) = (0, None);
         for bytes in whole.bytes.chunks(run.segment.max(1)) {
-            if let Err(error) = send(&[Outgoing { bytes, segment: 0, ..whole }], local_port, exit) {
+            if let Err(error) = send([Outgoing { bytes, segment: 0, ..whole }], local_port, exit) {
                 exit.counters.add(reason(&error), 1);
                 refused = labelled(&error, bytes, remote).or(refused);
                 failed += 1;
@@ -273,11 +267,15 @@ fn label_header(label: u32) -> [u8; LABEL_HEADER] {
 }
 
 /// Waits while the socket is full, but no longer than [`PATIENCE`].
-fn send(runs: &[Outgoing<'_>], local_port: u16, exit: Exit<'_>) -> io::Result<usize> {
+fn send<'a>(
+    runs: impl IntoIterator<Item = Outgoing<'a>> + Clone,
+    local_port: u16,
+    exit: Exit<'_>,
+) -> io::Result<usize> {
     let socket = exit.socket_of(local_port).ok_or(ErrorKind::AddrNotAvailable)?;
     let descriptor = socket.descriptor();
     loop {
-        match sys_net::send_many(descriptor, runs) {
+        match sys_net::send_many(descriptor, runs.clone()) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if !sys_net::wait_writable(descriptor, PATIENCE) {

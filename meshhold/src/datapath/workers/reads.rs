@@ -13,25 +13,18 @@ const MAX_READS: usize = 64;
 const TURN: usize = PACKET / 2;
 
 /// The reads of one turn.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Reads {
     /// Empty in the one that stands in while this one is used.
     buffer: Box<[u8]>,
     /// Where each read ends; it starts where the one before ends.
-    ends: [usize; MAX_READS],
-    count: usize,
-}
-
-impl Default for Reads {
-    fn default() -> Self {
-        Self { buffer: Box::default(), ends: [0; MAX_READS], count: 0 }
-    }
+    ends: Vec<usize>,
 }
 
 impl Reads {
     /// With room for a turn.
     pub(super) fn new() -> Self {
-        Self { buffer: vec![0; TURN + virtio::LEN + PACKET].into(), ..Self::default() }
+        Self { buffer: vec![0; TURN + virtio::LEN + PACKET].into(), ends: Vec::with_capacity(MAX_READS) }
     }
 
     /// Reads until nothing waits or the turn is full.
@@ -39,19 +32,16 @@ impl Reads {
     /// # Errors
     /// What `read` says, but for what passes by itself (nothing there, interrupted, no memory now).
     pub(super) fn fill(&mut self, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<()> {
-        self.clear();
+        self.ends.clear();
         let mut at = 0;
-        while at < TURN
-            && let Some(end) = self.ends.get_mut(self.count)
-        {
+        while at < TURN && self.ends.len() < MAX_READS {
             match read(self.buffer.get_mut(at..).unwrap_or_default()) {
                 Ok(len) => at += len,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if is_temporary(&error) => break,
                 Err(error) => return Err(error),
             }
-            *end = at;
-            self.count += 1;
+            self.ends.push(at);
         }
         Ok(())
     }
@@ -60,15 +50,11 @@ impl Reads {
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let mut rest = &mut *self.buffer;
         let mut start = 0;
-        self.ends.iter().take(self.count).map(move |end| {
+        self.ends.iter().map(move |end| {
             let (read, after) = std::mem::take(&mut rest).split_at_mut(end - start);
             (rest, start) = (after, *end);
             read
         })
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.count = 0;
     }
 }
 

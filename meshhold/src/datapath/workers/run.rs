@@ -174,7 +174,7 @@ impl Worker {
             if ready.has(TUN) {
                 self.transmit_some(&mut snapshot);
             }
-            self.serve_held(&Wake { snapshot: &snapshot, now: Instant::now() });
+            self.serve_held(&snapshot);
             self.batch.flush(self.outlet.exit());
             self.tell_too_big(&snapshot);
         }
@@ -222,7 +222,7 @@ impl Worker {
             self.sessions.attach(&snapshot.sessions);
             self.watch_extra();
             // What has waited goes before what comes: no reordering inside a flow.
-            self.serve_held(&Wake { snapshot, now: Instant::now() });
+            self.serve_held(snapshot);
         }
     }
 

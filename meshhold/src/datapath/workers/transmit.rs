@@ -5,6 +5,7 @@
 use std::io::IoSlice;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
@@ -19,6 +20,7 @@ use super::offload::segment::{Segments, leaves_partial};
 use super::offload::virtio::{self, GSO_NONE, NEEDS_CHECKSUM, VirtioHeader};
 use super::run::{Wake, Worker};
 use super::session::LocalSession;
+use super::shared::Snapshot;
 use crate::datapath::icmp::{self, MAX_ERROR};
 use crate::datapath::renumber::LocalView;
 use crate::datapath::table::{Owner, PeerRoute, TransmitPath};
@@ -213,10 +215,11 @@ impl Worker {
     }
 
     /// Sends what waited for peers that can be reached now, and gives up what waited too long.
-    pub(super) fn serve_held(&mut self, wake: &Wake<'_>) {
+    pub(super) fn serve_held(&mut self, snapshot: &Snapshot) {
         if self.hold.is_empty() {
             return;
         }
+        let wake = &Wake { snapshot, now: Instant::now() };
         for peer in self.hold.peers() {
             let route = wake.snapshot.table.peer(peer);
             if route.is_some_and(|route| route.transmit.is_none()) {

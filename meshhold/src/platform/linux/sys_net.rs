@@ -174,7 +174,10 @@ const ONE_CONTROL: usize = 24;
 ///
 /// # Errors
 /// As `sendmsg(2)` for the first run; an error at a later one ends the call early instead.
-pub fn send_many(socket: BorrowedFd<'_>, runs: &[Outgoing<'_>]) -> io::Result<usize> {
+pub fn send_many<'a>(
+    socket: BorrowedFd<'_>,
+    runs: impl IntoIterator<Item = Outgoing<'a>>,
+) -> io::Result<usize> {
     let mut names = [const { MaybeUninit::<libc::sockaddr_in6>::uninit() }; MAX_RUNS];
     let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; MAX_RUNS];
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; MAX_RUNS];
@@ -192,7 +195,7 @@ pub fn send_many(socket: BorrowedFd<'_>, runs: &[Outgoing<'_>]) -> io::Result<us
         header.msg_iov = vector;
         header.msg_iovlen = 1;
         if run.segment != 0 || run.hops != 0 {
-            write_control(&mut header, control.write([0; 6]), run);
+            write_control(&mut header, control.write([0; 6]), &run);
         }
         message.write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
         count += 1;
