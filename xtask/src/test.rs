@@ -228,13 +228,16 @@ impl Tally {
         }
     }
 
-    /// Prints the figures, what broke, and the closing line; fails if anything failed.
+    /// Prints the figures, what broke and why, and the closing line; fails if anything failed.
     pub(crate) fn close(self) -> Result<()> {
         for line in &self.failures {
             println!("{line}");
         }
         for figure in &self.figures {
             println!("figure: {figure}");
+        }
+        for cause in causes(&self.failures) {
+            println!("said: {cause}");
         }
         for broken in &self.broken {
             println!("broken: {broken}");
@@ -245,6 +248,14 @@ impl Tally {
         }
         Ok(())
     }
+}
+
+/// What failed tests say themselves, without the logs of their nodes: whoever reads only the end of the output wants that.
+fn causes(failures: &[String]) -> impl Iterator<Item = &String> {
+    const LINES: usize = 5;
+    let is_cause = |line: &str| line.starts_with("Error: ") || line.contains(" panicked at ");
+    let starts = failures.iter().enumerate().filter(move |(_, line)| is_cause(line)).map(|(at, _)| at);
+    starts.flat_map(|at| failures.iter().skip(at).take(LINES).filter(|line| !line.is_empty()))
 }
 
 /// `test result: ok. 3 passed; 0 failed; …`
@@ -285,6 +296,25 @@ mod tests {
         assert_eq!(
             (tally.failed, tally.failures),
             (1, vec!["failures:".to_owned(), "---- a stdout ----".to_owned()])
+        );
+    }
+
+    #[test]
+    fn what_a_failed_test_said_is_told_last() {
+        let log = [
+            "---- a stdout ----",
+            "INFO up",
+            "Error: not within 20s",
+            "",
+            "Caused by:",
+            "    a found 1420",
+            "",
+            "INFO",
+        ];
+        let log = log.map(str::to_owned);
+        assert_eq!(
+            causes(&log).collect::<Vec<_>>(),
+            ["Error: not within 20s", "Caused by:", "    a found 1420"]
         );
     }
 
