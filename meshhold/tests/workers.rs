@@ -162,12 +162,12 @@ fn replayed_altered_and_foreign_datagrams_are_dropped() {
     let packet = Inner::v4(UDP, 100).build();
     a.queues[0].send(&packet).unwrap();
     let good = middle.capture();
-    for at in [0, 1, 8, 15, 16, good.len() - 1] {
+    for at in [0, 1, 2, 3, 8, 15, 16, good.len() - 1] {
         let mut altered = good.clone();
         altered[at] ^= if at == 0 { 3 } else { 0x80 };
         middle.0.send_to(&altered, b.address).unwrap();
     }
-    b.expect(Reason::BadTag, 5);
+    b.expect(Reason::BadTag, 7);
     middle.0.send_to(&good, b.address).unwrap();
     assert_eq!(b.read(0), packet, "the unaltered one passes");
     for n in 1..=10_000 {
@@ -267,6 +267,13 @@ fn a_peer_with_more_workers_gets_its_lanes_used() {
         let datagram = middle.capture();
         used.insert(datagram[7] & 15);
         assert_eq!(usize::from(datagram[7] & 15) % 2, queue, "a worker keeps to its lanes");
+        if port == 1 {
+            // Its counter is new to every lane, but only its own has the key.
+            let mut astray = datagram.clone();
+            astray[7] ^= 2;
+            middle.0.send_to(&astray, b.address).unwrap();
+            b.expect(Reason::BadTag, 1);
+        }
         middle.0.send_to(&datagram, b.address).unwrap();
         assert_eq!(b.read(queue), packet);
     }

@@ -24,9 +24,6 @@ pub struct Segments<'a> {
     size: usize,
     /// Payload bytes given out so far; the headers of the next segment go there.
     done: usize,
-    /// Where the headers of the segment before are.
-    before: usize,
-    index: u16,
     /// What the headers say at first.
     first: First,
     /// Sum of the pseudo-header without its length.
@@ -77,19 +74,7 @@ impl<'a> Segments<'a> {
         let pseudo = pseudo(packet, &layout);
         let fixed = if layout.v6 { 0 } else { fixed_sum(packet.get(..layout.transport)?) };
         let first = First::of(packet, &layout)?;
-        let whole = Self {
-            packet,
-            layout,
-            header,
-            size,
-            done: 0,
-            before: 0,
-            index: 0,
-            first,
-            pseudo,
-            fixed,
-            partial: true,
-        };
+        let whole = Self { packet, layout, header, size, done: 0, first, pseudo, fixed, partial: true };
         possible.then_some(whole)
     }
 
@@ -99,19 +84,7 @@ impl<'a> Segments<'a> {
             finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())?;
         }
         let (size, first) = (packet.len(), First::default());
-        Some(Self {
-            packet,
-            layout,
-            header: 0,
-            size,
-            done: 0,
-            before: 0,
-            index: 0,
-            first,
-            pseudo: 0,
-            fixed: 0,
-            partial,
-        })
+        Some(Self { packet, layout, header: 0, size, done: 0, first, pseudo: 0, fixed: 0, partial })
     }
 
     /// Makes no segment of a TCP packet longer than `mtu` bytes; `None` where it can't be cut, or its checksum is wrong.
@@ -161,10 +134,12 @@ impl<'a> Segments<'a> {
         }
         let (start, len) = (self.done, left.min(self.size));
         if self.header > 0 {
-            self.packet.copy_within(self.before..self.before + self.header, start);
+            // From the segment before: the first one's may lie under it by now.
+            let before = start.saturating_sub(self.size);
+            self.packet.copy_within(before..before + self.header, start);
             self.fix_headers(start, len);
         }
-        (self.before, self.done, self.index) = (start, start + len, self.index.wrapping_add(1));
+        self.done += len;
         self.packet.get(start..start + self.header + len)
     }
 
@@ -176,7 +151,7 @@ impl<'a> Segments<'a> {
         if self.layout.v6 {
             put_u16(head, 4, (total - transport) as u16);
         } else {
-            let id = first.identification.wrapping_add(self.index);
+            let id = first.identification.wrapping_add((start / self.size) as u16);
             put_u16(head, 2, total as u16);
             put_u16(head, 4, id);
             put_u16(head, 10, !fold(self.fixed + total as u32 + u32::from(id)));
