@@ -24,35 +24,13 @@ pub struct Segments<'a> {
     size: usize,
     /// Payload bytes given out so far; the headers of the next segment go there.
     done: usize,
-    /// What the headers say at first.
-    first: First,
+    /// TCP flags before segmentation; meaningless for UDP.
+    flags: u8,
     /// Sum of the pseudo-header without its length.
     pseudo: u32,
     /// Sum of the IPv4 header without what differs from segment to segment.
     fixed: u32,
     partial: bool,
-}
-
-/// Fields that differ from segment to segment, as the super-packet has them.
-#[derive(Clone, Copy, Debug, Default)]
-struct First {
-    /// Of IPv4.
-    identification: u16,
-    sequence: u32,
-    flags: u8,
-}
-
-impl First {
-    /// `None` where the headers don't fit into the packet.
-    fn of(packet: &[u8], layout: &Layout) -> Option<Self> {
-        let identification = if layout.v6 { 0 } else { get_u16(packet, 4) };
-        if layout.protocol != TCP {
-            return Some(Self { identification, ..Self::default() });
-        }
-        let tcp = packet.get(layout.transport..)?;
-        let sequence = u32::from_be_bytes(*tcp.get(4..)?.first_chunk()?);
-        Some(Self { identification, sequence, flags: *tcp.get(13)? })
-    }
 }
 
 impl<'a> Segments<'a> {
@@ -73,8 +51,8 @@ impl<'a> Segments<'a> {
         let possible = protocol == layout.protocol && size > 0 && header < packet.len();
         let pseudo = pseudo(packet, &layout);
         let fixed = if layout.v6 { 0 } else { fixed_sum(packet.get(..layout.transport)?) };
-        let first = First::of(packet, &layout)?;
-        let whole = Self { packet, layout, header, size, done: 0, first, pseudo, fixed, partial: true };
+        let flags = packet.get(layout.transport + 13).copied().unwrap_or_default();
+        let whole = Self { packet, layout, header, size, done: 0, flags, pseudo, fixed, partial: true };
         possible.then_some(whole)
     }
 
@@ -83,24 +61,24 @@ impl<'a> Segments<'a> {
         if virtio.flags & NEEDS_CHECKSUM != 0 && !partial {
             finish(packet, virtio.checksum_start.into(), virtio.checksum_offset.into())?;
         }
-        let (size, first) = (packet.len(), First::default());
-        Some(Self { packet, layout, header: 0, size, done: 0, first, pseudo: 0, fixed: 0, partial })
+        let size = packet.len();
+        Some(Self { packet, layout, header: 0, size, done: 0, flags: 0, pseudo: 0, fixed: 0, partial })
     }
 
     /// Makes no segment of a TCP packet longer than `mtu` bytes; `None` where it can't be cut, or its checksum is wrong.
     pub fn shorten(&mut self, mtu: usize) -> Option<()> {
         let header = self.layout.payload(self.packet).filter(|_| self.layout.protocol == TCP)?;
         let size = mtu.checked_sub(header).filter(|size| *size > 0)?;
-        let first = First::of(self.packet, &self.layout)?;
+        let flags = *self.packet.get(self.layout.transport + 13)?;
         if self.header == 0 {
             // Each segment gets a checksum of its own, which must not hide that this one is wrong.
-            if first.flags & UNCUT != 0 || !(self.partial || is_valid(self.packet, &self.layout)) {
+            if flags & UNCUT != 0 || !(self.partial || is_valid(self.packet, &self.layout)) {
                 return None;
             }
             self.pseudo = pseudo(self.packet, &self.layout);
             self.fixed =
                 if self.layout.v6 { 0 } else { fixed_sum(self.packet.get(..self.layout.transport)?) };
-            (self.header, self.partial, self.first) = (header, true, first);
+            (self.header, self.partial, self.flags) = (header, true, flags);
         }
         self.size = self.size.min(size);
         Some(())
@@ -134,24 +112,24 @@ impl<'a> Segments<'a> {
         }
         let (start, len) = (self.done, left.min(self.size));
         if self.header > 0 {
-            // From the segment before: the first one's may lie under it by now.
             let before = start.saturating_sub(self.size);
             self.packet.copy_within(before..before + self.header, start);
-            self.fix_headers(start, len);
+            self.fix_headers(start, start - before, len);
         }
         self.done += len;
         self.packet.get(start..start + self.header + len)
     }
 
-    fn fix_headers(&mut self, start: usize, payload: usize) {
-        let (transport, first) = (self.layout.transport, self.first);
+    /// Makes the headers at `start` those of a segment that begins `step` bytes after the one that they were copied from.
+    fn fix_headers(&mut self, start: usize, step: usize, payload: usize) {
+        let (transport, flags) = (self.layout.transport, self.flags);
         let total = self.header + payload;
         let last = self.header + start + payload == self.packet.len();
         let Some(head) = self.packet.get_mut(start..start + self.header) else { return };
         if self.layout.v6 {
             put_u16(head, 4, (total - transport) as u16);
         } else {
-            let id = first.identification.wrapping_add((start / self.size) as u16);
+            let id = get_u16(head, 4).wrapping_add(u16::from(step > 0));
             put_u16(head, 2, total as u16);
             put_u16(head, 4, id);
             put_u16(head, 10, !fold(self.fixed + total as u32 + u32::from(id)));
@@ -164,7 +142,7 @@ impl<'a> Segments<'a> {
             return;
         }
         put_u16(segment, 16, check);
-        put_tcp(segment, first, start as u32, last);
+        fix_tcp(segment, flags, step as u32, last);
     }
 }
 
@@ -186,15 +164,14 @@ fn fixed_sum(header: &[u8]) -> u32 {
     [2, 4, 10].into_iter().fold(sum(header), |total, at| total + u32::from(!get_u16(header, at)))
 }
 
-/// Sequence number and flags of the segment that starts `done` bytes after the first.
-fn put_tcp(segment: &mut [u8], first: First, done: u32, last: bool) {
+fn fix_tcp(segment: &mut [u8], flags: u8, step: u32, last: bool) {
     if let Some(field) = segment.get_mut(4..).and_then(<[u8]>::first_chunk_mut::<4>) {
-        *field = first.sequence.wrapping_add(done).to_be_bytes();
+        *field = u32::from_be_bytes(*field).wrapping_add(step).to_be_bytes();
     }
-    let not_first = if done > 0 { CWR } else { 0 };
+    let not_first = if step > 0 { CWR } else { 0 };
     let not_last = if last { 0 } else { FIN_AND_PSH };
-    if let Some(flags) = segment.get_mut(13) {
-        *flags = first.flags & !not_first & !not_last;
+    if let Some(field) = segment.get_mut(13) {
+        *field = flags & !not_first & !not_last;
     }
 }
 
