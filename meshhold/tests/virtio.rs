@@ -95,7 +95,7 @@ fn judge(queue: &UnixDatagram, markers: &AtomicUsize, over: &AtomicBool) -> usiz
 /// What Linux takes from a TUN, and packets that fit the path.
 fn assert_valid(header: VirtioHeader, packet: &mut [u8]) {
     let layout = Layout::of(packet).unwrap_or_else(|| panic!("{header:?}: not an IP packet"));
-    assert_eq!(layout.total, packet.len(), "{header:?}: bytes beyond the packet");
+    assert_eq!(layout.total(), packet.len(), "{header:?}: bytes beyond the packet");
     assert_eq!(header.flags & !(NEEDS_CHECKSUM | DATA_VALID), 0, "{header:?}");
     if header.flags & NEEDS_CHECKSUM != 0 {
         let end = usize::from(header.checksum_start) + usize::from(header.checksum_offset) + 2;
@@ -114,7 +114,7 @@ fn assert_valid(header: VirtioHeader, packet: &mut [u8]) {
 
 fn is_marker(packet: &[u8]) -> bool {
     let Some(layout) = Layout::of(packet) else { return false };
-    let port = packet.get(layout.transport + 2..layout.transport + 4);
+    let port = packet.get(layout.transport() + 2..layout.transport() + 4);
     !layout.v6 && layout.protocol == UDP && port == Some(&MARKER.to_be_bytes()[..])
 }
 

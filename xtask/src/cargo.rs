@@ -25,9 +25,16 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 /// Runs cargo with its output on the terminal.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
-    say(&format!("cargo {}", arguments.join(" ")));
-    let status = command(arguments).status().context("cannot run cargo")?;
-    ensure!(status.success(), "`cargo {}` failed", arguments.join(" "));
+    watch(&mut command(arguments))
+}
+
+/// Runs a [`command`] with its output on the terminal.
+pub(crate) fn watch(command: &mut Command) -> Result<()> {
+    let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+    let what = format!("cargo {}", arguments.join(" "));
+    say(&what);
+    let status = command.status().context("cannot run cargo")?;
+    ensure!(status.success(), "`{what}` failed");
     Ok(())
 }
 

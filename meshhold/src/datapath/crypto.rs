@@ -7,7 +7,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
+};
 use meshhold_core::session::{Cipher, Secret};
 use meshhold_core::wire::{DATA_HEADER, TAG};
 
@@ -88,8 +90,14 @@ fn algorithm(cipher: Cipher) -> &'static Algorithm {
 }
 
 fn nonce(header: &[u8; DATA_HEADER]) -> Nonce {
-    let [kind, flags, r0, r1, _, _, _, _, c0, c1, c2, c3, c4, c5, c6, c7] = *header;
-    Nonce::assume_unique_for_key([kind, flags, r0, r1, c0, c1, c2, c3, c4, c5, c6, c7])
+    let (front, counter) = header.split_at(DATA_HEADER - size_of::<u64>());
+    let (front, _index) = front.split_at(size_of::<u32>());
+    let mut nonce = [0; NONCE_LEN];
+    // By words: what is moved by bytes is waited for.
+    let (start, end) = nonce.split_at_mut(front.len());
+    start.copy_from_slice(front);
+    end.copy_from_slice(counter);
+    Nonce::assume_unique_for_key(nonce)
 }
 
 #[cfg(test)]

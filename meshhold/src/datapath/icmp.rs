@@ -29,7 +29,7 @@ pub enum Error {
 pub fn error(kind: Error, packet: &[u8], out: &mut [u8; MAX_ERROR]) -> Option<usize> {
     let layout = Layout::of(packet)?;
     let header = if layout.v6 { 40 } else { 20 };
-    let quoted = packet.get(..layout.total.min(MAX_ERROR - header - 8))?;
+    let quoted = packet.get(..layout.total().min(MAX_ERROR - header - 8))?;
     if layout.fragment || is_error(packet, &layout) {
         return None;
     }
@@ -44,7 +44,7 @@ pub fn error(kind: Error, packet: &[u8], out: &mut [u8; MAX_ERROR]) -> Option<us
 }
 
 fn is_error(packet: &[u8], layout: &Layout) -> bool {
-    let kind = packet.get(layout.transport).copied();
+    let kind = packet.get(layout.transport()).copied();
     match (layout.protocol, layout.v6) {
         (ICMP4, false) => !matches!(kind, Some(0 | 8)),
         (ICMP6, true) => kind.is_none_or(|kind| kind < 128),
@@ -138,7 +138,7 @@ mod tests {
             let mut out = [0; MAX_ERROR];
             let total = error(Error::HostUnreachable, &packet, &mut out).unwrap();
             let error = &out[..total];
-            assert_eq!(Layout::of(error).unwrap().total, total);
+            assert_eq!(Layout::of(error).unwrap().total(), total);
             assert_eq!(fold(sum(&error[..20])), 0xffff);
             assert_eq!(fold(sum(&error[20..])), 0xffff);
             assert_eq!((&error[12..16], &error[16..20]), (&packet[16..20], &packet[12..16]));

@@ -50,7 +50,7 @@ impl Packet {
     /// The IP protocol and the destination port of a TCP segment or a UDP datagram that is whole.
     pub fn service(&self) -> Option<(u8, u16)> {
         let layout = Layout::of(&self.bytes).filter(|layout| !layout.fragment)?;
-        let port = self.bytes.get(layout.transport + 2..)?.first_chunk()?;
+        let port = self.bytes.get(layout.transport() + 2..)?.first_chunk()?;
         [TCP, UDP].contains(&layout.protocol).then_some((layout.protocol, u16::from_be_bytes(*port)))
     }
 
@@ -148,13 +148,13 @@ mod tests {
             for kind in [Kind::Tcp(22), Kind::Udp(53)] {
                 let packet = packet(kind, source, destination).unwrap();
                 let layout = Layout::of(&packet).unwrap();
-                assert!(layout.total == packet.len() && is_valid(&packet, &layout), "{kind:?} {source}");
+                assert!(layout.total() == packet.len() && is_valid(&packet, &layout), "{kind:?} {source}");
             }
             let echo = packet(Kind::Icmp, source, destination).unwrap();
             let layout = Layout::of(&echo).unwrap();
-            let length = (echo.len() - layout.transport) as u32;
+            let length = (echo.len() - layout.transport()) as u32;
             let above = if layout.v6 { pseudo(&echo, &layout) + length } else { 0 };
-            assert_eq!(fold(above + sum(&echo[layout.transport..])), 0xffff);
+            assert_eq!(fold(above + sum(&echo[layout.transport()..])), 0xffff);
         }
         assert_eq!(packet(Kind::Icmp, ends[0][0], ends[1][0]), None);
     }

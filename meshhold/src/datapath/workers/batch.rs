@@ -113,8 +113,7 @@ impl SendBatch {
 
     /// Room for the next datagram of `len` bytes to `to`, behind a label where the path has one; sends what is there if there is too little. `None` where no
     /// datagram can be that long. The room becomes part of the batch by [`Self::commit`].
-    pub(super) fn room(&mut self, len: usize, to: impl Into<Target>, exit: Exit<'_>) -> Option<&mut [u8]> {
-        let to = to.into();
+    pub(super) fn room(&mut self, len: usize, to: &Target, exit: Exit<'_>) -> Option<&mut [u8]> {
         let header = to.path.label.map(label_header);
         let front = header.map_or(0, |header| header.len());
         let len = front + len;
@@ -131,8 +130,7 @@ impl SendBatch {
     }
 
     /// Adds the datagram that was written into the room of the same `len` and `to`.
-    pub(super) fn commit(&mut self, len: usize, to: impl Into<Target>) {
-        let to = to.into();
+    pub(super) fn commit(&mut self, len: usize, to: &Target) {
         let len = len + to.path.label.map_or(0, |_| LABEL_HEADER);
         let segmentation = self.segmentation;
         match self.runs.last_mut() {
@@ -141,7 +139,10 @@ impl SendBatch {
                 run.datagrams += 1;
                 run.closed = len < run.segment;
             }
-            _ => self.runs.push(Run { start: self.used, len, segment: len, datagrams: 1, to, closed: false }),
+            _ => {
+                let to = *to;
+                self.runs.push(Run { start: self.used, len, segment: len, datagrams: 1, to, closed: false });
+            }
         }
         self.used += len;
     }
@@ -151,10 +152,10 @@ impl SendBatch {
         let (remote, hops) = to;
         let target = Target { path: remote.into(), hops };
         if bytes.len() <= segment
-            && let Some(room) = self.room(bytes.len(), target, exit)
+            && let Some(room) = self.room(bytes.len(), &target, exit)
         {
             room.copy_from_slice(bytes);
-            return self.commit(bytes.len(), target);
+            return self.commit(bytes.len(), &target);
         }
         self.flush(exit);
         let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(remote), hops };
@@ -246,10 +247,10 @@ impl SendBatch {
 }
 
 impl Run {
-    fn takes(&self, len: usize, to: Target) -> bool {
+    fn takes(&self, len: usize, to: &Target) -> bool {
         !self.closed
             && len <= self.segment
-            && self.to == to
+            && self.to == *to
             && self.datagrams < MAX_DATAGRAMS
             && self.len + len <= MAX_RUN
     }

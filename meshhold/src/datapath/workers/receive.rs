@@ -4,6 +4,7 @@
 //! whose inner source is not the sender's own.
 
 use std::io::{ErrorKind, IoSlice};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -191,13 +192,13 @@ impl Worker {
         if is_too_big(packet, &layout, peer, &wake.snapshot.table) {
             return self.refuse_too_big(packet, peer.network, wake).map(|()| None);
         }
-        self.admit_incoming(packet.get(..layout.total).unwrap_or_default(), wake)?;
+        self.admit_incoming(packet.get(..layout.total()).unwrap_or_default(), wake)?;
         Ok(Some(Opened { at: start, layout, partial }))
     }
 
     /// Tells a peer that the LAN device it sends to takes no packets of this size.
     fn refuse_too_big(&mut self, packet: &[u8], network: u16, wake: &Wake<'_>) -> Result<(), Reason> {
-        let destination = Layout::of(packet).and_then(|layout| Some(layout.addresses(packet)?.1));
+        let destination = Layout::of(packet).and_then(|layout| layout.destination(packet));
         let mtu = destination.and_then(|device| wake.snapshot.table.device_mtu(network, device));
         let mut error = [0; MAX_ERROR];
         let len = icmp::error(icmp::Error::TooBig(mtu.unwrap_or(u16::MAX)), packet, &mut error);
@@ -245,7 +246,7 @@ impl Worker {
         if queue.offload() != Offload::None {
             return self.coalescer.push(bytes, (opened.at, opened.layout), opened.partial, &mut sink);
         }
-        let packet = bytes.get_mut(opened.at..opened.at + opened.layout.total).unwrap_or_default();
+        let packet = bytes.get_mut(opened.at..opened.at + opened.layout.total()).unwrap_or_default();
         if opened.partial {
             complete(packet);
         }
@@ -256,15 +257,12 @@ impl Worker {
 /// The packet's layout, if it comes from the sender's blocks and goes to our address.
 fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<Layout, Reason> {
     let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
-    let (mut source, mut destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
-    if let Some(view) = peer.view {
-        source = view.to_shown().address(source).ok_or(Reason::SpoofedSource)?;
-        destination = view.to_shown().address(destination).ok_or(Reason::NotForUs)?;
-    }
-    if !peer.owns(source) {
+    let shown = |address: IpAddr| peer.view.map_or(Some(address), |view| view.to_shown().address(address));
+    if !layout.source(packet).and_then(shown).is_some_and(|source| peer.owns(source)) {
         return Err(Reason::SpoofedSource);
     }
-    if !table.is_own(peer.network, destination) {
+    let is_own = |destination| table.is_own(peer.network, destination);
+    if !layout.destination(packet).and_then(shown).is_some_and(is_own) {
         return Err(Reason::NotForUs);
     }
     Ok(layout)
@@ -272,9 +270,8 @@ fn check(packet: &[u8], peer: &PeerRoute, table: &Table) -> Result<Layout, Reaso
 
 /// Whether the packet is for a LAN device of ours that takes none of this size.
 fn is_too_big(packet: &[u8], layout: &Layout, peer: &PeerRoute, table: &Table) -> bool {
-    let destination = || layout.addresses(packet).map(|(_, destination)| destination);
-    let mtu = || table.device_mtu(peer.network, destination()?);
-    table.has_devices() && mtu().is_some_and(|mtu| layout.total > usize::from(mtu))
+    let mtu = || table.device_mtu(peer.network, layout.destination(packet)?);
+    table.has_devices() && mtu().is_some_and(|mtu| layout.total() > usize::from(mtu))
 }
 
 /// Completes a partial transport checksum for an interface that can't take one.
@@ -283,7 +280,7 @@ fn complete(packet: &mut [u8]) {
         return;
     };
     if let (Some(_), Some(offset)) = (layout.payload(packet), field_offset(layout.protocol)) {
-        finish(packet, layout.transport, offset);
+        finish(packet, layout.transport(), offset);
     }
 }
 

@@ -117,21 +117,11 @@ impl Worker {
         (mtu, offload): (usize, bool),
         outside: Outside,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
         let socket = WorkerSocket::new(socket)?;
         let place = Place::of(id, outside.others.len());
-        let queue = tun.as_ref().filter(|end| end.reads).map(|end| end.queue.descriptor());
-        let descriptors = [(TUN, queue), (SOCKET, Some(socket.descriptor()))];
-        for (token, descriptor) in descriptors.into_iter().filter_map(|(token, fd)| Some((token, fd?))) {
-            epoll.watch(descriptor, token)?;
-            if place.class == Class::Sparse {
-                outside.gate.watch(descriptor)?;
-            }
-        }
         let joins = tun.as_ref().is_some_and(|end| end.queue.offload() == Offload::TcpAndUdp);
-        epoll.watch(outside.inbox.bell(), BELL)?;
         let counters = outside.shared.reasons(id).unwrap_or_default();
-        Ok(Self {
+        let worker = Self {
             id,
             place,
             mtu,
@@ -148,8 +138,20 @@ impl Worker {
             piece: Vec::new(),
             reads: Reads::new(),
             version: 0,
-            epoll,
-        })
+            epoll: Epoll::new()?,
+        };
+        worker.watch_all()?;
+        Ok(worker)
+    }
+
+    fn watch_all(&self) -> io::Result<()> {
+        let queue = self.tun.as_ref().filter(|end| end.reads).map(|end| (end.queue.descriptor(), TUN));
+        let socket = (self.outlet.socket.descriptor(), SOCKET);
+        for (descriptor, token) in queue.into_iter().chain([socket]) {
+            self.epoll.watch(descriptor, token)?;
+            self.watch_sparse(descriptor)?;
+        }
+        self.epoll.watch(self.outside.inbox.bell(), BELL)
     }
 
     /// Works until told to stop. A turn takes a bounded share of what waits.

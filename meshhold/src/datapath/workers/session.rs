@@ -177,10 +177,10 @@ impl Lane {
     /// limit: nothing may be sent on this session any more.
     pub(super) fn seal(&mut self, flags: u8, packet: &[u8], datagram: &mut [u8]) -> Option<()> {
         let (header, rest) = datagram.split_first_chunk_mut::<DATA_HEADER>()?;
-        let counter = self.counter.next()?;
-        let [i0, i1, i2, i3] = self.remote_index.to_be_bytes();
-        let [c0, c1, c2, c3, c4, c5, c6, c7] = counter.to_be_bytes();
-        *header = [TYPE_DATA, flags, 0, 0, i0, i1, i2, i3, c0, c1, c2, c3, c4, c5, c6, c7];
+        // Whole words: what is made of bytes is read back late.
+        let front = u64::from(u16::from_be_bytes([TYPE_DATA, flags])) << 48 | u64::from(self.remote_index);
+        let words = u128::from(front) << 64 | u128::from(self.counter.next()?);
+        *header = words.to_be_bytes();
         self.send.seal(header, packet, rest)
     }
 

@@ -11,6 +11,7 @@ use meshhold_common::Reason;
 use meshhold_core::path::Path;
 use meshhold_core::wire::{DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, TAG};
 
+use super::batch::Target;
 use super::event::WorkerEvent;
 use super::offload::checksum::finish;
 use super::offload::fragment::Fragments;
@@ -48,12 +49,20 @@ impl Worker {
         Ok(())
     }
 
+    /// The virtio header of a read, one of nothing where the queue has none, and the packet.
+    fn split<'a>(&self, read: &'a mut [u8]) -> Option<(VirtioHeader, &'a mut [u8])> {
+        if self.header_len() == 0 {
+            return Some((VirtioHeader::default(), read));
+        }
+        VirtioHeader::split(read)
+    }
+
     /// Routes a read that has been admitted.
     pub(super) fn forward(&mut self, read: &mut [u8], wake: &Wake<'_>) -> Result<(), Reason> {
         let table = &wake.snapshot.table;
         let packet = read.get(self.header_len()..).ok_or(Reason::Truncated)?;
         let layout = Layout::of(packet).ok_or(Reason::Malformed)?;
-        let (source, destination) = layout.addresses(packet).ok_or(Reason::Malformed)?;
+        let destination = layout.destination(packet).ok_or(Reason::Malformed)?;
         let peer = match table.owner(destination) {
             Owner::Peer(peer) => peer,
             Owner::Nobody => {
@@ -63,7 +72,7 @@ impl Worker {
             Owner::Outside if is_multicast(destination) => return Err(Reason::Multicast),
             Owner::Outside => return Err(Reason::NotMesh),
         };
-        if !table.is_own(peer.network, source) {
+        if !layout.source(packet).is_some_and(|source| table.is_own(peer.network, source)) {
             return Err(Reason::SpoofedSource);
         }
         match &peer.transmit {
@@ -79,13 +88,7 @@ impl Worker {
 
     /// Lets the other end offer no longer segments than the path carries.
     fn clamp(&self, read: &mut [u8], layout: &Layout, path: &TransmitPath) {
-        let (virtio, packet) = match self.header_len() {
-            0 => (VirtioHeader::default(), read),
-            _ => match VirtioHeader::split(read) {
-                Some(parts) => parts,
-                None => return,
-            },
-        };
+        let Some((virtio, packet)) = self.split(read) else { return };
         let partial = leaves_partial(virtio, packet);
         mss::clamp(packet, layout, self.mtu.min(path.sizes.fits.into()), partial);
     }
@@ -96,10 +99,7 @@ impl Worker {
         read: &mut [u8],
         wake: &Wake<'_>,
     ) -> Result<(), Reason> {
-        let (virtio, packet) = match self.header_len() {
-            0 => (VirtioHeader::default(), &mut *read),
-            _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
-        };
+        let (virtio, packet) = self.split(read).ok_or(Reason::Truncated)?;
         if let Some(view) = view {
             view.to_real().packet(packet, leaves_partial(virtio, packet));
         }
@@ -113,20 +113,20 @@ impl Worker {
     /// Segments as they are.
     fn seal(&mut self, path: &TransmitPath, mut segments: Segments<'_>) -> Result<(), Reason> {
         let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
-        let exit = self.outlet.exit();
+        let (to, exit) = (Target::from(path.path), self.outlet.exit());
         let local = self.sessions.find(path.session.local_index).ok_or(Reason::NoSession)?;
         let hash = || segments.layout().flow_hash(segments.packet());
         let position = local.position_for(hash);
         let (mut packets, mut bytes) = (0, 0);
         while let Some(packet) = segments.next_packet() {
             let size = DATA_HEADER + packet.len() + TAG;
-            let room = self.batch.room(size, path.path, exit).ok_or(Reason::TooBig)?;
+            let room = self.batch.room(size, &to, exit).ok_or(Reason::TooBig)?;
             let lane = local.lane(position).ok_or(Reason::NoSession)?;
             if lane.seal(flags, packet, room).is_none() {
                 report_exhausted(local, &self.outside.events);
                 return Err(Reason::NoSession);
             }
-            self.batch.commit(size, path.path);
+            self.batch.commit(size, &to);
             packets += 1;
             bytes += packet.len() as u64;
         }
@@ -145,10 +145,7 @@ impl Worker {
         read: &mut [u8],
         wake: &Wake<'_>,
     ) -> Result<(), Reason> {
-        let (virtio, packet) = match self.header_len() {
-            0 => (VirtioHeader::default(), &mut *read),
-            _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
-        };
+        let (virtio, packet) = self.split(read).ok_or(Reason::Truncated)?;
         let mut segments = Segments::plan(virtio, packet).ok_or(Reason::Malformed)?;
         let [fits, limit] = [path.sizes.fits, path.sizes.limit].map(|size| self.mtu.min(size.into()));
         let is_too_long = segments.longest() > limit;
@@ -177,10 +174,7 @@ impl Worker {
         wake: &Wake<'_>,
     ) -> Result<(), Reason> {
         let header = self.header_len();
-        let (virtio, packet) = match header {
-            0 => (VirtioHeader::default(), read),
-            _ => VirtioHeader::split(read).ok_or(Reason::Truncated)?,
-        };
+        let (virtio, packet) = self.split(read).ok_or(Reason::Truncated)?;
         // Each piece is sent like a read.
         if let Some(view) = view {
             view.to_shown().packet(packet, leaves_partial(virtio, packet));
@@ -261,9 +255,10 @@ impl Worker {
     fn seal_empty(&mut self, local_index: u32, path: Path) -> Option<()> {
         const SIZE: usize = DATA_HEADER + TAG;
         let local = self.sessions.find(local_index)?;
-        let room = self.batch.room(SIZE, path, self.outlet.exit())?;
+        let to = Target::from(path);
+        let room = self.batch.room(SIZE, &to, self.outlet.exit())?;
         local.lane(0)?.seal(0, &[], room)?;
-        self.batch.commit(SIZE, path);
+        self.batch.commit(SIZE, &to);
         local.shared.traffic(self.id)?.tx_packets.add(1);
         Some(())
     }

@@ -56,7 +56,7 @@ pub fn finish(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
 
 /// Whether the complete TCP or UDP checksum of `packet` is right. A UDP packet without one is not.
 pub fn is_valid(packet: &[u8], layout: &Layout) -> bool {
-    let Some(segment) = packet.get(layout.transport..layout.total) else {
+    let Some(segment) = packet.get(layout.transport()..layout.total()) else {
         return false;
     };
     let Some(offset) = field_offset(layout.protocol) else {

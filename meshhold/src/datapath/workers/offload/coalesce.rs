@@ -76,7 +76,7 @@ impl Coalescer {
         partial: bool,
         sink: &mut impl PacketSink,
     ) {
-        let Some(packet) = buffer.get(at..at + layout.total) else {
+        let Some(packet) = buffer.get(at..at + layout.total()) else {
             return;
         };
         let Some(headers) = layout.payload(packet) else {
@@ -134,11 +134,11 @@ impl Coalescer {
 
 impl Candidate<'_> {
     fn transport(&self) -> &[u8] {
-        self.packet.get(self.layout.transport..self.headers).unwrap_or_default()
+        self.packet.get(self.layout.transport()..self.headers).unwrap_or_default()
     }
 
     fn payload(&self) -> usize {
-        self.layout.total - self.headers
+        self.layout.total() - self.headers
     }
 
     fn tcp_flags(&self) -> u8 {
@@ -162,7 +162,7 @@ impl Candidate<'_> {
 
 impl Run {
     const EMPTY: Self = Self {
-        layout: Layout { v6: false, protocol: 0, fragment: false, transport: 0, total: 0 },
+        layout: Layout::EMPTY,
         head: [0; virtio::LEN + MAX_HEADERS],
         headers: 0,
         first: (0, 0),
@@ -182,7 +182,7 @@ impl Run {
         self.layout = candidate.layout;
         self.headers = candidate.headers;
         self.virtio_flags = candidate.virtio_flags;
-        self.first = (candidate.at, candidate.layout.total);
+        self.first = (candidate.at, candidate.layout.total());
         self.count = 0;
         self.payload = 0;
         self.size = candidate.payload();
@@ -210,7 +210,8 @@ impl Run {
         mine.v6 == other.v6
             && mine.protocol == other.protocol
             && a.get(addresses.clone()) == b.get(addresses)
-            && a.get(mine.transport..mine.transport + 4) == b.get(other.transport..other.transport + 4)
+            && a.get(mine.transport()..mine.transport() + 4)
+                == b.get(other.transport()..other.transport() + 4)
     }
 
     fn try_append(&mut self, candidate: &Candidate<'_>) -> bool {
@@ -222,7 +223,7 @@ impl Run {
             && self.headers + self.payload + payload <= usize::from(u16::MAX);
         let alike = fits
             && self.headers == candidate.headers
-            && self.layout.transport == candidate.layout.transport
+            && self.layout.transport() == candidate.layout.transport()
             && candidate.virtio_flags != 0
             && self.ip_follows(candidate)
             && self.transport_follows(candidate);
@@ -234,7 +235,7 @@ impl Run {
         if self.layout.protocol == TCP {
             let flags = candidate.tcp_flags();
             self.closed |= flags & (PSH | FIN) != 0;
-            if let Some(mine) = self.head.get_mut(virtio::LEN + self.layout.transport + 13) {
+            if let Some(mine) = self.head.get_mut(virtio::LEN + self.layout.transport() + 13) {
                 *mine |= flags;
             }
         }
@@ -252,7 +253,7 @@ impl Run {
     }
 
     fn transport_follows(&self, candidate: &Candidate<'_>) -> bool {
-        let a = self.headers().get(self.layout.transport..).unwrap_or_default();
+        let a = self.headers().get(self.layout.transport()..).unwrap_or_default();
         let b = candidate.transport();
         if self.layout.protocol == UDP {
             return get_u16(b, 4) as usize == candidate.payload() + 8;
@@ -286,7 +287,7 @@ impl Run {
     fn finish_headers(&mut self) {
         let layout = self.layout;
         let offset = field_offset(layout.protocol).unwrap_or_default();
-        let segment = self.headers - layout.transport + self.payload;
+        let segment = self.headers - layout.transport() + self.payload;
         let gso_type = match (layout.protocol, layout.v6) {
             (UDP, _) => GSO_UDP,
             (_, false) => GSO_TCP4,
@@ -297,21 +298,21 @@ impl Run {
             gso_type,
             header_len: self.headers as u16,
             gso_size: self.size as u16,
-            checksum_start: layout.transport as u16,
+            checksum_start: layout.transport() as u16,
             checksum_offset: offset as u16,
         };
         let (first, headers) = self.head.split_at_mut(virtio::LEN);
         first.copy_from_slice(&virtio.to_bytes());
         let check = fold(pseudo(headers, &layout) + segment as u32);
-        put_u16(headers, layout.transport + offset, check);
+        put_u16(headers, layout.transport() + offset, check);
         if layout.protocol == UDP {
-            put_u16(headers, layout.transport + 4, segment as u16);
+            put_u16(headers, layout.transport() + 4, segment as u16);
         }
         if layout.v6 {
             put_u16(headers, 4, segment as u16);
         } else {
-            put_u16(headers, 2, (layout.transport + segment) as u16);
-            write_ipv4(headers.get_mut(..layout.transport).unwrap_or_default());
+            put_u16(headers, 2, (layout.transport() + segment) as u16);
+            write_ipv4(headers.get_mut(..layout.transport()).unwrap_or_default());
         }
     }
 }
@@ -319,7 +320,7 @@ impl Run {
 fn single_header(layout: &Layout, flags: u8) -> VirtioHeader {
     let mut header = VirtioHeader { flags, ..VirtioHeader::default() };
     if flags & NEEDS_CHECKSUM != 0 {
-        header.checksum_start = layout.transport as u16;
+        header.checksum_start = layout.transport() as u16;
         header.checksum_offset = field_offset(layout.protocol).unwrap_or_default() as u16;
     }
     header

@@ -33,7 +33,7 @@ impl<'a> Fragments<'a> {
     /// `None` where the packet may not be cut. `packet` is whole, with a complete transport checksum.
     pub fn plan(packet: &'a [u8], mtu: usize) -> Option<Self> {
         let layout = Layout::of(packet)?;
-        let packet = packet.get(..layout.total)?;
+        let packet = packet.get(..layout.total())?;
         let (header, place) = if layout.v6 { place6(packet)? } else { place4(packet)? };
         let size = mtu.checked_sub(header)? & !7;
         (size > 0).then_some(Self { packet, v6: layout.v6, header, size, done: 0, place })

@@ -11,7 +11,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 const FRAGMENT_HEADER: u8 = 44;
 
-/// Offsets and lengths of one IPv4 or IPv6 packet, all in bytes.
+/// Offsets and lengths of one IPv4 or IPv6 packet, all in bytes. Small enough for a register: it is made for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// IPv6, else IPv4.
@@ -20,13 +20,24 @@ pub struct Layout {
     pub protocol: u8,
     /// A fragment: the transport header may be missing.
     pub fragment: bool,
-    /// Where the IP header (without extensions) ends.
-    pub transport: usize,
-    /// Length of the packet by its own header, never above the bytes given.
-    pub total: usize,
+    transport: u8,
+    total: u32,
 }
 
 impl Layout {
+    /// Of no packet.
+    pub const EMPTY: Self = Self { v6: false, protocol: 0, fragment: false, transport: 0, total: 0 };
+
+    /// Where the IP header (without extensions) ends.
+    pub fn transport(self) -> usize {
+        self.transport.into()
+    }
+
+    /// Length of the packet by its own header, never above the bytes given.
+    pub fn total(self) -> usize {
+        self.total as usize
+    }
+
     /// Reads the IP header; `None` when it is no whole IP packet. Bytes after the packet are allowed.
     pub fn of(packet: &[u8]) -> Option<Self> {
         let layout = match packet.first()? >> 4 {
@@ -35,8 +46,9 @@ impl Layout {
             _ => return None,
         };
         let header = if layout.v6 { 40 } else { 20 };
-        let fits =
-            header <= layout.transport && layout.transport <= layout.total && layout.total <= packet.len();
+        let fits = header <= layout.transport()
+            && layout.transport() <= layout.total()
+            && layout.total() <= packet.len();
         fits.then_some(layout)
     }
 
@@ -46,8 +58,8 @@ impl Layout {
             v6: false,
             protocol: header[9],
             fragment: fragment & 0x3fff != 0,
-            transport: usize::from(header[0] & 15) * 4,
-            total: usize::from(u16::from_be_bytes([header[2], header[3]])),
+            transport: (header[0] & 15) * 4,
+            total: u16::from_be_bytes([header[2], header[3]]).into(),
         }
     }
 
@@ -57,20 +69,26 @@ impl Layout {
             protocol: header[6],
             fragment: header[6] == FRAGMENT_HEADER,
             transport: 40,
-            total: 40 + usize::from(u16::from_be_bytes([header[4], header[5]])),
+            total: 40 + u32::from(u16::from_be_bytes([header[4], header[5]])),
         }
     }
 
-    /// Source and destination address. `packet` is the one this layout was read from.
-    pub fn addresses(&self, packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+    /// Where the packet comes from. `packet` is the one this layout was read from.
+    pub fn source(self, packet: &[u8]) -> Option<IpAddr> {
+        self.address(packet, if self.v6 { 8 } else { 12 })
+    }
+
+    /// Where the packet goes.
+    pub fn destination(self, packet: &[u8]) -> Option<IpAddr> {
+        self.address(packet, if self.v6 { 24 } else { 16 })
+    }
+
+    fn address(self, packet: &[u8], at: usize) -> Option<IpAddr> {
+        let bytes = packet.get(at..)?;
         if self.v6 {
-            let (source, destination) = packet.get(8..40)?.split_first_chunk::<16>()?;
-            let destination = destination.first_chunk::<16>()?;
-            return Some((Ipv6Addr::from(*source).into(), Ipv6Addr::from(*destination).into()));
+            return Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?).into());
         }
-        let (source, destination) = packet.get(12..20)?.split_first_chunk::<4>()?;
-        let destination = destination.first_chunk::<4>()?;
-        Some((Ipv4Addr::from(*source).into(), Ipv4Addr::from(*destination).into()))
+        Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into())
     }
 
     /// End of the TCP or UDP header; `None` for anything else, for fragments and for truncated headers.
@@ -78,19 +96,19 @@ impl Layout {
         let header = match self.protocol {
             _ if self.fragment => return None,
             UDP => 8,
-            TCP => usize::from(packet.get(self.transport + 12)? >> 4) * 4,
+            TCP => usize::from(packet.get(self.transport() + 12)? >> 4) * 4,
             _ => return None,
         };
         let least = if self.protocol == TCP { 20 } else { 8 };
-        let end = self.transport + header;
-        (header >= least && end <= self.total).then_some(end)
+        let end = self.transport() + header;
+        (header >= least && end <= self.total()).then_some(end)
     }
 
     /// A number that all packets of one flow share (addresses and, where they are, ports).
     pub fn flow_hash(&self, packet: &[u8]) -> u32 {
         let addresses = if self.v6 { packet.get(8..40) } else { packet.get(12..20) };
         let ports = match self.protocol {
-            TCP | UDP if !self.fragment => packet.get(self.transport..self.transport + 4),
+            TCP | UDP if !self.fragment => packet.get(self.transport()..self.transport() + 4),
             _ => None,
         };
         let words = addresses.into_iter().chain(ports).flat_map(|bytes| bytes.as_chunks::<4>().0);

@@ -17,7 +17,7 @@ const MSS: u8 = 2;
 pub fn is_syn(packet: &[u8], layout: &Layout) -> bool {
     layout.protocol == TCP
         && !layout.fragment
-        && packet.get(layout.transport + 13).is_some_and(|flags| flags & SYN != 0)
+        && packet.get(layout.transport() + 13).is_some_and(|flags| flags & SYN != 0)
 }
 
 /// Lets the SYN `packet` offer no more than what fits into packets of `mtu` bytes. `partial`: its checksum holds the pseudo-header
@@ -25,7 +25,7 @@ pub fn is_syn(packet: &[u8], layout: &Layout) -> bool {
 pub fn clamp(packet: &mut [u8], layout: &Layout, mtu: usize, partial: bool) {
     let most = mtu.saturating_sub(if layout.v6 { 40 } else { 20 } + HEADER);
     let Some(end) = layout.payload(packet) else { return };
-    let Some(segment) = packet.get_mut(layout.transport..end) else { return };
+    let Some(segment) = packet.get_mut(layout.transport()..end) else { return };
     let Some(at) = value(segment) else { return };
     let Some(old) = get_u16(segment, at) else { return };
     let Some(new) = u16::try_from(most).ok().filter(|new| *new < old) else { return };
@@ -93,15 +93,15 @@ mod tests {
                     let mut partial = syn(v6, &options);
                     let layout = Layout::of(&partial).unwrap();
                     let mut whole = partial.clone();
-                    finish(&mut whole, layout.transport, 16).unwrap();
+                    finish(&mut whole, layout.transport(), 16).unwrap();
                     assert!(is_valid(&whole, &layout) && is_syn(&whole, &layout));
                     clamp(&mut whole, &layout, mtu, false);
                     assert!(is_valid(&whole, &layout), "{v6} {before:?} {offer} {mtu}");
-                    let at = layout.transport + HEADER + before.len() + 2;
+                    let at = layout.transport() + HEADER + before.len() + 2;
                     let most = offer.min(mtu as u16 - if v6 { 60 } else { 40 });
                     assert_eq!(get_u16(&whole, at), Some(most));
                     clamp(&mut partial, &layout, mtu, true);
-                    finish(&mut partial, layout.transport, 16).unwrap();
+                    finish(&mut partial, layout.transport(), 16).unwrap();
                     assert_eq!(partial, whole);
                 }
             }

@@ -37,7 +37,7 @@ impl<'a> Segments<'a> {
     /// Checks `virtio` against the packet; `None` when they don't fit together or it is no IP packet.
     pub fn plan(virtio: VirtioHeader, packet: &'a mut [u8]) -> Option<Self> {
         let layout = Layout::of(packet)?;
-        let packet = packet.get_mut(..layout.total)?;
+        let packet = packet.get_mut(..layout.total())?;
         if virtio.gso_type == GSO_NONE {
             return Self::single(virtio, packet, layout);
         }
@@ -50,8 +50,8 @@ impl<'a> Segments<'a> {
         let size = usize::from(virtio.gso_size);
         let possible = protocol == layout.protocol && size > 0 && header < packet.len();
         let pseudo = pseudo(packet, &layout);
-        let fixed = if layout.v6 { 0 } else { fixed_sum(packet.get(..layout.transport)?) };
-        let flags = packet.get(layout.transport + 13).copied().unwrap_or_default();
+        let fixed = if layout.v6 { 0 } else { fixed_sum(packet.get(..layout.transport())?) };
+        let flags = packet.get(layout.transport() + 13).copied().unwrap_or_default();
         let whole = Self { packet, layout, header, size, done: 0, flags, pseudo, fixed, partial: true };
         possible.then_some(whole)
     }
@@ -69,7 +69,7 @@ impl<'a> Segments<'a> {
     pub fn shorten(&mut self, mtu: usize) -> Option<()> {
         let header = self.layout.payload(self.packet).filter(|_| self.layout.protocol == TCP)?;
         let size = mtu.checked_sub(header).filter(|size| *size > 0)?;
-        let flags = *self.packet.get(self.layout.transport + 13)?;
+        let flags = *self.packet.get(self.layout.transport() + 13)?;
         if self.header == 0 {
             // Each segment gets a checksum of its own, which must not hide that this one is wrong.
             if flags & UNCUT != 0 || !(self.partial || is_valid(self.packet, &self.layout)) {
@@ -77,7 +77,7 @@ impl<'a> Segments<'a> {
             }
             self.pseudo = pseudo(self.packet, &self.layout);
             self.fixed =
-                if self.layout.v6 { 0 } else { fixed_sum(self.packet.get(..self.layout.transport)?) };
+                if self.layout.v6 { 0 } else { fixed_sum(self.packet.get(..self.layout.transport())?) };
             (self.header, self.partial, self.flags) = (header, true, flags);
         }
         self.size = self.size.min(size);
@@ -122,7 +122,7 @@ impl<'a> Segments<'a> {
 
     /// Makes the headers at `start` those of a segment that begins `step` bytes after the one that they were copied from.
     fn fix_headers(&mut self, start: usize, step: usize, payload: usize) {
-        let (transport, flags) = (self.layout.transport, self.flags);
+        let (transport, flags) = (self.layout.transport(), self.flags);
         let total = self.header + payload;
         let last = self.header + start + payload == self.packet.len();
         let Some(head) = self.packet.get_mut(start..start + self.header) else { return };
@@ -154,7 +154,7 @@ pub fn leaves_partial(virtio: VirtioHeader, packet: &[u8]) -> bool {
 
 fn is_partial(virtio: VirtioHeader, packet: &[u8], layout: &Layout) -> bool {
     virtio.flags & NEEDS_CHECKSUM != 0
-        && usize::from(virtio.checksum_start) == layout.transport
+        && usize::from(virtio.checksum_start) == layout.transport()
         && Some(usize::from(virtio.checksum_offset)) == field_offset(layout.protocol)
         && layout.payload(packet).is_some()
 }

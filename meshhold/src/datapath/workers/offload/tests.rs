@@ -126,7 +126,7 @@ fn join(packets: &[Vec<u8>], partial: bool) -> Vec<Vec<u8>> {
 fn complete(packet: &mut [u8]) {
     let layout = Layout::of(packet).unwrap();
     let offset = if layout.protocol == TCP { 16 } else { 6 };
-    finish(packet, layout.transport, offset).unwrap();
+    finish(packet, layout.transport(), offset).unwrap();
 }
 
 fn shapes() -> Vec<Shape> {
@@ -212,14 +212,14 @@ fn each_segment_is_a_right_packet() {
         let last = packets.len() - 1;
         for (n, mut segment) in packets.into_iter().enumerate() {
             let layout = Layout::of(&segment).unwrap();
-            assert_eq!(layout.total, segment.len(), "{shape:?}");
+            assert_eq!(layout.total(), segment.len(), "{shape:?}");
             complete(&mut segment);
             assert!(is_valid(&segment, &layout), "{shape:?} segment {n}");
             if !shape.v6 {
                 assert_eq!(fold(sum(&segment[..20])), 0xffff);
             }
             if shape.protocol == TCP && n < last {
-                assert_eq!(segment[layout.transport + 13] & 0x09, 0, "FIN and PSH only at the end");
+                assert_eq!(segment[layout.transport() + 13] & 0x09, 0, "FIN and PSH only at the end");
             }
         }
     }
