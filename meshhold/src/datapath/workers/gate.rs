@@ -5,28 +5,31 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::platform::linux::sys_net::Epoll;
 
-/// How long bulk waits at most. Longer than a sparse worker's turn takes even on a busy machine, and short enough that
-/// one that hangs stops nothing.
-const PATIENCE: Duration = Duration::from_millis(2);
+/// How much of the sparse workers' work bulk waits for at most, in begins and ends of their turns: more than waits for them
+/// unless somebody floods them, which must not stop bulk.
+const TURNS: u32 = 256;
+/// How long bulk waits at most, should they do nothing. Longer than a busy machine keeps a thread from running, and short
+/// enough that one that hangs stops nothing.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Shared by all workers of a node.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// The queues and sockets of the sparse workers.
     waiting: Epoll,
-    /// One a sparse worker: it may hold something that it took.
-    busy: Box<[AtomicBool]>,
+    /// One a sparse worker: begins and ends of its turns so far. Odd while it may hold something that it took.
+    turns: Box<[AtomicU32]>,
 }
 
 impl Gate {
     /// For so many sparse workers.
     pub(super) fn new(workers: usize) -> io::Result<Self> {
-        Ok(Self { waiting: Epoll::new()?, busy: (0..workers).map(|_| AtomicBool::new(false)).collect() })
+        Ok(Self { waiting: Epoll::new()?, turns: (0..workers).map(|_| AtomicU32::new(0)).collect() })
     }
 
     /// What waits at `descriptor` is sparse.
@@ -41,22 +44,21 @@ impl Gate {
 
     /// Sparse worker `number` is about to take something.
     pub(super) fn enter(&self, number: usize) {
-        self.set(number, true);
+        self.set(number, |turns| turns | 1);
     }
 
     /// All that sparse worker `number` took is on its way.
     pub(super) fn leave(&self, number: usize) {
-        self.set(number, false);
+        self.set(number, |turns| turns.wrapping_add(turns % 2));
     }
 
     /// Waits until all that was sparse when this was called is on its way.
     pub(super) fn pass(&self) {
-        let mut until = None;
-        while !self.is_clear() {
-            let now = Instant::now();
-            if now > *until.get_or_insert(now + PATIENCE) {
-                return;
-            }
+        if self.is_clear() {
+            return;
+        }
+        let (begin, turns) = (Instant::now(), self.turns());
+        while !self.is_clear() && self.turns().wrapping_sub(turns) < TURNS && begin.elapsed() < PATIENCE {
             std::thread::yield_now();
         }
     }
@@ -64,13 +66,19 @@ impl Gate {
     /// In this order: what is taken between the two looks is taken by a worker that is busy then.
     fn is_clear(&self) -> bool {
         let empty = self.waiting.wait(Some(Duration::ZERO)).is_ok_and(|ready| ready == 0);
-        empty && !self.busy.iter().any(|busy| busy.load(SeqCst))
+        empty && self.turns.iter().all(|turns| turns.load(SeqCst) % 2 == 0)
     }
 
-    fn set(&self, number: usize, busy: bool) {
-        if let Some(flag) = self.busy.get(number) {
-            flag.store(busy, SeqCst);
+    /// For the worker of that number only.
+    fn set(&self, number: usize, next: impl Fn(u32) -> u32) {
+        if let Some(turns) = self.turns.get(number) {
+            turns.store(next(turns.load(SeqCst)), SeqCst);
         }
+    }
+
+    /// Of all sparse workers, wrapping.
+    fn turns(&self) -> u32 {
+        self.turns.iter().fold(0, |sum, turns| sum.wrapping_add(turns.load(SeqCst)))
     }
 }
 
@@ -80,7 +88,7 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::AtomicBool;
 
     #[test]
     fn bulk_waits_for_what_waits_and_for_what_is_in_hand() {
@@ -114,5 +122,27 @@ mod tests {
         let begin = Instant::now();
         gate.pass();
         assert!(begin.elapsed() >= PATIENCE);
+    }
+
+    #[test]
+    fn sparse_workers_that_never_end_hold_bulk_up_for_some_turns_only() {
+        let gate = Gate::new(1).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        gate.watch(socket.as_fd()).unwrap();
+        socket.send_to(&[1], socket.local_addr().unwrap()).unwrap();
+        let stopped = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stopped.load(SeqCst) {
+                    gate.enter(0);
+                    gate.leave(0);
+                }
+            });
+            let before = gate.turns();
+            gate.pass();
+            stopped.store(true, SeqCst);
+            assert!(gate.turns().wrapping_sub(before) >= TURNS, "they had their turns");
+        });
+        assert!(!gate.is_clear());
     }
 }
