@@ -1,9 +1,11 @@
-//! The tunnel keeps the order of a flow: while it is sparse, when it becomes bulk, beside others, in both directions.
+//! The tunnel keeps the order of a flow: while it is sparse, when it becomes bulk, beside others, in both directions, on a
+//! machine whose processors are busy with something else.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::lab::Host;
+use meshhold_tests::process::Process;
 use meshhold_tests::{Lab, Node, run, scenario, service};
 
 /// What a sender counts when a segment was overtaken and not lost (RFC 8985).
@@ -13,6 +15,8 @@ const PUT_ASIDE: &str = "TCPOFOQueue";
 /// Flows one after another: each becomes bulk once.
 const FLOWS: usize = 30;
 const FLOW_BYTES: &str = "300000";
+/// Ends by itself, after a minute of processor time.
+const BUSY: &str = "ulimit -t 60; while :; do :; done";
 
 #[test]
 fn no_segment_is_overtaken() -> Result<()> {
@@ -20,6 +24,7 @@ fn no_segment_is_overtaken() -> Result<()> {
         let (a, b) = scenario::pair(lab, &["tcp:7", "tcp:5201"])?;
         let _server = service::iperf(&a.host, "127.0.0.1", 5201)?;
         let _echo = service::echo(&a.host, "tcp", Ipv4Addr::LOCALHOST.into(), 7)?;
+        let _busy = occupy(&a.host)?;
         for address in a.both_addresses()? {
             for options in [&["-P", "4"][..], &["-P", "4", "-R"][..]] {
                 let result = service::transfer(&b.host, address, 5201, 2, options)?;
@@ -37,6 +42,12 @@ fn no_segment_is_overtaken() -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Takes every processor's time, so that a worker must wait for one while it holds packets.
+fn occupy(host: &Host) -> Result<Vec<Process>> {
+    let processors = std::thread::available_parallelism()?.get();
+    (0..processors).map(|number| host.spawn(&format!("busy-{number}"), "sh", &["-c", BUSY])).collect()
 }
 
 fn short_flows(from: &Node, address: IpAddr) -> Result<()> {

@@ -116,6 +116,27 @@ mod tests {
     }
 
     #[test]
+    fn bulk_waits_for_a_sparse_worker_that_gets_no_processor() {
+        // As often on a busy machine.
+        let long = Duration::from_millis(10);
+        let gate = Gate::new(1).unwrap();
+        gate.enter(0);
+        let (begin, left) = (Instant::now(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(long);
+                left.store(true, SeqCst);
+                gate.leave(0);
+            });
+            gate.pass();
+            assert!(
+                left.load(SeqCst) || begin.elapsed() >= 5 * long,
+                "or this machine let it sleep for far longer"
+            );
+        });
+    }
+
+    #[test]
     fn a_sparse_worker_that_hangs_holds_bulk_up_for_a_moment_only() {
         let gate = Gate::new(1).unwrap();
         gate.enter(0);
