@@ -21,8 +21,11 @@ const PAUSE: u32 = 250;
 /// Milliseconds of silence after which a sparse flow may change its worker: these never have more than a few packets in hand.
 const REST: u32 = 3;
 
-/// A number that all packets of a flow share, in both directions and at both ends. Fragments have no ports and
-/// share one for their addresses.
+/// Bit of [`flow_hash`] that says which way a packet goes.
+const DIRECTION: u32 = 1;
+
+/// A number that all packets of a flow share at both ends; those of the other direction have another last bit.
+/// Fragments have no ports and share one for their addresses.
 #[inline(always)]
 pub fn flow_hash<L: Load>(load: &L) -> u32 {
     let Some([first]) = load.load::<1>(0) else { return 0 };
@@ -46,9 +49,10 @@ pub fn flow_hash<L: Load>(load: &L) -> u32 {
         ports = found.to_ne_bytes();
     }
     let [sa, sb, da, db] = ports;
-    let ends = end(source, u16::from_be_bytes([sa, sb]))
-        .wrapping_add(end(destination, u16::from_be_bytes([da, db])));
-    mix(ends ^ u32::from(protocol))
+    let from = end(source, u16::from_be_bytes([sa, sb]));
+    let to = end(destination, u16::from_be_bytes([da, db]));
+    let flow = mix(from.wrapping_add(to) ^ u32::from(protocol));
+    flow & !DIRECTION | u32::from(from > to)
 }
 
 /// A packet on its way to a queue.
@@ -64,13 +68,15 @@ pub struct Arrival {
 }
 
 /// Number of the queue: each of `workers` has one for bulk, and `workers` queues further on one for what is sparse. Bulk
-/// goes by flow, both directions to the same worker. What is sparse goes to the worker that stays on the packet's own
-/// processor, which need not wake another one; after a pause, for nothing of the flow is under way then.
+/// goes by flow, its directions to neighbours: what acknowledges a transfer doesn't take the time of the worker that seals
+/// it. What is sparse goes to the worker that stays on the packet's own processor, which need not wake another one; after a
+/// pause, for nothing of the flow is under way then.
 #[inline(always)]
 pub fn queue(rate: &mut FlowRate, packet: &Arrival, workers: u32) -> u32 {
     let rest = packet.now.wrapping_sub(rate.last) > REST;
     if is_bulk(rate, packet.now, packet.length) {
-        return (packet.hash >> 16).checked_rem(workers).unwrap_or(0);
+        let number = (packet.hash >> 16).wrapping_add(packet.hash & DIRECTION);
+        return number.checked_rem(workers).unwrap_or(0);
     }
     if rest {
         rate.worker = packet.cpu;
@@ -130,16 +136,21 @@ mod tests {
     }
 
     #[test]
-    fn both_directions_of_a_flow_share_a_hash_and_flows_spread() {
-        let there = packet4(1, 2, [0, 80, 9, 9]);
-        let back = packet4(2, 1, [9, 9, 0, 80]);
-        assert_eq!(flow_hash(&&there[..]), flow_hash(&&back[..]));
-        let mut bulk = FlowRate { bulk: 1, ..FlowRate::default() };
-        let mut of = |port| {
-            let hash = flow_hash(&&packet4(1, 2, [0, 80, 9, port])[..]);
-            queue(&mut bulk, &Arrival { hash, now: 1, length: 1400, cpu: 0 }, 2)
+    fn the_directions_of_a_flow_have_workers_of_their_own_and_flows_spread() {
+        let bulk_queue = |packet: [u8; 28], workers| {
+            let mut bulk = FlowRate { bulk: 1, ..FlowRate::default() };
+            let hash = flow_hash(&&packet[..]);
+            queue(&mut bulk, &Arrival { hash, now: 1, length: 1400, cpu: 0 }, workers)
         };
-        let first = (0..100).filter(|port| of(*port) == 0).count();
+        for port in 0..100 {
+            let (there, back) = (packet4(1, 2, [0, 80, 9, port]), packet4(2, 1, [9, port, 0, 80]));
+            assert_eq!(flow_hash(&&there[..]) ^ flow_hash(&&back[..]), DIRECTION);
+            for workers in 2..5 {
+                assert_ne!(bulk_queue(there, workers), bulk_queue(back, workers), "{workers} workers");
+            }
+            assert_eq!([there, back].map(|packet| bulk_queue(packet, 1)), [0, 0]);
+        }
+        let first = (0..100).filter(|port| bulk_queue(packet4(1, 2, [0, 80, 9, *port]), 2) == 0).count();
         assert!((30..70).contains(&first), "{first} of 100 flows at the first of two workers");
     }
 

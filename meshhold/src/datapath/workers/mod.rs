@@ -1,5 +1,5 @@
-//! The workers: one thread each, with its own TUN queue and its own socket on the shared UDP port. Half of them carry what
-//! is bulk; the other half, each staying on its processors, what is sparse.
+//! The workers: one thread each, with its own TUN queue and its own socket on the shared UDP port, staying on its
+//! processors. Half of them carry what is bulk, and push nobody aside for it; the other half what is sparse.
 //!
 //! Owns starting, feeding and stopping them. Must not know circuits: sessions come in with the [`Table`], what
 //! workers notice goes out as [`WorkerEvent`]s.
@@ -48,7 +48,7 @@ use crate::platform::linux::sched;
 
 /// Commands that may wait for one worker; more are dropped.
 const COMMANDS: usize = 1024;
-/// A worker's turn on a processor that it shares: the shortest that the kernel grants.
+/// The turn of a worker for what is sparse on a processor that it shares: the shortest that the kernel grants.
 const SLICE: Duration = Duration::from_micros(100);
 
 /// What workers are started with.
@@ -243,14 +243,13 @@ fn owner(datagram: &[u8], workers: usize) -> usize {
 
 fn spawn(id: usize, worker: Worker) -> anyhow::Result<JoinHandle<()>> {
     let body = move || {
-        if let Err(error) = sched::ask_for_short_turns(SLICE) {
-            tracing::debug!(worker = id, %error, "no short turns");
-        }
         let (number, of) = worker.place.number();
-        if worker.place.class == Class::Sparse
-            && let Err(error) = sched::stay_on(number, of)
-        {
-            tracing::debug!(worker = id, %error, "not bound to processors");
+        let asked = match worker.place.class {
+            Class::Bulk => sched::work_in_batches(),
+            Class::Sparse => sched::ask_for_short_turns(SLICE),
+        };
+        if let Err(error) = asked.and_then(|()| sched::stay_on(number, of)) {
+            tracing::debug!(worker = id, %error, "the scheduler treats it like any thread");
         }
         worker.run();
     };

@@ -26,10 +26,16 @@ struct Attributes {
 /// # Errors
 /// As `sched_setattr(2)`.
 pub fn ask_for_short_turns(slice: Duration) -> io::Result<()> {
-    let wanted = Attributes { runtime: slice.as_nanos() as u64, ..attributes()? };
-    // SAFETY: the kernel reads one structure, of the size that it names.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set_attributes(&Attributes { runtime: slice.as_nanos() as u64, ..attributes()? })
+}
+
+/// Makes the calling thread batch work (`SCHED_BATCH`, `sched(7)`): when it wakes it waits for the end of another's turn, so
+/// that more is there for it, and gets the same share of the processor.
+///
+/// # Errors
+/// As `sched_setattr(2)`.
+pub fn work_in_batches() -> io::Result<()> {
+    set_attributes(&Attributes { policy: libc::SCHED_BATCH as u32, ..attributes()? })
 }
 
 /// Lets the calling thread work with what others leave of the processor where all of it is wanted: a tenth of a usual
@@ -80,6 +86,12 @@ fn affinity() -> io::Result<libc::cpu_set_t> {
     if result == 0 { Ok(allowed) } else { Err(io::Error::last_os_error()) }
 }
 
+fn set_attributes(wanted: &Attributes) -> io::Result<()> {
+    // SAFETY: the kernel reads one structure, of the size that it names.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const *wanted, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn attributes() -> io::Result<Attributes> {
     let mut now = Attributes::default();
     // SAFETY: the kernel writes at most the named size into the live local.
@@ -105,6 +117,16 @@ mod tests {
         // Kernels before 6.12 show nothing.
         assert!([0, SLICE.as_nanos() as u64].contains(&inside.join().unwrap()));
         assert_eq!(runtime(), before);
+    }
+
+    #[test]
+    fn only_the_calling_thread_works_in_batches() {
+        let policy = || attributes().unwrap().policy;
+        let inside = std::thread::spawn(move || {
+            work_in_batches().unwrap();
+            policy()
+        });
+        assert_eq!([inside.join().unwrap(), policy()], [3, 0]);
     }
 
     #[test]
