@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meshhold_common::Reason;
@@ -302,6 +302,13 @@ impl Lan {
     pub(super) fn keepalive(&self, local_index: u32) {
         if let Some(workers) = &self.workers {
             workers.send_keepalive(local_index);
+        }
+    }
+
+    /// Lets workers go where there is room for them.
+    pub(super) fn place_workers(&mut self, now: Instant) {
+        if let Some(workers) = &mut self.workers {
+            workers.place(now);
         }
     }
 

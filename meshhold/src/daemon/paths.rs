@@ -188,6 +188,7 @@ impl Daemon {
     pub(super) fn on_ways_timer(&mut self, now: Instant) {
         if self.ways.paths.is_active(now) {
             self.account(now);
+            self.lan.place_workers(now);
         }
         self.ways.paths.handle_timeout(now);
         self.ways.relays.handle_timeout(now);

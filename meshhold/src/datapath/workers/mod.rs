@@ -10,6 +10,7 @@ mod extra;
 mod gate;
 mod hold;
 pub mod offload;
+mod placement;
 mod reads;
 mod receive;
 mod relay;
@@ -21,9 +22,9 @@ pub mod tun;
 pub mod udp;
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc as channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meshhold_common::Reason;
@@ -36,6 +37,7 @@ pub use self::event::WorkerEvent;
 use self::event::{Command, EVENTS, Mailbox};
 use self::extra::ExtraPort;
 use self::gate::Gate;
+use self::placement::Placement;
 use self::run::Worker;
 use self::session::{Class, Place};
 use self::shared::Shared;
@@ -44,6 +46,7 @@ use self::udp::Port;
 use super::counters::Activity;
 use super::relay::{Hop, LegTraffic};
 use super::table::Table;
+use crate::platform::linux::processors::{self, ThreadId};
 use crate::platform::linux::sched;
 
 /// Commands that may wait for one worker; more are dropped.
@@ -78,6 +81,7 @@ pub struct Workers {
     joins: bool,
     mailboxes: Vec<Mailbox>,
     threads: Vec<JoinHandle<()>>,
+    placement: Placement,
     offload: bool,
 }
 
@@ -112,7 +116,9 @@ impl Workers {
             inboxes.push(inbox);
         }
         let (offload, joins) = (config.offload, port.joins);
-        let mut workers = Self { shared, sockets, mailboxes, threads: Vec::new(), offload, joins };
+        let placement = Placement::new(Vec::new());
+        let mut workers = Self { shared, sockets, mailboxes, threads: Vec::new(), placement, offload, joins };
+        let mut bulk = Vec::new();
         let parts = ends.zip(port.workers).zip(inboxes);
         for (id, ((end, socket), inbox)) in parts.enumerate() {
             let outside = run::Outside {
@@ -124,14 +130,25 @@ impl Workers {
             };
             let worker = Worker::new(id, end, socket, (usize::from(config.mtu), config.offload), outside)
                 .with_context(|| format!("preparing worker {id}"))?;
-            workers.threads.push(spawn(id, worker)?);
+            let class = worker.place.class;
+            let (handle, thread) = spawn(id, worker)?;
+            workers.threads.push(handle);
+            bulk.extend(thread.filter(|_| class == Class::Bulk));
         }
+        workers.placement = Placement::new(bulk);
         Ok((workers, port.control, receiver))
     }
 
     /// How many lanes a circuit can have here: half the number of threads.
     pub fn lanes(&self) -> usize {
         self.mailboxes.len() / 2
+    }
+
+    /// Moves a worker for bulk whose processors are full to others that idle. To be called now and then while there is traffic.
+    pub fn place(&mut self, now: Instant) {
+        if let Err(error) = self.placement.look(now) {
+            tracing::debug!(%error, "workers stay where they are");
+        }
     }
 
     /// Makes all workers use `table` from their next packet on.
@@ -241,20 +258,25 @@ fn owner(datagram: &[u8], workers: usize) -> usize {
     Place::of(0, workers).owner(usize::from(lane & (SPARSE_LANE - 1)), class)
 }
 
-fn spawn(id: usize, worker: Worker) -> anyhow::Result<JoinHandle<()>> {
+/// Starts a worker's thread. Where `/proc` is missing its number isn't known.
+fn spawn(id: usize, worker: Worker) -> anyhow::Result<(JoinHandle<()>, Option<ThreadId>)> {
+    let (number, known) = channel::sync_channel(1);
     let body = move || {
-        let (number, of) = worker.place.number();
+        // Whoever starts threads waits for it.
+        let _ = number.send(processors::own_thread().ok());
+        let (share, of) = worker.place.number();
         let asked = match worker.place.class {
             Class::Bulk => sched::work_in_batches(),
             Class::Sparse => sched::ask_for_short_turns(SLICE),
         };
-        if let Err(error) = asked.and_then(|()| sched::stay_on(number, of)) {
+        if let Err(error) = asked.and_then(|()| sched::stay_on(share, of)) {
             tracing::debug!(worker = id, %error, "the scheduler treats it like any thread");
         }
         worker.run();
     };
-    std::thread::Builder::new()
+    let handle = std::thread::Builder::new()
         .name(format!("worker-{id}"))
         .spawn(body)
-        .with_context(|| format!("starting the thread of worker {id}"))
+        .with_context(|| format!("starting the thread of worker {id}"))?;
+    Ok((handle, known.recv().ok().flatten()))
 }

@@ -20,6 +20,7 @@ mod list;
 pub mod listeners;
 pub mod memory;
 pub mod net;
+pub mod processors;
 pub mod reserved;
 pub mod resolved;
 mod routes;

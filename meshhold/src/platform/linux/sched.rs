@@ -6,6 +6,8 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::time::Duration;
 
+use super::processors::ThreadId;
+
 /// `struct sched_attr` of linux/sched/types.h, its first version.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,6 +58,15 @@ pub fn stand_back() -> io::Result<()> {
 /// # Errors
 /// As `sched_setaffinity(2)`.
 pub fn stay_on(number: usize, of: usize) -> io::Result<()> {
+    const CALLING: ThreadId = ThreadId(0);
+    put_on(CALLING, number, of)
+}
+
+/// The same for another thread, of those processors that the calling one may use.
+///
+/// # Errors
+/// As `sched_setaffinity(2)`.
+pub fn put_on(ThreadId(thread): ThreadId, number: usize, of: usize) -> io::Result<()> {
     let allowed = affinity()?;
     // SAFETY: cpu_set_t is plain old data; all zeroes is the empty set.
     let mut wanted: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -68,7 +79,7 @@ pub fn stay_on(number: usize, of: usize) -> io::Result<()> {
         }
     }
     // SAFETY: the kernel reads one set, a live local.
-    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const wanted) };
+    let result = unsafe { libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &raw const wanted) };
     let error = io::Error::last_os_error();
     match result {
         0 => Ok(()),
