@@ -305,6 +305,11 @@ impl Lan {
         }
     }
 
+    /// When workers may have to go elsewhere.
+    pub(super) fn next_place(&self) -> Option<Instant> {
+        self.workers.as_ref().and_then(Workers::next_place)
+    }
+
     /// Lets workers go where there is room for them.
     pub(super) fn place_workers(&mut self, now: Instant) {
         if let Some(workers) = &mut self.workers {

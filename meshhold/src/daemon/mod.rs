@@ -189,7 +189,7 @@ impl Daemon {
 
     fn next_timer(&self) -> Instant {
         let timers = self.circuits.machine.poll_timeout().into_iter().chain(self.ways_timeout());
-        timers.min().unwrap_or_else(|| Instant::now() + TICK)
+        timers.chain(self.lan.next_place()).min().unwrap_or_else(|| Instant::now() + TICK)
     }
 
     fn on_timer(&mut self, now: Instant) {

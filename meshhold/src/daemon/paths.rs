@@ -188,6 +188,8 @@ impl Daemon {
     pub(super) fn on_ways_timer(&mut self, now: Instant) {
         if self.ways.paths.is_active(now) {
             self.account(now);
+        }
+        if self.ways.paths.is_active(now) || self.lan.next_place().is_some_and(|at| at <= now) {
             self.lan.place_workers(now);
         }
         self.ways.paths.handle_timeout(now);

@@ -144,7 +144,13 @@ impl Workers {
         self.mailboxes.len() / 2
     }
 
-    /// Moves a worker for bulk whose processors are full to others that idle. To be called now and then while there is traffic.
+    /// When [`Self::place`] has something to look at.
+    pub fn next_place(&self) -> Option<Instant> {
+        self.placement.next()
+    }
+
+    /// Moves a worker for bulk whose processors are full to others that idle. To be called now and then while there is traffic,
+    /// and when [`Self::next_place`] says.
     pub fn place(&mut self, now: Instant) {
         if let Err(error) = self.placement.look(now) {
             tracing::debug!(%error, "workers stay where they are");
@@ -269,7 +275,7 @@ fn spawn(id: usize, worker: Worker) -> anyhow::Result<(JoinHandle<()>, Option<Th
             Class::Bulk => sched::work_in_batches(),
             Class::Sparse => sched::ask_for_short_turns(SLICE),
         };
-        if let Err(error) = asked.and_then(|()| sched::stay_on(share, of)) {
+        for error in [asked, sched::stay_on(share, of)].into_iter().filter_map(Result::err) {
             tracing::debug!(worker = id, %error, "the scheduler treats it like any thread");
         }
         worker.run();

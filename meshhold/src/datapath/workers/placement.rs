@@ -13,17 +13,21 @@ use crate::platform::linux::processors::{self, ThreadId, Ticks};
 use crate::platform::linux::sched;
 
 /// Time between two looks, at least.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(100);
 /// A processor that idles no larger part of the time is full.
 const FULL: f64 = 0.05;
 /// One that idles this part has room for what takes [`LARGEST`] of one.
-const ROOM: f64 = 0.3;
+const ROOM: f64 = 0.45;
 /// What a worker takes of its processor that may leave it. One that takes more has it for itself, or the others there may go.
 const LARGEST: f64 = 0.5;
 /// A worker that takes less makes no difference.
 const LEAST: f64 = 0.1;
+/// Looks in a row that must say the same, for a moment says little.
+const AGAIN: u32 = 2;
 /// Looks after a move before the next one, at most: chance, so that two nodes of one machine don't change places for ever.
 const PATIENCE: u32 = 4;
+/// Without a look for so long there was no traffic, and every worker goes home: what comes next may fit better as it was.
+const REST: Duration = Duration::from_secs(1);
 
 /// The workers for bulk, and where each is.
 #[derive(Debug)]
@@ -34,6 +38,11 @@ pub(super) struct Placement {
     before: Option<Sample>,
     /// Looks that pass without a move.
     pause: u32,
+    /// What the last looks wanted, and how many of them.
+    wanted: Option<(usize, usize)>,
+    times: u32,
+    /// A worker was busy at the last look.
+    busy: bool,
 }
 
 /// What is read at one look.
@@ -48,10 +57,15 @@ impl Placement {
     /// Of workers that stay on the share of their own number.
     pub(super) fn new(threads: Vec<ThreadId>) -> Self {
         let shares = (0..threads.len()).collect();
-        Self { threads, shares, before: None, pause: 0 }
+        Self { threads, shares, before: None, pause: 0, wanted: None, times: 0, busy: false }
     }
 
-    /// Moves a worker where that is worth it. To be called now and then while there is traffic.
+    /// When to look again; `None` while nobody has much to do.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.before.as_ref().filter(|_| self.busy).map(|before| before.at + LOOK)
+    }
+
+    /// Moves a worker where that is worth it. To be called at [`Self::next`], and now and then while there is traffic.
     ///
     /// # Errors
     /// `/proc` doesn't say what is needed, or the kernel refuses the move.
@@ -62,26 +76,42 @@ impl Placement {
         }
         let ran = self.threads.iter().map(|thread| processors::ran(*thread)).collect::<Result<_, _>>()?;
         let sample = Sample { at: now, processors: processors::ticks()?, ran };
-        let Some(before) = self.before.replace(sample) else { return Ok(()) };
+        let before = self.before.replace(sample);
+        let recent = |before: &Sample| now.saturating_duration_since(before.at) < REST;
+        let load = before.filter(recent).zip(self.before.as_ref());
+        let load = load.map(|(before, sample)| sample.since(&before, self.threads.len()));
+        self.busy = load.as_ref().is_none_or(|load| load.taken.iter().any(|taken| *taken >= LEAST));
+        let Some(load) = load else { return self.go_home() };
         if self.pause > 0 {
             self.pause -= 1;
             return Ok(());
         }
-        match self.before.as_ref().and_then(|sample| self.choose(&sample.since(&before, self.threads.len())))
-        {
-            Some((worker, share)) => self.go(worker, share),
-            None => Ok(()),
+        let wanted = self.choose(&load);
+        self.times = if wanted == self.wanted { self.times + 1 } else { 1 };
+        self.wanted = wanted;
+        match wanted {
+            Some((worker, share)) if self.times >= AGAIN => {
+                self.pause = 1 + OsRng.next_u32() % PATIENCE;
+                self.go(worker, share)
+            }
+            _ => Ok(()),
         }
+    }
+
+    fn go_home(&mut self) -> io::Result<()> {
+        (0..self.threads.len()).try_for_each(|worker| self.go(worker, worker))
     }
 
     fn go(&mut self, worker: usize, share: usize) -> io::Result<()> {
         let (Some(thread), Some(place)) = (self.threads.get(worker), self.shares.get_mut(worker)) else {
             return Ok(());
         };
-        sched::put_on(*thread, share, self.threads.len())?;
-        tracing::debug!(worker, from = *place, to = share, "its processors are full");
-        *place = share;
-        self.pause = 1 + OsRng.next_u32() % PATIENCE;
+        if *place != share {
+            sched::put_on(*thread, share, self.threads.len())?;
+            tracing::debug!(worker, from = *place, to = share, "goes to other processors");
+            *place = share;
+            (self.wanted, self.times) = (None, 0);
+        }
         Ok(())
     }
 
@@ -141,7 +171,7 @@ mod tests {
     fn only_who_shares_a_full_processor_goes_and_only_to_one_that_idles() {
         assert_eq!(choice([0, 1], [0.01, 0.5], [0.35, 0.1]), Some((0, 1)));
         assert_eq!(choice([1, 0], [0.01, 0.5], [0.35, 0.2]), Some((1, 1)), "the one that is there");
-        assert_eq!(choice([0, 1], [0.01, 0.2], [0.35, 0.1]), None, "no room");
+        assert_eq!(choice([0, 1], [0.01, 0.4], [0.35, 0.1]), None, "no room");
         assert_eq!(choice([0, 1], [0.1, 0.5], [0.35, 0.1]), None, "not full");
         assert_eq!(choice([0, 1], [0.01, 0.5], [0.6, 0.1]), None, "it has most of it");
         assert_eq!(choice([0, 1], [0.01, 0.5], [0.01, 0.1]), None, "it does nothing");

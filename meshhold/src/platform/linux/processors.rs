@@ -50,8 +50,8 @@ pub fn ticks() -> io::Result<Vec<(usize, Ticks)>> {
 
 /// `cpu<number> user nice system idle iowait irq softirq steal …`: what guests had is in user and nice already.
 fn of_line(line: &str) -> Option<(usize, Ticks)> {
-    let mut words = line.strip_prefix("cpu")?.split_whitespace();
-    let number = words.next()?.parse().ok()?;
+    let (number, times) = line.strip_prefix("cpu")?.split_once(' ')?;
+    let (number, mut words) = (number.parse().ok()?, times.split_whitespace());
     let [user, nice, system, idle, wait, irq, softirq, steal] =
         std::array::from_fn(|_| words.next().and_then(|word| word.parse().ok()).unwrap_or(0_u64));
     let idle = idle + wait;
