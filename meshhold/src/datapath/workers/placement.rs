@@ -74,6 +74,8 @@ impl Placement {
         if self.threads.len() < 2 || self.before.as_ref().is_some_and(soon) {
             return Ok(());
         }
+        // Where nothing can be read there is nothing to wait for.
+        self.busy = false;
         let ran = self.threads.iter().map(|thread| processors::ran(*thread)).collect::<Result<_, _>>()?;
         let sample = Sample { at: now, processors: processors::ticks()?, ran };
         let before = self.before.replace(sample);
