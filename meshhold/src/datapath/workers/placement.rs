@@ -78,30 +78,28 @@ impl Placement {
         self.busy = false;
         let ran = self.threads.iter().map(|thread| processors::ran(*thread)).collect::<Result<_, _>>()?;
         let sample = Sample { at: now, processors: processors::ticks()?, ran };
-        let before = self.before.replace(sample);
-        let recent = |before: &Sample| now.saturating_duration_since(before.at) < REST;
-        let load = before.filter(recent).zip(self.before.as_ref());
-        let load = load.map(|(before, sample)| sample.since(&before, self.threads.len()));
+        self.judge(sample).into_iter().try_for_each(|(worker, share)| self.go(worker, share))
+    }
+
+    /// Which workers should be on which share, of those that should move.
+    fn judge(&mut self, sample: Sample) -> Vec<(usize, usize)> {
+        let workers = self.threads.len();
+        let recent = |before: &Sample| sample.at.saturating_duration_since(before.at) < REST;
+        let load =
+            self.before.as_ref().filter(|before| recent(before)).map(|before| sample.since(before, workers));
+        self.before = Some(sample);
         self.busy = load.as_ref().is_none_or(|load| load.taken.iter().any(|taken| *taken >= LEAST));
-        let Some(load) = load else { return self.go_home() };
+        let Some(load) = load else { return (0..workers).map(|home| (home, home)).collect() };
         if self.pause > 0 {
             self.pause -= 1;
-            return Ok(());
+            return Vec::new();
         }
         let wanted = self.choose(&load);
         self.times = if wanted == self.wanted { self.times + 1 } else { 1 };
         self.wanted = wanted;
-        match wanted {
-            Some((worker, share)) if self.times >= AGAIN => {
-                self.pause = 1 + OsRng.next_u32() % PATIENCE;
-                self.go(worker, share)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn go_home(&mut self) -> io::Result<()> {
-        (0..self.threads.len()).try_for_each(|worker| self.go(worker, worker))
+        let Some(wanted) = wanted.filter(|_| self.times >= AGAIN) else { return Vec::new() };
+        self.pause = 1 + OsRng.next_u32() % PATIENCE;
+        vec![wanted]
     }
 
     fn go(&mut self, worker: usize, share: usize) -> io::Result<()> {
@@ -177,6 +175,28 @@ mod tests {
         assert_eq!(choice([0, 1], [0.1, 0.5], [0.35, 0.1]), None, "not full");
         assert_eq!(choice([0, 1], [0.01, 0.5], [0.6, 0.1]), None, "it has most of it");
         assert_eq!(choice([0, 1], [0.01, 0.5], [0.01, 0.1]), None, "it does nothing");
+    }
+
+    #[test]
+    fn two_looks_move_a_worker_and_a_rest_brings_it_home() {
+        let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
+        let mut placement = Placement::new(vec![thread; 2]);
+        // Processor 0 is full, 1 idles; the first worker takes a third.
+        let mut judge = |millis: u64| {
+            let idle = [0, millis].map(|idle| Ticks { idle, all: millis });
+            let ran = vec![Duration::from_millis(millis / 3), Duration::ZERO];
+            placement.judge(Sample {
+                at: start + Duration::from_millis(millis),
+                processors: vec![(0, idle[0]), (1, idle[1])],
+                ran,
+            })
+        };
+        let home = vec![(0, 0), (1, 1)];
+        assert_eq!(judge(0), home, "nothing is known yet");
+        assert_eq!(judge(100), [], "once");
+        assert_eq!(judge(200), [(0, 1)]);
+        assert_eq!(judge(300), [], "it rests after a move");
+        assert_eq!(judge(2_000), home, "there was no traffic");
     }
 
     #[test]
