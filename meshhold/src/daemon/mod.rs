@@ -223,6 +223,7 @@ impl Daemon {
                 self.ways.relays.too_big(hop.remote, hop.label, carries);
             }
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
+            WorkerEvent::Busy => self.lan.place_workers(now),
             WorkerEvent::Failed { worker, error } => {
                 let text = format!("worker {worker} stopped: {error}; restart the daemon");
                 tracing::error!("{text}");

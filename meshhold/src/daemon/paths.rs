@@ -189,7 +189,7 @@ impl Daemon {
         if self.ways.paths.is_active(now) {
             self.account(now);
         }
-        if self.ways.paths.is_active(now) || self.lan.next_place().is_some_and(|at| at <= now) {
+        if self.lan.next_place().is_some_and(|at| at <= now) {
             self.lan.place_workers(now);
         }
         self.ways.paths.handle_timeout(now);

@@ -64,6 +64,8 @@ pub enum WorkerEvent {
         /// Bytes of UDP payload that the way takes.
         carries: u16,
     },
+    /// A worker for bulk has something to do. Repeated while it has.
+    Busy,
     /// A worker lost its TUN queue; it goes on without.
     Failed {
         /// Number of the worker.

@@ -149,8 +149,8 @@ impl Workers {
         self.placement.next()
     }
 
-    /// Moves a worker for bulk whose processors are full to others that idle. To be called now and then while there is traffic,
-    /// and when [`Self::next_place`] says.
+    /// Moves a worker for bulk that waits for its processors to others that idle. To be called when [`Self::next_place`]
+    /// says, and at each [`WorkerEvent::Busy`].
     pub fn place(&mut self, now: Instant) {
         if let Err(error) = self.placement.look(now) {
             tracing::debug!(%error, "workers stay where they are");

@@ -86,7 +86,9 @@ impl Worker {
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
         let from = Path::from(got.from).from_port(port);
         let arrival = Arrival { segment: got.segment.max(1), from, hops: got.hops };
-        self.receive(bytes, arrival, &Wake { snapshot, now: Instant::now() });
+        let wake = Wake { snapshot, now: Instant::now() };
+        self.tell_busy(wake.now);
+        self.receive(bytes, arrival, &wake);
     }
 
     /// Takes datagrams from one sender.

@@ -37,6 +37,8 @@ pub(super) const EXTRA: u32 = 3;
 pub(super) const PACKET: usize = 65_535;
 /// How often held packets are looked at.
 const HOLD_TICK: Duration = Duration::from_millis(250);
+/// How often the daemon hears that a worker is busy.
+const REPEAT_BUSY: Duration = Duration::from_millis(100);
 
 /// A worker's connections to the rest.
 #[derive(Debug)]
@@ -98,6 +100,8 @@ pub(super) struct Worker {
     pub(super) errors: Limit,
     /// When the daemon was told last that a relayed datagram was too long.
     pub(super) told: Option<Instant>,
+    /// When the daemon heard last that this worker is busy.
+    busy: Option<Instant>,
     pub(super) outside: Outside,
     pub(super) received: Box<[u8]>,
     /// Room for a fragment, with its virtio header.
@@ -133,6 +137,7 @@ impl Worker {
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),
             told: None,
+            busy: None,
             outside,
             received: vec![0; PACKET].into(),
             piece: Vec::new(),
@@ -257,12 +262,22 @@ impl Worker {
         // No packet that came after a table was published is judged by the one before.
         self.refresh(snapshot);
         let wake = Wake { snapshot, now: Instant::now() };
+        self.tell_busy(wake.now);
         for read in reads.iter_mut() {
             self.transmit(read, &wake);
         }
         self.reads = reads;
         if let Err(error) = filled {
             self.lose_tun(error);
+        }
+    }
+
+    /// Lets the daemon look where workers for bulk should run.
+    pub(super) fn tell_busy(&mut self, now: Instant) {
+        let recent = self.busy.is_some_and(|told| now.saturating_duration_since(told) < REPEAT_BUSY);
+        if self.place.class == Class::Bulk && !recent {
+            self.busy = Some(now);
+            self.report(WorkerEvent::Busy);
         }
     }
 

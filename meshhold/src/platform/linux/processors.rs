@@ -18,6 +18,15 @@ pub struct Ticks {
     pub all: u64,
 }
 
+/// Time of a thread since it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// It had a processor.
+    pub ran: Duration,
+    /// It wanted one that another thread had.
+    pub waited: Duration,
+}
+
 /// The calling thread.
 ///
 /// # Errors
@@ -28,15 +37,16 @@ pub fn own_thread() -> io::Result<ThreadId> {
     number.map(ThreadId).ok_or_else(|| unreadable("/proc/thread-self"))
 }
 
-/// How long a thread has had a processor.
+/// How long a thread has had a processor, and waited for one.
 ///
 /// # Errors
 /// The thread is gone, or this kernel keeps no such statistics.
-pub fn ran(ThreadId(number): ThreadId) -> io::Result<Duration> {
+pub fn turns(ThreadId(number): ThreadId) -> io::Result<Turns> {
     let path = format!("/proc/self/task/{number}/schedstat");
     let text = std::fs::read_to_string(&path)?;
-    let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse().ok());
-    nanoseconds.map(Duration::from_nanos).ok_or_else(|| unreadable(&path))
+    let mut words = text.split_whitespace().map(|word| word.parse().ok().map(Duration::from_nanos));
+    let mut next = || words.next().flatten().ok_or_else(|| unreadable(&path));
+    Ok(Turns { ran: next()?, waited: next()? })
 }
 
 /// All processors that are on, by number.
@@ -77,9 +87,9 @@ mod tests {
     #[test]
     fn a_thread_that_works_runs() {
         let thread = own_thread().unwrap();
-        let before = ran(thread).unwrap();
+        let before = turns(thread).unwrap().ran;
         let begin = std::time::Instant::now();
-        while ran(thread).unwrap() == before {
+        while turns(thread).unwrap().ran == before {
             assert!(begin.elapsed() < Duration::from_secs(10), "it never ran");
         }
     }
