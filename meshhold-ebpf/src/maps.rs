@@ -1,7 +1,7 @@
 //! Every map of the programs. Names (at most 15 bytes) and layouts are what the loader and `bpftool map dump` see.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -103,6 +103,10 @@ pub static RATES: Array<FlowRate, { FLOW_RATES as usize }> = Array::new();
 /// How many workers there are to steer to.
 #[btf_map]
 pub static WORKERS: Array<u32, 1> = Array::new();
+
+/// When a flow became bulk last, in nanoseconds of the monotonic clock; user space reads it in its own memory.
+#[btf_map]
+pub static PROMOTED: Array<u64, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { EVENT_BYTES as usize }> = RingBuf::new();

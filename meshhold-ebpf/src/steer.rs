@@ -35,8 +35,17 @@ pub fn queue(ctx: &SkBuffContext) -> u32 {
     let workers = maps::WORKERS.get(0).copied().unwrap_or(1);
     let Some(rate) = maps::RATES.get_ptr_mut(hash & (FLOW_RATES - 1)) else { return 0 };
     // SAFETY: the helpers take nothing and can't fail.
-    let (now, cpu) = unsafe { (bpf_ktime_get_ns() / 1_000_000, bpf_get_smp_processor_id()) };
-    let packet = Arrival { hash, now: now as u32, length: ctx.len(), cpu };
+    let (now, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    let packet = Arrival { hash, now: (now / 1_000_000) as u32, length: ctx.len(), cpu };
     // SAFETY: the pointer is a live map value; words that another CPU writes are still numbers.
-    steer::queue(unsafe { &mut *rate }, &packet, workers)
+    let rate = unsafe { &mut *rate };
+    let was = rate.bulk;
+    let queue = steer::queue(rate, &packet, workers);
+    if rate.bulk > was
+        && let Some(promoted) = maps::PROMOTED.get_ptr_mut(0)
+    {
+        // SAFETY: the pointer is a live map value of one aligned word.
+        unsafe { promoted.write_volatile(now) };
+    }
+    queue
 }

@@ -35,3 +35,5 @@ pub const SPARSE_LANE: u8 = 1 << (LANE_BITS - 1);
 pub const FLAG_PARTIAL_CHECKSUM: u8 = 1;
 /// Flag of a data datagram: it seals no packet but a message about paths ([`crate::path::probe`]).
 pub const FLAG_CONTROL: u8 = 2;
+/// Flag of a data datagram: packets of the same flow may have gone before it on a sparse lane, a moment ago.
+pub const FLAG_PROMOTED: u8 = 4;

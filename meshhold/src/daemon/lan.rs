@@ -71,14 +71,14 @@ impl Prepared {
         }
         let missing = caps::probe();
         lan.warnings.extend(missing.iter().map(ToString::to_string));
-        let queues = match lan.create(workers, config.node.offload).await {
+        let mut queues = match lan.create(workers, config.node.offload).await {
             Ok(queues) => Some(queues),
             Err(error) => {
                 lan.warn_unless(!missing.is_empty(), format!("no mesh interface: {error:#}"));
                 None
             }
         };
-        if let Some(queues) = &queues
+        if let Some(queues) = &mut queues
             && let Err(error) = lan.load(queues)
         {
             let text = format!(
@@ -114,10 +114,12 @@ impl Lan {
     }
 
     /// The programs are on the interface before it has an address: it starts closed.
-    fn load(&mut self, queues: &TunQueues) -> anyhow::Result<()> {
+    fn load(&mut self, queues: &mut TunQueues) -> anyhow::Result<()> {
         let pins: PathBuf = bpffs::prepare(&self.interface)?;
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
-        queues.steer(kernel.steering(queues.workers())?).context("steering the queues of the interface")?;
+        let promoted = kernel.promoted();
+        let steering = kernel.steering(queues.workers())?;
+        queues.steer(steering, promoted).context("steering the queues of the interface")?;
         // Those that come later are guarded as the watch tells of them.
         for entry in std::fs::read_dir(INTERFACES)?.flatten() {
             let name = entry.file_name();

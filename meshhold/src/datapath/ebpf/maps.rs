@@ -1,5 +1,7 @@
 //! One typed handle a kernel map; the only place that knows maps by name.
 
+use std::os::fd::AsFd;
+
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
@@ -12,6 +14,8 @@ use meshhold_common::{
     },
     nat::{DeviceEntry, LanEntry},
 };
+
+use crate::platform::linux::kernel_word::KernelWord;
 
 use super::{EbpfError, remember::State, translations::Translations, wanted::Wanted};
 
@@ -117,6 +121,13 @@ impl Maps {
             bytes: sum.bytes + counter.bytes,
         }))
     }
+}
+
+/// When a flow became bulk last, where the kernel shows it.
+pub(super) fn promoted(ebpf: &Ebpf) -> Option<KernelWord> {
+    let Map::Array(map) = ebpf.map("PROMOTED")? else { return None };
+    let word = KernelWord::of(map.fd().as_fd());
+    word.inspect_err(|error| tracing::debug!(%error, "the map PROMOTED can't be mapped")).ok()
 }
 
 /// Prefix in the form of the range map.

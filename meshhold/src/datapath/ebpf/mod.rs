@@ -38,6 +38,7 @@ use self::{
     wanted::Wanted,
 };
 use super::policy::Policy;
+use crate::platform::linux::kernel_word::KernelWord;
 
 /// The object that the build script compiled; empty where it was told to skip it.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("MESHHOLD_EBPF_OBJ"));
@@ -221,6 +222,11 @@ impl EbpfDatapath {
             filter.load().map_err(failed)?;
         }
         filter.fd().map(AsFd::as_fd).map_err(failed)
+    }
+
+    /// Changes with each flow that becomes bulk.
+    pub fn promoted(&self) -> Option<KernelWord> {
+        maps::promoted(&self.ebpf)
     }
 
     /// A loaded program, for tests that run it without traffic.

@@ -29,7 +29,7 @@ const INDEX: usize = size_of::<u32>();
 /// kept without the other.
 const TOGETHER: [[&str; 2]; 2] = [["FLOWS", "OPENED"], ["NAT_OUT", "NAT_IN"]];
 
-const LAYOUTS: [Layout; 20] = [
+const LAYOUTS: [Layout; 21] = [
     ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
     ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
     ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
@@ -44,6 +44,7 @@ const LAYOUTS: [Layout; 20] = [
     ("TOKENS", INDEX, size_of::<Tokens>(), REASONS),
     ("RATES", INDEX, size_of::<FlowRate>(), FLOW_RATES),
     ("WORKERS", INDEX, INDEX, 1),
+    ("PROMOTED", INDEX, size_of::<u64>(), 1),
     ("EVENTS", 0, 0, EVENT_BYTES),
     ("DEVICES", size_of::<Address>(), size_of::<DeviceEntry>(), MAX_DEVICES),
     ("LANS", INDEX, size_of::<LanEntry>(), MAX_DEVICES),

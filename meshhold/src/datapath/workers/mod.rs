@@ -93,7 +93,8 @@ impl Workers {
     ///
     /// # Errors
     /// The port is taken, or a socket or thread can't be made.
-    pub fn start(config: WorkersConfig) -> anyhow::Result<Started> {
+    pub fn start(mut config: WorkersConfig) -> anyhow::Result<Started> {
+        let promoted = config.interface.as_mut().and_then(TunQueues::take_promoted);
         let ends = config.interface.map(TunQueues::into_ends).transpose().context("copying TUN queues")?;
         let ends = ends.unwrap_or_default();
         let most = if ends.is_empty() && config.relay { config.count } else { ends.len() / 2 };
@@ -107,7 +108,7 @@ impl Workers {
         let sockets: Result<_, _> = port.workers.iter().map(UdpSocket::try_clone).collect();
         let sockets = sockets.context("copying the workers' sockets")?;
         let shared = Arc::new(Shared::new(count));
-        let gate = Arc::new(Gate::new(lanes).context("making the gate between bulk and sparse")?);
+        let gate = Arc::new(Gate::new(lanes, promoted).context("making the gate between bulk and sparse")?);
         let (events, receiver) = mpsc::channel(EVENTS);
         let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
         for _ in 0..count {

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
 use meshhold_core::wire::{
-    DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, LABEL_HEADER, TYPE_DATA, TYPE_RELAY,
+    DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, FLAG_PROMOTED, LABEL_HEADER, TYPE_DATA, TYPE_RELAY,
 };
 
 use super::event::{Command, WorkerEvent};
 use super::extra::ExtraPort;
+use super::gate;
 use super::offload::checksum::{field_offset, finish};
 use super::offload::coalesce::PacketSink;
 use super::offload::header::Layout;
@@ -26,7 +27,7 @@ use super::offload::mss;
 use super::offload::virtio;
 use super::relay;
 use super::run::{Wake, Worker};
-use super::session::{DataHeader, LocalSession};
+use super::session::{Class, DataHeader, LocalSession};
 use super::shared::Snapshot;
 use super::tun::{Offload, TunEnd, TunQueue};
 use crate::datapath::counters::ReasonCounters;
@@ -56,12 +57,17 @@ struct Opened {
 }
 
 impl Worker {
-    /// Receives what waits at the shared port or at another, lets pass what is sparse and came before, then handles it.
+    /// Receives what waits at the shared port or at another, lets pass what is sparse and came before where that matters, then
+    /// handles it.
     pub(super) fn receive_some(&mut self, port: Option<&ExtraPort>, snapshot: &mut Arc<Snapshot>) {
         let mut buffer = std::mem::take(&mut self.received);
         let socket = port.and_then(|port| port.socket(self.id)).unwrap_or(&self.outlet.socket);
         if let Some(got) = self.take(socket.descriptor(), &mut buffer) {
-            self.let_sparse_pass();
+            if self.place.class == Class::Bulk
+                && gate::are_promoted(buffer.get(..got.len).unwrap_or_default(), got.segment)
+            {
+                self.outside.gate.pass();
+            }
             self.handle(&mut buffer, got, port.map_or(0, |port| port.number), snapshot);
         }
         self.received = buffer;
@@ -178,7 +184,7 @@ impl Worker {
         if packet.is_empty() {
             return Ok(None);
         }
-        if header.flags & !FLAG_PARTIAL_CHECKSUM != 0 {
+        if header.flags & !(FLAG_PARTIAL_CHECKSUM | FLAG_PROMOTED) != 0 {
             return Err(Reason::Malformed);
         }
         let layout = check(packet, peer, &wake.snapshot.table)?;

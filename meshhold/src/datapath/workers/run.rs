@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meshhold_common::Reason;
+use meshhold_core::wire::FLAG_PROMOTED;
 use tokio::sync::mpsc::Sender;
 
 use super::batch::{Exit, SendBatch};
 use super::event::{Command, Inbox, Mailbox, WorkerEvent};
 use super::extra::ExtraPorts;
-use super::gate::Gate;
+use super::gate::{Gate, Promotions};
 use super::hold::Hold;
 use super::offload::coalesce::Coalescer;
 use super::reads::Reads;
@@ -107,6 +108,9 @@ pub(super) struct Worker {
     /// Room for a fragment, with its virtio header.
     pub(super) piece: Vec<u8>,
     reads: Reads,
+    promotions: Promotions,
+    /// Of the data datagrams that seal what was read last.
+    pub(super) flags: u8,
     /// Of the snapshot in use.
     version: u64,
     pub(super) epoll: Epoll,
@@ -142,6 +146,8 @@ impl Worker {
             received: vec![0; PACKET].into(),
             piece: Vec::new(),
             reads: Reads::new(),
+            promotions: Promotions::default(),
+            flags: 0,
             version: 0,
             epoll: Epoll::new()?,
         };
@@ -211,12 +217,16 @@ impl Worker {
         }
     }
 
-    /// Keeps a flow in order that was sparse a moment ago: bulk that was taken waits until all sparse that came before it
-    /// is on its way.
-    pub(super) fn let_sparse_pass(&self) {
-        if self.place.class == Class::Bulk {
+    /// Keeps flows in order that were sparse a moment ago: what was read of them waits until all sparse that came before it is
+    /// on its way, here and at the other end.
+    fn let_sparse_pass(&mut self) {
+        let now = Instant::now();
+        let promoted =
+            self.place.class == Class::Bulk && self.outside.gate.is_promoted(&mut self.promotions, now);
+        if promoted {
             self.outside.gate.pass();
         }
+        self.flags = if promoted { FLAG_PROMOTED } else { 0 };
     }
 
     /// Takes up a table that was published since. Called for every read, so that no packet that came after

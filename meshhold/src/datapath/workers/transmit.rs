@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
-use meshhold_core::wire::{DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, TAG};
+use meshhold_core::wire::{DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, FLAG_PROMOTED, TAG};
 
 use super::batch::Target;
 use super::event::WorkerEvent;
@@ -112,7 +112,7 @@ impl Worker {
 
     /// Segments as they are.
     fn seal(&mut self, path: &TransmitPath, mut segments: Segments<'_>) -> Result<(), Reason> {
-        let flags = if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
+        let flags = self.flags | if segments.partial() { FLAG_PARTIAL_CHECKSUM } else { 0 };
         let (to, exit) = (Target::from(path.path), self.outlet.exit());
         let local = self.sessions.find(path.session.local_index).ok_or(Reason::NoSession)?;
         let hash = || segments.layout().flow_hash(segments.packet());
@@ -213,6 +213,8 @@ impl Worker {
         if self.hold.is_empty() {
             return;
         }
+        // While they waited their flows may have become bulk.
+        self.flags = FLAG_PROMOTED;
         let wake = &Wake { snapshot, now: Instant::now() };
         for peer in self.hold.peers() {
             let route = wake.snapshot.table.peer(peer);

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use anyhow::Context;
 
 use super::offload::virtio;
+use crate::platform::linux::kernel_word::KernelWord;
 use crate::platform::linux::sys_net::{self, TunFlags};
 
 /// Checksums and TCP segmentation, ECN included: Linux 2.6.27.
@@ -36,6 +37,8 @@ pub struct TunQueues {
     bulk: Vec<File>,
     /// As many, or none.
     sparse: Vec<File>,
+    /// Of the steering program: it changes with each flow that becomes bulk.
+    promoted: Option<KernelWord>,
 }
 
 /// What one worker has of the interface.
@@ -72,22 +75,29 @@ impl TunQueues {
         }
         let offload = if offload { agree(&bulk) } else { Offload::None };
         let sparse = bulk.split_off(workers.min(bulk.len()));
-        Ok(Self { name, offload, bulk, sparse })
+        Ok(Self { name, offload, bulk, sparse, promoted: None })
     }
 
     /// Queues that exist already, one a worker: descriptors of a TUN, or datagram sockets that stand for one. Must not
     /// block.
     pub fn from_files(name: &str, files: Vec<File>, offload: Offload) -> Self {
-        Self { name: name.into(), offload, bulk: files, sparse: Vec::new() }
+        Self { name: name.into(), offload, bulk: files, sparse: Vec::new(), promoted: None }
     }
 
     /// Lets `program`, a loaded socket filter, choose the queue of each packet by its return value: those of the
-    /// workers in order, then their sparse ones. Without it the kernel spreads flows over all of them.
+    /// workers in order, then their sparse ones. Without it the kernel spreads flows over all of them. The program changes
+    /// `promoted` whenever a flow becomes bulk.
     ///
     /// # Errors
     /// The kernel refuses the program.
-    pub fn steer(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn steer(&mut self, program: BorrowedFd<'_>, promoted: Option<KernelWord>) -> io::Result<()> {
+        self.promoted = promoted;
         self.bulk.first().map_or(Ok(()), |queue| sys_net::set_tun_steering(queue.as_fd(), program))
+    }
+
+    /// What the steering program changes, for the workers.
+    pub(super) fn take_promoted(&mut self) -> Option<KernelWord> {
+        self.promoted.take()
     }
 
     /// Name of the interface, as the kernel gave it.

@@ -16,6 +16,7 @@ pub mod cleanup;
 pub mod conflicts;
 pub mod echo;
 pub mod error;
+pub mod kernel_word;
 mod list;
 pub mod listeners;
 pub mod memory;
