@@ -153,7 +153,11 @@ impl Workers {
     /// Moves a worker for bulk that waits for its processors to others that idle. To be called when [`Self::next_place`]
     /// says, and at each [`WorkerEvent::Busy`].
     pub fn place(&mut self, now: Instant) {
-        if let Err(error) = self.placement.look(now) {
+        let carried = || {
+            let sealed = self.shared.activity().iter().map(|of| of.rx_bytes + of.tx_bytes).sum::<u64>();
+            sealed + self.shared.relayed().iter().map(|(_, of)| of.bytes).sum::<u64>()
+        };
+        if let Err(error) = self.placement.look(now, carried) {
             tracing::debug!(%error, "workers stay where they are");
         }
     }

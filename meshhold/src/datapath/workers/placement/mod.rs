@@ -1,0 +1,230 @@
+//! Which share of the processors each worker for bulk stays on: one that has to wait for its processors, while others idle,
+//! goes there, and comes back where that was a loss.
+//!
+//! Owns when and where to. The kernel would do it at each wake-up, and with the thread move what its cache holds; here it is
+//! done when there is much to gain. Must not know what the workers carry.
+
+mod sample;
+mod trial;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rand_core::{OsRng, RngCore};
+
+use self::sample::{Load, Progress, Sample};
+use self::trial::Trial;
+use crate::platform::linux::processors::ThreadId;
+use crate::platform::linux::sched;
+
+/// Time between two looks, at least.
+const LOOK: Duration = Duration::from_millis(50);
+/// A processor that idles this part of the time has room for a worker.
+const ROOM: f64 = 0.4;
+/// A worker that waits for its processors this part of the time would run more elsewhere.
+const WAIT: f64 = 0.2;
+/// One that runs less makes no difference.
+const LEAST: f64 = 0.1;
+/// Looks in a row that must say the same, for a moment says little.
+const AGAIN: u32 = 2;
+/// More of them, at most: chance, so that two nodes of one machine don't both make room for the other.
+const CHANCE: u32 = 3;
+/// How long nobody moves after a move that was a loss.
+const LESSON: Duration = Duration::from_secs(10);
+/// Looks that are further apart say nothing: there was no traffic between them.
+const REST: Duration = Duration::from_secs(1);
+
+/// The workers for bulk, and where each is.
+#[derive(Debug)]
+pub(super) struct Placement {
+    threads: Vec<ThreadId>,
+    /// Number of the share that each stays on; there are as many as workers.
+    shares: Vec<usize>,
+    before: Option<Sample>,
+    /// What the last looks wanted.
+    wish: Option<Wish>,
+    trial: Option<Trial>,
+    /// Nobody moves before.
+    not_before: Option<Instant>,
+    /// A worker was busy at the last look.
+    busy: bool,
+}
+
+/// A worker should go to a share.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    go: (usize, usize),
+    since: Progress,
+    /// How many looks more have to say so.
+    left: u32,
+}
+
+impl Placement {
+    /// Of workers that stay on the share of their own number.
+    pub(super) fn new(threads: Vec<ThreadId>) -> Self {
+        let shares = (0..threads.len()).collect();
+        Self { threads, shares, before: None, wish: None, trial: None, not_before: None, busy: false }
+    }
+
+    /// When to look again; `None` while nobody has much to do.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.before.as_ref().filter(|_| self.busy).map(|before| before.progress.at + LOOK)
+    }
+
+    /// Moves a worker where that is worth it. `carried`: bytes, by all workers so far. To be called at [`Self::next`], and whenever
+    /// a worker says that it is busy.
+    ///
+    /// # Errors
+    /// `/proc` doesn't say what is needed, or the kernel refuses the move.
+    pub(super) fn look(&mut self, now: Instant, carried: impl FnOnce() -> u64) -> io::Result<()> {
+        let soon = |before: &Sample| now.saturating_duration_since(before.progress.at) < LOOK;
+        if self.threads.len() < 2 || self.before.as_ref().is_some_and(soon) {
+            return Ok(());
+        }
+        // Where nothing can be read there is nothing to wait for.
+        self.busy = false;
+        let sample = Sample::take(&self.threads, Progress { at: now, bytes: carried() })?;
+        self.judge(sample).map_or(Ok(()), |(worker, share)| self.go(worker, share))
+    }
+
+    /// Which worker should go to which share now.
+    fn judge(&mut self, sample: Sample) -> Option<(usize, usize)> {
+        let (workers, now) = (self.threads.len(), sample.progress);
+        let recent = |before: &&Sample| now.at.saturating_duration_since(before.progress.at) < REST;
+        let before = self.before.as_ref().filter(recent);
+        let known = before.map(|before| (sample.since(before, workers), before.progress));
+        self.before = Some(sample);
+        let Some((load, before)) = known else {
+            (self.busy, self.wish, self.trial) = (true, None, None);
+            return None;
+        };
+        self.busy = load.runs.iter().any(|runs| *runs >= LEAST);
+        match self.trial.take() {
+            Some(trial) => self.measure(trial, now),
+            None => self.consider(&load, before, now),
+        }
+    }
+
+    /// Goes on with a trial; yields the way back where it ends badly.
+    fn measure(&mut self, mut trial: Trial, now: Progress) -> Option<(usize, usize)> {
+        match trial.verdict(now) {
+            Some(true) => None,
+            Some(false) => {
+                self.not_before = Some(now.at + LESSON);
+                Some(trial.back)
+            }
+            None => {
+                self.trial = Some(trial);
+                None
+            }
+        }
+    }
+
+    /// Who goes where, if that has been wanted for long enough; then it is on trial.
+    fn consider(&mut self, load: &Load, before: Progress, now: Progress) -> Option<(usize, usize)> {
+        let go = self.choose(load).filter(|_| self.not_before.is_none_or(|then| now.at >= then))?;
+        let known = self.wish.take().filter(|wish| wish.go == go);
+        let left = || AGAIN + OsRng.next_u32() % CHANCE;
+        let mut wish = known.unwrap_or_else(|| Wish { go, since: before, left: left() });
+        wish.left = wish.left.saturating_sub(1);
+        if wish.left > 0 {
+            self.wish = Some(wish);
+            return None;
+        }
+        let (worker, _) = go;
+        let from = self.shares.get(worker).copied()?;
+        self.trial = Some(Trial::new((worker, from), wish.since, now));
+        Some(go)
+    }
+
+    fn go(&mut self, worker: usize, share: usize) -> io::Result<()> {
+        let (Some(thread), Some(place)) = (self.threads.get(worker), self.shares.get_mut(worker)) else {
+            return Ok(());
+        };
+        if *place != share {
+            sched::put_on(*thread, share, self.threads.len())?;
+            tracing::debug!(worker, from = *place, to = share, "goes to other processors");
+            *place = share;
+        }
+        Ok(())
+    }
+
+    /// Which worker should go to which share.
+    fn choose(&self, load: &Load) -> Option<(usize, usize)> {
+        let (target, room) = load.idle.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let runs = |worker: usize| load.runs.get(worker).copied().unwrap_or_default();
+        let waiting = load.waits.iter().copied().enumerate().filter(|(worker, waits)| {
+            *waits >= WAIT && runs(*worker) >= LEAST && self.shares.get(*worker) != Some(&target)
+        });
+        let (worker, _) = waiting.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        (room >= ROOM).then_some((worker, target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::linux::processors::{self, Ticks, Turns};
+
+    fn choice(shares: [usize; 2], idle: [f64; 2], runs: [f64; 2], waits: [f64; 2]) -> Option<(usize, usize)> {
+        let thread = processors::own_thread().unwrap();
+        let placement = Placement { shares: shares.to_vec(), ..Placement::new(vec![thread; 2]) };
+        placement.choose(&Load { idle: idle.to_vec(), runs: runs.to_vec(), waits: waits.to_vec() })
+    }
+
+    #[test]
+    fn only_who_waits_goes_and_only_to_a_processor_that_idles() {
+        let [busy, waits] = [[0.5, 0.1], [0.4, 0.1]];
+        assert_eq!(choice([0, 1], [0.01, 0.5], busy, waits), Some((0, 1)));
+        assert_eq!(choice([0, 0], [0.01, 0.5], [0.3, 0.3], [0.3, 0.4]), Some((1, 1)), "who waits most");
+        assert_eq!(choice([1, 0], [0.01, 0.5], busy, waits), None, "it waits beside one that idles");
+        assert_eq!(choice([0, 1], [0.01, 0.35], busy, waits), None, "no room");
+        assert_eq!(choice([0, 1], [0.01, 0.5], busy, [0.1, 0.1]), None, "it has what it wants");
+        assert_eq!(choice([0, 1], [0.01, 0.5], [0.01, 0.1], waits), None, "it does nothing");
+    }
+
+    /// Processor 0 is full, 1 idles; the first worker runs for a third of the time and waits for another.
+    fn uneven(start: Instant, millis: u64, bytes: u64) -> Sample {
+        let third = Duration::from_millis(millis / 3);
+        let idle = |idle| Ticks { idle, all: millis };
+        Sample {
+            progress: Progress { at: start + Duration::from_millis(millis), bytes },
+            processors: vec![(0, idle(0)), (1, idle(millis))],
+            turns: vec![Turns { ran: third, waited: third }, Turns::default()],
+        }
+    }
+
+    /// What becomes of the first worker when the workers carry so many percent after it moved; each look is 50 ms after the last.
+    fn moves(percent: u64) -> Vec<(usize, usize)> {
+        let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
+        let mut placement = Placement::new(vec![thread; 2]);
+        let (mut moves, mut bytes) = (Vec::new(), 0);
+        for look in 0..20 {
+            let found = placement.judge(uneven(start, 50 * look, bytes));
+            bytes += if moves.is_empty() { 100 } else { percent };
+            // Where it is now it waits for nothing.
+            found.iter().for_each(|(worker, share)| placement.shares[*worker] = *share);
+            moves.extend(found);
+        }
+        moves
+    }
+
+    #[test]
+    fn a_worker_moves_and_stays_where_it_loses_nothing() {
+        assert_eq!(moves(95), [(0, 1)]);
+    }
+
+    #[test]
+    fn a_worker_that_loses_comes_back_and_stays() {
+        assert_eq!(moves(90), [(0, 1), (0, 0)]);
+    }
+
+    #[test]
+    fn looks_far_apart_say_nothing() {
+        let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
+        let mut placement = Placement::new(vec![thread; 2]);
+        let moves: Vec<_> =
+            (0..20).filter_map(|look| placement.judge(uneven(start, 1_000 * look, 0))).collect();
+        assert_eq!(moves, []);
+    }
+}

@@ -1,0 +1,68 @@
+//! A move that must show that it is no loss.
+//!
+//! Owns how that is measured. Two workers that share a processor share its cache too, and one that goes may cost both more than
+//! it had waited for; nothing that can be read beforehand says so.
+
+use super::sample::Progress;
+
+/// Looks after a move that are no measure of it.
+const SETTLING: u32 = 1;
+/// Looks that are.
+const MEASURE: u32 = 3;
+/// A rate varies by itself: it is a loss if less than this part is left.
+const LOSS: f64 = 0.92;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Trial {
+    /// Who moved, and the share that it came from.
+    pub(super) back: (usize, usize),
+    /// Bytes a second before.
+    rate: f64,
+    /// Looks since.
+    looks: u32,
+    start: Progress,
+}
+
+impl Trial {
+    /// Of a move made at `now`, after the workers had been wanting it since `before`.
+    pub(super) fn new(back: (usize, usize), before: Progress, now: Progress) -> Self {
+        Self { back, rate: now.rate(before), looks: 0, start: now }
+    }
+
+    /// Whether it may stay, once that is known. To be called at each look.
+    pub(super) fn verdict(&mut self, now: Progress) -> Option<bool> {
+        self.looks += 1;
+        if self.looks <= SETTLING {
+            self.start = now;
+        }
+        if self.looks < SETTLING + MEASURE {
+            return None;
+        }
+        let rate = now.rate(self.start);
+        tracing::debug!(
+            before = self.rate,
+            after = rate,
+            "bytes a second that workers carry where they went"
+        );
+        Some(rate >= LOSS * self.rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_move_is_a_loss_by_what_is_carried_after_it() {
+        let start = Instant::now();
+        let at = |millis, bytes| Progress { at: start + Duration::from_millis(millis), bytes };
+        for (bytes, stays) in [(91, false), (93, true)] {
+            let mut trial = Trial::new((0, 0), at(0, 0), at(100, 100));
+            let verdicts: Vec<_> =
+                (0..4).map(|n| trial.verdict(at(200 + 100 * n, 500 + bytes * n))).collect();
+            assert_eq!(verdicts, [None, None, None, Some(stays)]);
+        }
+    }
+}
