@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rand_core::{OsRng, RngCore};
 
 use self::sample::{Load, Progress, Sample};
-use self::trial::Trial;
+use self::trial::{MEASURE, Trial};
 use crate::platform::linux::processors::ThreadId;
 use crate::platform::linux::sched;
 
@@ -25,8 +25,8 @@ const ROOM: f64 = 0.4;
 const WAIT: f64 = 0.2;
 /// One that runs less makes no difference.
 const LEAST: f64 = 0.1;
-/// Looks in a row that must say the same, for a moment says little.
-const AGAIN: u32 = 2;
+/// Looks in a row that must say the same: a moment says little, and at its beginning a transfer takes what it will not take later.
+const AGAIN: u32 = 6;
 /// More of them, at most: chance, so that two nodes of one machine don't both make room for the other.
 const CHANCE: u32 = 3;
 /// How long nobody moves after a move that was a loss.
@@ -54,6 +54,7 @@ pub(super) struct Placement {
 #[derive(Clone, Copy, Debug)]
 struct Wish {
     go: (usize, usize),
+    /// From when on the workers are measured as they are.
     since: Progress,
     /// How many looks more have to say so.
     left: u32,
@@ -128,6 +129,9 @@ impl Placement {
         let mut wish = known.unwrap_or_else(|| Wish { go, since: before, left: left() });
         wish.left = wish.left.saturating_sub(1);
         if wish.left > 0 {
+            if wish.left >= MEASURE {
+                wish.since = now;
+            }
             self.wish = Some(wish);
             return None;
         }
@@ -199,7 +203,7 @@ mod tests {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
         let mut placement = Placement::new(vec![thread; 2]);
         let (mut moves, mut bytes) = (Vec::new(), 0);
-        for look in 0..20 {
+        for look in 0..30 {
             let found = placement.judge(uneven(start, 50 * look, bytes));
             bytes += if moves.is_empty() { 100 } else { percent };
             // Where it is now it waits for nothing.

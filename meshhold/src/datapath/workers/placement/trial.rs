@@ -7,8 +7,8 @@ use super::sample::Progress;
 
 /// Looks after a move that are no measure of it.
 const SETTLING: u32 = 1;
-/// Looks that are.
-const MEASURE: u32 = 3;
+/// Looks that are, and as many before it.
+pub(super) const MEASURE: u32 = 3;
 /// A rate varies by itself: it is a loss if less than this part is left.
 const LOSS: f64 = 0.92;
 
@@ -25,7 +25,7 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// Of a move made at `now`, after the workers had been wanting it since `before`.
+    /// Of a move made at `now`, what the workers had carried since `before` is the measure.
     pub(super) fn new(back: (usize, usize), before: Progress, now: Progress) -> Self {
         Self { back, rate: now.rate(before), looks: 0, start: now }
     }
