@@ -7,6 +7,7 @@
 mod sample;
 mod trial;
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -25,10 +26,12 @@ const ROOM: f64 = 0.4;
 const WAIT: f64 = 0.2;
 /// One that runs less makes no difference.
 const LEAST: f64 = 0.1;
-/// Looks in a row that must say the same: a moment says little, and at its beginning a transfer takes what it will not take later.
-const AGAIN: u32 = 6;
-/// More of them, at most: chance, so that two nodes of one machine don't both make room for the other.
-const CHANCE: u32 = 3;
+/// Looks over which the load is taken: a moment says little, and at its beginning a transfer takes what it will not take later.
+const LOOKS: usize = 6;
+/// Some more: chance, so that two nodes of one machine don't both make room for the other.
+const CHANCE: usize = 4;
+/// The last look has to say the same, if less clearly: it knows of others that moved meanwhile.
+const STILL: f64 = 0.5;
 /// How long nobody moves after a move that was a loss.
 const LESSON: Duration = Duration::from_secs(10);
 /// Looks that are further apart say nothing: there was no traffic between them.
@@ -40,9 +43,10 @@ pub(super) struct Placement {
     threads: Vec<ThreadId>,
     /// Number of the share that each stays on; there are as many as workers.
     shares: Vec<usize>,
-    before: Option<Sample>,
-    /// What the last looks wanted.
-    wish: Option<Wish>,
+    /// The last ones, with no move among them.
+    samples: VecDeque<Sample>,
+    /// Looks between the first and the last of them that are enough.
+    looks: usize,
     trial: Option<Trial>,
     /// Nobody moves before.
     not_before: Option<Instant>,
@@ -50,26 +54,17 @@ pub(super) struct Placement {
     busy: bool,
 }
 
-/// A worker should go to a share.
-#[derive(Clone, Copy, Debug)]
-struct Wish {
-    go: (usize, usize),
-    /// From when on the workers are measured as they are.
-    since: Progress,
-    /// How many looks more have to say so.
-    left: u32,
-}
-
 impl Placement {
     /// Of workers that stay on the share of their own number.
     pub(super) fn new(threads: Vec<ThreadId>) -> Self {
         let shares = (0..threads.len()).collect();
-        Self { threads, shares, before: None, wish: None, trial: None, not_before: None, busy: false }
+        let samples = VecDeque::new();
+        Self { threads, shares, samples, looks: looks(), trial: None, not_before: None, busy: false }
     }
 
     /// When to look again; `None` while nobody has much to do.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.before.as_ref().filter(|_| self.busy).map(|before| before.progress.at + LOOK)
+        self.samples.back().filter(|_| self.busy).map(|last| last.progress.at + LOOK)
     }
 
     /// Moves a worker where that is worth it. `carried`: bytes, by all workers so far. To be called at [`Self::next`], and whenever
@@ -78,8 +73,8 @@ impl Placement {
     /// # Errors
     /// `/proc` doesn't say what is needed, or the kernel refuses the move.
     pub(super) fn look(&mut self, now: Instant, carried: impl FnOnce() -> u64) -> io::Result<()> {
-        let soon = |before: &Sample| now.saturating_duration_since(before.progress.at) < LOOK;
-        if self.threads.len() < 2 || self.before.as_ref().is_some_and(soon) {
+        let soon = |last: &Sample| now.saturating_duration_since(last.progress.at) < LOOK;
+        if self.threads.len() < 2 || self.samples.back().is_some_and(soon) {
             return Ok(());
         }
         // Where nothing can be read there is nothing to wait for.
@@ -90,55 +85,55 @@ impl Placement {
 
     /// Which worker should go to which share now.
     fn judge(&mut self, sample: Sample) -> Option<(usize, usize)> {
-        let (workers, now) = (self.threads.len(), sample.progress);
-        let recent = |before: &&Sample| now.at.saturating_duration_since(before.progress.at) < REST;
-        let before = self.before.as_ref().filter(recent);
-        let known = before.map(|before| (sample.since(before, workers), before.progress));
-        self.before = Some(sample);
-        let Some((load, before)) = known else {
-            (self.busy, self.wish, self.trial) = (true, None, None);
-            return None;
-        };
-        self.busy = load.runs.iter().any(|runs| *runs >= LEAST);
+        let now = sample.progress;
+        let rested = |last: &Sample| now.at.saturating_duration_since(last.progress.at) >= REST;
+        if self.samples.back().is_some_and(rested) {
+            (self.samples, self.trial) = (VecDeque::new(), None);
+        }
+        let load = self.samples.back().map(|last| sample.since(last, self.threads.len()));
+        self.busy = load.is_none_or(|load| load.runs.iter().any(|runs| *runs >= LEAST));
+        self.samples.push_back(sample);
         match self.trial.take() {
             Some(trial) => self.measure(trial, now),
-            None => self.consider(&load, before, now),
+            None => self.consider(now),
         }
     }
 
     /// Goes on with a trial; yields the way back where it ends badly.
     fn measure(&mut self, mut trial: Trial, now: Progress) -> Option<(usize, usize)> {
-        match trial.verdict(now) {
-            Some(true) => None,
-            Some(false) => {
-                self.not_before = Some(now.at + LESSON);
-                Some(trial.back)
-            }
-            None => {
-                self.trial = Some(trial);
-                None
-            }
-        }
+        let Some(stays) = trial.verdict(now) else {
+            self.trial = Some(trial);
+            return None;
+        };
+        self.begin_anew();
+        self.not_before = (!stays).then(|| now.at + LESSON);
+        (!stays).then_some(trial.back)
     }
 
-    /// Who goes where, if that has been wanted for long enough; then it is on trial.
-    fn consider(&mut self, load: &Load, before: Progress, now: Progress) -> Option<(usize, usize)> {
-        let go = self.choose(load).filter(|_| self.not_before.is_none_or(|then| now.at >= then))?;
-        let known = self.wish.take().filter(|wish| wish.go == go);
-        let left = || AGAIN + OsRng.next_u32() % CHANCE;
-        let mut wish = known.unwrap_or_else(|| Wish { go, since: before, left: left() });
-        wish.left = wish.left.saturating_sub(1);
-        if wish.left > 0 {
-            if wish.left >= MEASURE {
-                wish.since = now;
-            }
-            self.wish = Some(wish);
+    /// Who goes where, if enough looks say so; then it is on trial.
+    fn consider(&mut self, now: Progress) -> Option<(usize, usize)> {
+        let more = self.samples.len().saturating_sub(self.looks + 1);
+        self.samples.drain(..more);
+        if self.samples.len() <= self.looks || self.not_before.is_some_and(|then| now.at < then) {
             return None;
         }
-        let (worker, _) = go;
-        let from = self.shares.get(worker).copied()?;
-        self.trial = Some(Trial::new((worker, from), wish.since, now));
-        Some(go)
+        let since = |at: usize| Some(self.samples.back()?.since(self.samples.get(at)?, self.threads.len()));
+        let (worker, share) = self.choose(&since(0)?, ROOM)?;
+        if self.choose(&since(self.looks - 1)?, STILL * ROOM) != Some((worker, share)) {
+            return None;
+        }
+        let before = self.samples.get(self.looks - MEASURE)?.progress;
+        let back = (worker, self.shares.get(worker).copied()?);
+        self.trial = Some(Trial::new(back, before, now));
+        self.begin_anew();
+        Some((worker, share))
+    }
+
+    /// What was seen so far says nothing any more.
+    fn begin_anew(&mut self) {
+        let old = self.samples.len().saturating_sub(1);
+        self.samples.drain(..old);
+        self.looks = looks();
     }
 
     fn go(&mut self, worker: usize, share: usize) -> io::Result<()> {
@@ -153,16 +148,21 @@ impl Placement {
         Ok(())
     }
 
-    /// Which worker should go to which share.
-    fn choose(&self, load: &Load) -> Option<(usize, usize)> {
+    /// Which worker should go to which share, if that has so much room.
+    fn choose(&self, load: &Load, least: f64) -> Option<(usize, usize)> {
         let (target, room) = load.idle.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1))?;
         let runs = |worker: usize| load.runs.get(worker).copied().unwrap_or_default();
         let waiting = load.waits.iter().copied().enumerate().filter(|(worker, waits)| {
             *waits >= WAIT && runs(*worker) >= LEAST && self.shares.get(*worker) != Some(&target)
         });
         let (worker, _) = waiting.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (room >= ROOM).then_some((worker, target))
+        (room >= least).then_some((worker, target))
     }
+}
+
+/// How many are enough this time.
+fn looks() -> usize {
+    LOOKS + OsRng.next_u32() as usize % CHANCE
 }
 
 #[cfg(test)]
@@ -173,7 +173,7 @@ mod tests {
     fn choice(shares: [usize; 2], idle: [f64; 2], runs: [f64; 2], waits: [f64; 2]) -> Option<(usize, usize)> {
         let thread = processors::own_thread().unwrap();
         let placement = Placement { shares: shares.to_vec(), ..Placement::new(vec![thread; 2]) };
-        placement.choose(&Load { idle: idle.to_vec(), runs: runs.to_vec(), waits: waits.to_vec() })
+        placement.choose(&Load { idle: idle.to_vec(), runs: runs.to_vec(), waits: waits.to_vec() }, ROOM)
     }
 
     #[test]

@@ -6,9 +6,9 @@
 use super::sample::Progress;
 
 /// Looks after a move that are no measure of it.
-const SETTLING: u32 = 1;
+const SETTLING: usize = 1;
 /// Looks that are, and as many before it.
-pub(super) const MEASURE: u32 = 3;
+pub(super) const MEASURE: usize = 3;
 /// A rate varies by itself: it is a loss if less than this part is left.
 const LOSS: f64 = 0.92;
 
@@ -20,7 +20,7 @@ pub(super) struct Trial {
     /// Bytes a second before.
     rate: f64,
     /// Looks since.
-    looks: u32,
+    looks: usize,
     start: Progress,
 }
 
