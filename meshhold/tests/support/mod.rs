@@ -76,11 +76,21 @@ impl Node {
         assert_eq!(self.count(reason), n, "{reason:?}");
     }
 
+    /// The next event, if there is one; that a worker is busy says only that something was sent.
+    pub fn next_event(&mut self) -> Option<WorkerEvent> {
+        loop {
+            match self.events.try_recv().ok()? {
+                WorkerEvent::Busy => {}
+                event => return Some(event),
+            }
+        }
+    }
+
     pub fn event(&mut self) -> WorkerEvent {
         let mut got = None;
         until(
             || {
-                got = self.events.try_recv().ok();
+                got = self.next_event();
                 got.is_some()
             },
             || "no event".into(),
