@@ -27,13 +27,14 @@ const WAIT: f64 = 0.2;
 /// One that runs less makes no difference.
 const LEAST: f64 = 0.1;
 /// Looks over which the load is taken: a moment says little, and at its beginning a transfer takes what it will not take later.
-const LOOKS: usize = 6;
+const LOOKS: usize = 4;
 /// Some more: chance, so that two nodes of one machine don't both make room for the other.
-const CHANCE: usize = 4;
+const CHANCE: usize = 6;
 /// The last look has to say the same, if less clearly: it knows of others that moved meanwhile.
 const STILL: f64 = 0.5;
-/// How long nobody moves after a move that was a loss.
-const LESSON: Duration = Duration::from_secs(10);
+/// How long nobody moves after a move that was a loss, the first time and at most; twice as long each time, and up to half as
+/// long again by chance.
+const LESSON: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(16)];
 /// Looks that are further apart say nothing: there was no traffic between them.
 const REST: Duration = Duration::from_secs(1);
 
@@ -50,6 +51,8 @@ pub(super) struct Placement {
     trial: Option<Trial>,
     /// Nobody moves before.
     not_before: Option<Instant>,
+    /// The next lesson.
+    lesson: Duration,
     /// A worker was busy at the last look.
     busy: bool,
 }
@@ -59,7 +62,8 @@ impl Placement {
     pub(super) fn new(threads: Vec<ThreadId>) -> Self {
         let shares = (0..threads.len()).collect();
         let samples = VecDeque::new();
-        Self { threads, shares, samples, looks: looks(), trial: None, not_before: None, busy: false }
+        let [lesson, _] = LESSON;
+        Self { threads, shares, samples, looks: looks(), trial: None, not_before: None, lesson, busy: false }
     }
 
     /// When to look again; `None` while nobody has much to do.
@@ -106,8 +110,14 @@ impl Placement {
             return None;
         };
         self.begin_anew();
-        self.not_before = (!stays).then(|| now.at + LESSON);
-        (!stays).then_some(trial.back)
+        let [first, longest] = LESSON;
+        if stays {
+            self.lesson = first;
+            return None;
+        }
+        self.not_before = Some(now.at + self.lesson + self.lesson.mul_f64(0.5 * chance()));
+        self.lesson = longest.min(2 * self.lesson);
+        Some(trial.back)
     }
 
     /// Who goes where, if enough looks say so; then it is on trial.
@@ -162,7 +172,12 @@ impl Placement {
 
 /// How many are enough this time.
 fn looks() -> usize {
-    LOOKS + OsRng.next_u32() as usize % CHANCE
+    LOOKS + (CHANCE as f64 * chance()) as usize
+}
+
+/// From 0 to less than 1.
+fn chance() -> f64 {
+    f64::from(OsRng.next_u32()) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]
@@ -203,7 +218,7 @@ mod tests {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
         let mut placement = Placement::new(vec![thread; 2]);
         let (mut moves, mut bytes) = (Vec::new(), 0);
-        for look in 0..30 {
+        for look in 0..18 {
             let found = placement.judge(uneven(start, 50 * look, bytes));
             bytes += if moves.is_empty() { 100 } else { percent };
             // Where it is now it waits for nothing.
