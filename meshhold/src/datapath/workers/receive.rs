@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
 use meshhold_core::wire::{
-    DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, FLAG_PROMOTED, LABEL_HEADER, TYPE_DATA, TYPE_RELAY,
+    DATA_HEADER, FLAG_CONTROL, FLAG_PARTIAL_CHECKSUM, FLAG_PROMOTED, LABEL_HEADER, TAG, TYPE_DATA, TYPE_RELAY,
 };
 
 use super::event::{Command, WorkerEvent};
@@ -38,6 +38,9 @@ use crate::platform::linux::sys_net::{self, Received};
 
 /// How often the same other path of a session is reported.
 const REPEAT_MOVED: Duration = Duration::from_millis(250);
+
+/// Bytes of a keepalive behind a label: it gives a worker nothing to do.
+const KEEPALIVE: usize = LABEL_HEADER + DATA_HEADER + TAG;
 
 /// How datagrams came that were received together.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +96,9 @@ impl Worker {
         let from = Path::from(got.from).from_port(port);
         let arrival = Arrival { segment: got.segment.max(1), from, hops: got.hops };
         let wake = Wake { snapshot, now: Instant::now() };
-        self.tell_busy(wake.now);
+        if got.len > KEEPALIVE {
+            self.tell_busy(wake.now);
+        }
         self.receive(bytes, arrival, &wake);
     }
 

@@ -201,9 +201,10 @@ impl Worker {
         }
         let (number, _) = self.place.number();
         self.outside.gate.leave(number);
-        let ready = self.epoll.wait(timeout).map(Ready);
+        // Who fails here holds nothing: bulk must not wait for it.
+        let ready = self.epoll.wait(timeout).map(Ready)?;
         self.outside.gate.enter(number);
-        ready
+        Ok(ready)
     }
 
     /// What comes from there has to pass bulk, if this worker is one for what is sparse.
@@ -218,15 +219,17 @@ impl Worker {
     }
 
     /// Keeps flows in order that were sparse a moment ago: what was read of them waits until all sparse that came before it is
-    /// on its way, here and at the other end.
-    fn let_sparse_pass(&mut self) {
+    /// on its way, here and at the other end. Yields the time at which that is so.
+    fn let_sparse_pass(&mut self) -> Instant {
         let now = Instant::now();
         let promoted =
             self.place.class == Class::Bulk && self.outside.gate.is_promoted(&mut self.promotions, now);
-        if promoted {
-            self.outside.gate.pass();
-        }
         self.flags = if promoted { FLAG_PROMOTED } else { 0 };
+        if !promoted {
+            return now;
+        }
+        self.outside.gate.pass();
+        Instant::now()
     }
 
     /// Takes up a table that was published since. Called for every read, so that no packet that came after
@@ -268,11 +271,11 @@ impl Worker {
         };
         let mut reads = std::mem::take(&mut self.reads);
         let filled = reads.fill(|room| end.queue.read(room));
-        self.let_sparse_pass();
+        let now = self.let_sparse_pass();
         // No packet that came after a table was published is judged by the one before.
         self.refresh(snapshot);
-        let wake = Wake { snapshot, now: Instant::now() };
-        self.tell_busy(wake.now);
+        let wake = Wake { snapshot, now };
+        self.tell_busy(now);
         for read in reads.iter_mut() {
             self.transmit(read, &wake);
         }
