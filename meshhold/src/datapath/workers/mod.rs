@@ -154,8 +154,10 @@ impl Workers {
     /// says, and at each [`WorkerEvent::Busy`].
     pub fn place(&mut self, now: Instant) {
         let carried = || {
-            let sealed = self.shared.activity().iter().map(|of| of.rx_bytes + of.tx_bytes).sum::<u64>();
-            sealed + self.shared.relayed().iter().map(|(_, of)| of.bytes).sum::<u64>()
+            let activity = self.shared.activity();
+            let relayed = self.shared.relayed().iter().map(|(_, of)| of.bytes).sum::<u64>();
+            let sum = |of: fn(&Activity) -> u64| activity.iter().map(of).sum::<u64>() + relayed;
+            [sum(|of| of.tx_bytes), sum(|of| of.rx_bytes)]
         };
         if let Err(error) = self.placement.look(now, carried) {
             tracing::debug!(%error, "workers stay where they are");

@@ -11,8 +11,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
-use rand_core::{OsRng, RngCore};
-
 use self::sample::{Load, Progress, Sample};
 use self::trial::{MEASURE, Trial};
 use crate::platform::linux::processors::ThreadId;
@@ -20,20 +18,23 @@ use crate::platform::linux::sched;
 
 /// Time between two looks, at least.
 const LOOK: Duration = Duration::from_millis(50);
-/// A processor that idles this part of the time has room for a worker.
+/// A processor that idles this part of the time has room for a worker that carries little.
 const ROOM: f64 = 0.4;
+/// Of one that carries much it takes so many seconds more for each gigabyte: what two workers of one machine hand each other, both
+/// ends of a circuit or it and a program, then goes from one processor's cache to the other's. Measured: 0.35 (docs/performance.md).
+const CROSSING: f64 = 0.45;
 /// A worker that waits for its processors this part of the time would run more elsewhere.
 const WAIT: f64 = 0.2;
 /// One that runs less makes no difference.
 const LEAST: f64 = 0.1;
 /// Looks over which the load is taken: a moment says little, and at its beginning a transfer takes what it will not take later.
 const LOOKS: usize = 4;
-/// Some more: chance, so that two nodes of one machine don't both make room for the other.
-const CHANCE: usize = 6;
+/// So many for a node that sends more than it receives: of two nodes of one machine the receiver goes first, for if both made room
+/// for the other they would be together again.
+const SENDER_LOOKS: usize = 9;
 /// The last look has to say the same, if less clearly: it knows of others that moved meanwhile.
 const STILL: f64 = 0.5;
-/// How long nobody moves after a move that was a loss, the first time and at most; twice as long each time, and up to half as
-/// long again by chance.
+/// How long nobody moves after a move that was a loss, the first time and at most; twice as long each time.
 const LESSON: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(16)];
 /// Looks that are further apart say nothing: there was no traffic between them.
 const REST: Duration = Duration::from_secs(1);
@@ -46,8 +47,6 @@ pub(super) struct Placement {
     shares: Vec<usize>,
     /// The last ones, with no move among them.
     samples: VecDeque<Sample>,
-    /// Looks between the first and the last of them that are enough.
-    looks: usize,
     trial: Option<Trial>,
     /// Nobody moves before.
     not_before: Option<Instant>,
@@ -63,7 +62,7 @@ impl Placement {
         let shares = (0..threads.len()).collect();
         let samples = VecDeque::new();
         let [lesson, _] = LESSON;
-        Self { threads, shares, samples, looks: looks(), trial: None, not_before: None, lesson, busy: false }
+        Self { threads, shares, samples, trial: None, not_before: None, lesson, busy: false }
     }
 
     /// When to look again; `None` while nobody has much to do.
@@ -71,19 +70,20 @@ impl Placement {
         self.samples.back().filter(|_| self.busy).map(|last| last.progress.at + LOOK)
     }
 
-    /// Moves a worker where that is worth it. `carried`: bytes, by all workers so far. To be called at [`Self::next`], and whenever
-    /// a worker says that it is busy.
+    /// Moves a worker where that is worth it. `carried`: bytes sent and received, by all workers so far. To be called at
+    /// [`Self::next`], and whenever a worker says that it is busy.
     ///
     /// # Errors
     /// `/proc` doesn't say what is needed, or the kernel refuses the move.
-    pub(super) fn look(&mut self, now: Instant, carried: impl FnOnce() -> u64) -> io::Result<()> {
+    pub(super) fn look(&mut self, now: Instant, carried: impl FnOnce() -> [u64; 2]) -> io::Result<()> {
         let soon = |last: &Sample| now.saturating_duration_since(last.progress.at) < LOOK;
         if self.threads.len() < 2 || self.samples.back().is_some_and(soon) {
             return Ok(());
         }
         // Where nothing can be read there is nothing to wait for.
         self.busy = false;
-        let sample = Sample::take(&self.threads, Progress { at: now, bytes: carried() })?;
+        let [sent, received] = carried();
+        let sample = Sample::take(&self.threads, Progress { at: now, sent, received })?;
         self.judge(sample).map_or(Ok(()), |(worker, share)| self.go(worker, share))
     }
 
@@ -97,6 +97,8 @@ impl Placement {
         let load = self.samples.back().map(|last| sample.since(last, self.threads.len()));
         self.busy = load.is_none_or(|load| load.runs.iter().any(|runs| *runs >= LEAST));
         self.samples.push_back(sample);
+        let old = self.samples.len().saturating_sub(SENDER_LOOKS + 1);
+        self.samples.drain(..old);
         match self.trial.take() {
             Some(trial) => self.measure(trial, now),
             None => self.consider(now),
@@ -115,26 +117,28 @@ impl Placement {
             self.lesson = first;
             return None;
         }
-        self.not_before = Some(now.at + self.lesson + self.lesson.mul_f64(0.5 * chance()));
+        self.not_before = Some(now.at + self.lesson);
         self.lesson = longest.min(2 * self.lesson);
         Some(trial.back)
     }
 
     /// Who goes where, if enough looks say so; then it is on trial.
     fn consider(&mut self, now: Progress) -> Option<(usize, usize)> {
-        let more = self.samples.len().saturating_sub(self.looks + 1);
-        self.samples.drain(..more);
-        if self.samples.len() <= self.looks || self.not_before.is_some_and(|then| now.at < then) {
+        let ago =
+            |looks: usize| self.samples.len().checked_sub(looks + 1).and_then(|at| self.samples.get(at));
+        let receives = ago(LOOKS)?.progress.receives(now);
+        let first = ago(if receives { LOOKS } else { SENDER_LOOKS })?;
+        if self.not_before.is_some_and(|then| now.at < then) {
             return None;
         }
-        let since = |at: usize| Some(self.samples.back()?.since(self.samples.get(at)?, self.threads.len()));
-        let (worker, share) = self.choose(&since(0)?, ROOM)?;
-        if self.choose(&since(self.looks - 1)?, STILL * ROOM) != Some((worker, share)) {
+        let since = |before: &Sample| Some(self.samples.back()?.since(before, self.threads.len()));
+        let room = ROOM.max(CROSSING * now.rate(first.progress) / 1e9);
+        let (worker, share) = self.choose(&since(first)?, room)?;
+        if self.choose(&since(ago(1)?)?, STILL * room) != Some((worker, share)) {
             return None;
         }
-        let before = self.samples.get(self.looks - MEASURE)?.progress;
         let back = (worker, self.shares.get(worker).copied()?);
-        self.trial = Some(Trial::new(back, before, now));
+        self.trial = Some(Trial::new(back, ago(MEASURE)?.progress, now));
         self.begin_anew();
         Some((worker, share))
     }
@@ -143,7 +147,6 @@ impl Placement {
     fn begin_anew(&mut self) {
         let old = self.samples.len().saturating_sub(1);
         self.samples.drain(..old);
-        self.looks = looks();
     }
 
     fn go(&mut self, worker: usize, share: usize) -> io::Result<()> {
@@ -170,16 +173,6 @@ impl Placement {
     }
 }
 
-/// How many are enough this time.
-fn looks() -> usize {
-    LOOKS + (CHANCE as f64 * chance()) as usize
-}
-
-/// From 0 to less than 1.
-fn chance() -> f64 {
-    f64::from(OsRng.next_u32()) / (f64::from(u32::MAX) + 1.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,39 +196,53 @@ mod tests {
     }
 
     /// Processor 0 is full, 1 idles; the first worker runs for a third of the time and waits for another.
-    fn uneven(start: Instant, millis: u64, bytes: u64) -> Sample {
+    fn uneven(start: Instant, millis: u64, [sent, received]: [u64; 2]) -> Sample {
         let third = Duration::from_millis(millis / 3);
         let idle = |idle| Ticks { idle, all: millis };
         Sample {
-            progress: Progress { at: start + Duration::from_millis(millis), bytes },
+            progress: Progress { at: start + Duration::from_millis(millis), sent, received },
             processors: vec![(0, idle(0)), (1, idle(millis))],
             turns: vec![Turns { ran: third, waited: third }, Turns::default()],
         }
     }
 
-    /// What becomes of the first worker when the workers carry so many percent after it moved; each look is 50 ms after the last.
-    fn moves(percent: u64) -> Vec<(usize, usize)> {
+    /// At which look the first worker goes where, when so much is sent and received from one look to the next, 50 ms later, and so
+    /// many percent of it after the worker moved.
+    fn moves([sent, received]: [u64; 2], percent: u64) -> Vec<(u64, (usize, usize))> {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
         let mut placement = Placement::new(vec![thread; 2]);
-        let (mut moves, mut bytes) = (Vec::new(), 0);
+        let (mut moves, mut bytes) = (Vec::new(), [0, 0]);
         for look in 0..18 {
             let found = placement.judge(uneven(start, 50 * look, bytes));
-            bytes += if moves.is_empty() { 100 } else { percent };
             // Where it is now it waits for nothing.
             found.iter().for_each(|(worker, share)| placement.shares[*worker] = *share);
-            moves.extend(found);
+            moves.extend(found.map(|to| (look, to)));
+            let part = if moves.is_empty() { 100 } else { percent };
+            bytes = [bytes[0] + sent * part / 100, bytes[1] + received * part / 100];
         }
         moves
     }
 
     #[test]
     fn a_worker_moves_and_stays_where_it_loses_nothing() {
-        assert_eq!(moves(95), [(0, 1)]);
+        assert_eq!(moves([100, 1000], 95), [(4, (0, 1))]);
+    }
+
+    #[test]
+    fn the_sending_end_waits_for_the_receiving_one() {
+        assert_eq!(moves([1000, 100], 95), [(9, (0, 1))]);
     }
 
     #[test]
     fn a_worker_that_loses_comes_back_and_stays() {
-        assert_eq!(moves(90), [(0, 1), (0, 0)]);
+        assert_eq!(moves([100, 1000], 90), [(4, (0, 1)), (8, (0, 0))]);
+    }
+
+    #[test]
+    fn what_carries_more_than_another_cache_would_take_stays() {
+        let gigabytes_a_second = 50_000_000;
+        assert_eq!(moves([0, 2 * gigabytes_a_second], 100), [(4, (0, 1))]);
+        assert_eq!(moves([0, 3 * gigabytes_a_second], 100), []);
     }
 
     #[test]
@@ -243,7 +250,7 @@ mod tests {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
         let mut placement = Placement::new(vec![thread; 2]);
         let moves: Vec<_> =
-            (0..20).filter_map(|look| placement.judge(uneven(start, 1_000 * look, 0))).collect();
+            (0..20).filter_map(|look| placement.judge(uneven(start, 1_000 * look, [0, 0]))).collect();
         assert_eq!(moves, []);
     }
 }

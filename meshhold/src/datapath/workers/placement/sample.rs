@@ -11,8 +11,10 @@ use crate::platform::linux::processors::{self, ThreadId, Ticks, Turns};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     pub(super) at: Instant,
-    /// Carried by all workers.
-    pub(super) bytes: u64,
+    /// Bytes, by all workers.
+    pub(super) sent: u64,
+    /// Bytes, by all workers.
+    pub(super) received: u64,
 }
 
 /// What is read at one look.
@@ -38,7 +40,13 @@ impl Progress {
     /// Bytes a second since `before`.
     pub(super) fn rate(self, before: Self) -> f64 {
         let time = self.at.saturating_duration_since(before.at).as_secs_f64();
-        self.bytes.saturating_sub(before.bytes) as f64 / time
+        let carried = |progress: Self| progress.sent + progress.received;
+        carried(self).saturating_sub(carried(before)) as f64 / time
+    }
+
+    /// Whether more came in than went out from here to `now`.
+    pub(super) fn receives(self, now: Self) -> bool {
+        now.received.saturating_sub(self.received) >= now.sent.saturating_sub(self.sent)
     }
 }
 
@@ -84,17 +92,18 @@ mod tests {
             Turns { ran, waited }
         };
         let before = Sample {
-            progress: Progress { at: start, bytes: 100 },
+            progress: Progress { at: start, sent: 60, received: 40 },
             processors: vec![(0, ticks(0, 100)), (1, ticks(50, 100)), (2, ticks(0, 100))],
             turns: vec![turns(0, 10), turns(50, 0)],
         };
         let now = Sample {
-            progress: Progress { at: start + Duration::from_millis(200), bytes: 300 },
+            progress: Progress { at: start + Duration::from_millis(200), sent: 80, received: 220 },
             processors: vec![(0, ticks(5, 200)), (1, ticks(50, 200)), (2, ticks(30, 200)), (3, ticks(9, 9))],
             turns: vec![turns(100, 60), turns(50, 0)],
         };
         let load = now.since(&before, 2);
         assert_eq!((load.idle, load.runs, load.waits), (vec![0.3, 0.0], vec![0.5, 0.0], vec![0.25, 0.0]));
         assert!((now.progress.rate(before.progress) - 1000.0).abs() < 1e-6);
+        assert!(before.progress.receives(now.progress));
     }
 }

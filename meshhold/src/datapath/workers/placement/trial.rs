@@ -57,7 +57,8 @@ mod tests {
     #[test]
     fn a_move_is_a_loss_by_what_is_carried_after_it() {
         let start = Instant::now();
-        let at = |millis, bytes| Progress { at: start + Duration::from_millis(millis), bytes };
+        let at =
+            |millis, bytes| Progress { at: start + Duration::from_millis(millis), sent: bytes, received: 0 };
         for (bytes, stays) in [(91, false), (93, true)] {
             let mut trial = Trial::new((0, 0), at(0, 0), at(100, 100));
             let verdicts: Vec<_> =
