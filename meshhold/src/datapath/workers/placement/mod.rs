@@ -17,7 +17,7 @@ use crate::platform::linux::processors::ThreadId;
 use crate::platform::linux::sched;
 
 /// Time between two looks, at least.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(25);
 /// A processor that idles this part of the time has room for a worker that carries little.
 const ROOM: f64 = 0.4;
 /// Of one that carries much it takes so many seconds more for each gigabyte: what two workers of one machine hand each other, both
@@ -28,14 +28,17 @@ const WAIT: f64 = 0.2;
 /// One that runs less makes no difference.
 const LEAST: f64 = 0.1;
 /// Looks over which the load is taken: a moment says little, and at its beginning a transfer takes what it will not take later.
-const LOOKS: usize = 4;
+const LOOKS: usize = 5;
 /// So many for a node that sends more than it receives: of two nodes of one machine the receiver goes first, for if both made room
 /// for the other they would be together again.
-const SENDER_LOOKS: usize = 9;
-/// The last look has to say the same, if less clearly: it knows of others that moved meanwhile.
+const SENDER_LOOKS: usize = 11;
+/// The last ones have to say the same, if less clearly: they know of others that moved meanwhile.
+const LAST_LOOKS: usize = 2;
+/// So clearly.
 const STILL: f64 = 0.5;
-/// How long nobody moves after a move that was a loss, the first time and at most; twice as long each time.
-const LESSON: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(16)];
+/// How long nobody moves after a move, the first time and at most; twice as long each time until there is no traffic. Where the
+/// kernel puts the programs that send and receive, the load is uneven for half a second now and then.
+const PAUSE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(32)];
 /// Looks that are further apart say nothing: there was no traffic between them.
 const REST: Duration = Duration::from_secs(1);
 
@@ -50,8 +53,8 @@ pub(super) struct Placement {
     trial: Option<Trial>,
     /// Nobody moves before.
     not_before: Option<Instant>,
-    /// The next lesson.
-    lesson: Duration,
+    /// How long then, after the next move.
+    pause: Duration,
     /// A worker was busy at the last look.
     busy: bool,
 }
@@ -61,8 +64,8 @@ impl Placement {
     pub(super) fn new(threads: Vec<ThreadId>) -> Self {
         let shares = (0..threads.len()).collect();
         let samples = VecDeque::new();
-        let [lesson, _] = LESSON;
-        Self { threads, shares, samples, trial: None, not_before: None, lesson, busy: false }
+        let [pause, _] = PAUSE;
+        Self { threads, shares, samples, trial: None, not_before: None, pause, busy: false }
     }
 
     /// When to look again; `None` while nobody has much to do.
@@ -92,7 +95,8 @@ impl Placement {
         let now = sample.progress;
         let rested = |last: &Sample| now.at.saturating_duration_since(last.progress.at) >= REST;
         if self.samples.back().is_some_and(rested) {
-            (self.samples, self.trial) = (VecDeque::new(), None);
+            (self.samples, self.trial, self.not_before) = (VecDeque::new(), None, None);
+            [self.pause, _] = PAUSE;
         }
         let load = self.samples.back().map(|last| sample.since(last, self.threads.len()));
         self.busy = load.is_none_or(|load| load.runs.iter().any(|runs| *runs >= LEAST));
@@ -112,29 +116,25 @@ impl Placement {
             return None;
         };
         self.begin_anew();
-        let [first, longest] = LESSON;
-        if stays {
-            self.lesson = first;
-            return None;
-        }
-        self.not_before = Some(now.at + self.lesson);
-        self.lesson = longest.min(2 * self.lesson);
-        Some(trial.back)
+        let [_, longest] = PAUSE;
+        self.not_before = Some(now.at + self.pause);
+        self.pause = longest.min(2 * self.pause);
+        (!stays).then_some(trial.back)
     }
 
     /// Who goes where, if enough looks say so; then it is on trial.
     fn consider(&mut self, now: Progress) -> Option<(usize, usize)> {
+        if self.not_before.is_some_and(|then| now.at < then) {
+            self.begin_anew();
+        }
         let ago =
             |looks: usize| self.samples.len().checked_sub(looks + 1).and_then(|at| self.samples.get(at));
         let receives = ago(LOOKS)?.progress.receives(now);
         let first = ago(if receives { LOOKS } else { SENDER_LOOKS })?;
-        if self.not_before.is_some_and(|then| now.at < then) {
-            return None;
-        }
         let since = |before: &Sample| Some(self.samples.back()?.since(before, self.threads.len()));
         let room = ROOM.max(CROSSING * now.rate(first.progress) / 1e9);
         let (worker, share) = self.choose(&since(first)?, room)?;
-        if self.choose(&since(ago(1)?)?, STILL * room) != Some((worker, share)) {
+        if self.choose(&since(ago(LAST_LOOKS)?)?, STILL * room) != Some((worker, share)) {
             return None;
         }
         let back = (worker, self.shares.get(worker).copied()?);
@@ -206,14 +206,14 @@ mod tests {
         }
     }
 
-    /// At which look the first worker goes where, when so much is sent and received from one look to the next, 50 ms later, and so
+    /// At which look the first worker goes where, when so much is sent and received from one look to the next, so much later, and so
     /// many percent of it after the worker moved.
-    fn moves([sent, received]: [u64; 2], percent: u64) -> Vec<(u64, (usize, usize))> {
+    fn moves([sent, received]: [u64; 2], percent: u64) -> Vec<(usize, (usize, usize))> {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
         let mut placement = Placement::new(vec![thread; 2]);
         let (mut moves, mut bytes) = (Vec::new(), [0, 0]);
         for look in 0..18 {
-            let found = placement.judge(uneven(start, 50 * look, bytes));
+            let found = placement.judge(uneven(start, 50 * look as u64, bytes));
             // Where it is now it waits for nothing.
             found.iter().for_each(|(worker, share)| placement.shares[*worker] = *share);
             moves.extend(found.map(|to| (look, to)));
@@ -225,23 +225,23 @@ mod tests {
 
     #[test]
     fn a_worker_moves_and_stays_where_it_loses_nothing() {
-        assert_eq!(moves([100, 1000], 95), [(4, (0, 1))]);
+        assert_eq!(moves([100, 1000], 95), [(LOOKS, (0, 1))]);
     }
 
     #[test]
     fn the_sending_end_waits_for_the_receiving_one() {
-        assert_eq!(moves([1000, 100], 95), [(9, (0, 1))]);
+        assert_eq!(moves([1000, 100], 95), [(SENDER_LOOKS, (0, 1))]);
     }
 
     #[test]
     fn a_worker_that_loses_comes_back_and_stays() {
-        assert_eq!(moves([100, 1000], 90), [(4, (0, 1)), (8, (0, 0))]);
+        assert_eq!(moves([100, 1000], 90), [(LOOKS, (0, 1)), (12, (0, 0))]);
     }
 
     #[test]
     fn what_carries_more_than_another_cache_would_take_stays() {
         let gigabytes_a_second = 50_000_000;
-        assert_eq!(moves([0, 2 * gigabytes_a_second], 100), [(4, (0, 1))]);
+        assert_eq!(moves([0, 2 * gigabytes_a_second], 100), [(LOOKS, (0, 1))]);
         assert_eq!(moves([0, 3 * gigabytes_a_second], 100), []);
     }
 

@@ -6,9 +6,9 @@
 use super::sample::Progress;
 
 /// Looks after a move that are no measure of it.
-const SETTLING: usize = 1;
+const SETTLING: usize = 2;
 /// Looks that are, and as many before it.
-pub(super) const MEASURE: usize = 3;
+pub(super) const MEASURE: usize = 5;
 /// A rate varies by itself: it is a loss if less than this part is left.
 const LOSS: f64 = 0.92;
 
@@ -61,9 +61,11 @@ mod tests {
             |millis, bytes| Progress { at: start + Duration::from_millis(millis), sent: bytes, received: 0 };
         for (bytes, stays) in [(91, false), (93, true)] {
             let mut trial = Trial::new((0, 0), at(0, 0), at(100, 100));
+            let looks = (SETTLING + MEASURE) as u64;
             let verdicts: Vec<_> =
-                (0..4).map(|n| trial.verdict(at(200 + 100 * n, 500 + bytes * n))).collect();
-            assert_eq!(verdicts, [None, None, None, Some(stays)]);
+                (0..looks).map(|n| trial.verdict(at(200 + 100 * n, 500 + bytes * n))).collect();
+            let (last, earlier) = verdicts.split_last().unwrap();
+            assert_eq!((*last, earlier.iter().flatten().next()), (Some(stays), None));
         }
     }
 }
