@@ -1,5 +1,5 @@
 //! Which share of the processors each worker for bulk stays on: one that has to wait for its processors, while others idle,
-//! goes there, and comes back where that was a loss.
+//! changes places with the worker there, and comes back where that was a loss.
 //!
 //! Owns when and where to. The kernel would do it at each wake-up, and with the thread move what its cache holds; here it is
 //! done when there is much to gain. Must not know what the workers carry.
@@ -46,7 +46,7 @@ const REST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Placement {
     threads: Vec<ThreadId>,
-    /// Number of the share that each stays on; there are as many as workers.
+    /// Number of the share that each stays on; there are as many as workers, and each has one.
     shares: Vec<usize>,
     /// The last ones, with no move among them.
     samples: VecDeque<Sample>,
@@ -149,15 +149,19 @@ impl Placement {
         self.samples.drain(..old);
     }
 
+    /// Moves the worker there, and who is there to where it was.
     fn go(&mut self, worker: usize, share: usize) -> io::Result<()> {
-        let (Some(thread), Some(place)) = (self.threads.get(worker), self.shares.get_mut(worker)) else {
+        let other = self.shares.iter().position(|of| *of == share);
+        let (Some(from), Some(other)) = (self.shares.get(worker).copied(), other) else {
             return Ok(());
         };
-        if *place != share {
-            sched::put_on(*thread, share, self.threads.len())?;
-            tracing::debug!(worker, from = *place, to = share, "goes to other processors");
-            *place = share;
+        for (number, to) in [(worker, share), (other, from)] {
+            if let Some(thread) = self.threads.get(number) {
+                sched::put_on(*thread, to, self.threads.len())?;
+            }
         }
+        tracing::debug!(worker, from, to = share, other, "change places");
+        self.shares.swap(worker, other);
         Ok(())
     }
 
@@ -215,7 +219,7 @@ mod tests {
         for look in 0..18 {
             let found = placement.judge(uneven(start, 50 * look as u64, bytes));
             // Where it is now it waits for nothing.
-            found.iter().for_each(|(worker, share)| placement.shares[*worker] = *share);
+            found.iter().for_each(|(worker, share)| placement.go(*worker, *share).unwrap());
             moves.extend(found.map(|to| (look, to)));
             let part = if moves.is_empty() { 100 } else { percent };
             bytes = [bytes[0] + sent * part / 100, bytes[1] + received * part / 100];
@@ -226,6 +230,15 @@ mod tests {
     #[test]
     fn a_worker_moves_and_stays_where_it_loses_nothing() {
         assert_eq!(moves([100, 1000], 95), [(LOOKS, (0, 1))]);
+    }
+
+    #[test]
+    fn two_workers_change_places() {
+        let mut placement = Placement::new(vec![processors::own_thread().unwrap(); 3]);
+        placement.go(0, 2).unwrap();
+        assert_eq!(placement.shares, [2, 1, 0]);
+        placement.go(0, 0).unwrap();
+        assert_eq!(placement.shares, [0, 1, 2]);
     }
 
     #[test]
