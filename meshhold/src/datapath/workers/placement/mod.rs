@@ -9,6 +9,7 @@ mod trial;
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use self::sample::{Load, Progress, Sample};
@@ -39,8 +40,8 @@ const STILL: f64 = 0.5;
 /// How long nobody moves after a move, the first time and at most; twice as long each time until there is no traffic. Where the
 /// kernel puts the programs that send and receive, the load is uneven for half a second now and then.
 const PAUSE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(32)];
-/// Looks that are further apart say nothing: there was no traffic between them.
-const REST: Duration = Duration::from_secs(1);
+/// Between looks that are further apart there was no traffic. What comes next may be of another kind: all begin where they were.
+const REST: Duration = Duration::from_millis(500);
 
 /// The workers for bulk, and where each is.
 #[derive(Debug)]
@@ -85,6 +86,9 @@ impl Placement {
         }
         // Where nothing can be read there is nothing to wait for.
         self.busy = false;
+        if self.samples.back().is_some_and(|last| now.saturating_duration_since(last.progress.at) >= REST) {
+            self.go_home()?;
+        }
         let [sent, received] = carried();
         let sample = Sample::take(&self.threads, Progress { at: now, sent, received })?;
         self.judge(sample).map_or(Ok(()), |(worker, share)| self.go(worker, share))
@@ -93,11 +97,6 @@ impl Placement {
     /// Which worker should go to which share now.
     fn judge(&mut self, sample: Sample) -> Option<(usize, usize)> {
         let now = sample.progress;
-        let rested = |last: &Sample| now.at.saturating_duration_since(last.progress.at) >= REST;
-        if self.samples.back().is_some_and(rested) {
-            (self.samples, self.trial, self.not_before) = (VecDeque::new(), None, None);
-            [self.pause, _] = PAUSE;
-        }
         let load = self.samples.back().map(|last| sample.since(last, self.threads.len()));
         self.busy = load.is_none_or(|load| load.runs.iter().any(|runs| *runs >= LEAST));
         self.samples.push_back(sample);
@@ -147,6 +146,17 @@ impl Placement {
     fn begin_anew(&mut self) {
         let old = self.samples.len().saturating_sub(1);
         self.samples.drain(..old);
+    }
+
+    /// Every worker to the share of its own number; what was learnt is forgotten.
+    fn go_home(&mut self) -> io::Result<()> {
+        for worker in 0..self.shares.len() {
+            if self.shares.get(worker) != Some(&worker) {
+                self.go(worker, worker)?;
+            }
+        }
+        *self = Self::new(mem::take(&mut self.threads));
+        Ok(())
     }
 
     /// Moves the worker there, and who is there to where it was.
@@ -259,11 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn looks_far_apart_say_nothing() {
-        let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
-        let mut placement = Placement::new(vec![thread; 2]);
-        let moves: Vec<_> =
-            (0..20).filter_map(|look| placement.judge(uneven(start, 1_000 * look, [0, 0]))).collect();
-        assert_eq!(moves, []);
+    fn after_a_rest_all_are_where_they_were() {
+        let mut placement = Placement::new(vec![processors::own_thread().unwrap(); 2]);
+        let start = Instant::now();
+        placement.look(start, || [0, 0]).unwrap();
+        placement.go(0, 1).unwrap();
+        placement.look(start + REST / 2, || [0, 0]).unwrap();
+        assert_eq!((&placement.shares[..], placement.samples.len()), (&[1, 0][..], 2));
+        placement.look(start + 2 * REST, || [0, 0]).unwrap();
+        assert_eq!((&placement.shares[..], placement.samples.len()), (&[0, 1][..], 1));
     }
 }
