@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(25);
 const ROOM: f64 = 0.4;
 /// Of one that carries much it takes so many seconds more for each gigabyte: what two workers of one machine hand each other, both
 /// ends of a circuit or it and a program, then goes from one processor's cache to the other's. Measured: 0.35 (docs/performance.md).
-const CROSSING: f64 = 0.45;
+const CROSSING: f64 = 0.55;
 /// A worker that waits for its processors this part of the time would run more elsewhere.
 const WAIT: f64 = 0.2;
 /// One that runs less makes no difference.
@@ -33,6 +33,9 @@ const LOOKS: usize = 5;
 /// So many for a node that sends more than it receives: of two nodes of one machine the receiver goes first, for if both made room
 /// for the other they would be together again.
 const SENDER_LOOKS: usize = 11;
+/// Of workers that carry so many bytes a second, which copy more than they compute, over so many times as many looks: they lose most
+/// by a move, and room beside them mostly is the kernel's misplacing of programs, which it mends by itself.
+const FAST: (f64, usize) = (1e9, 4);
 /// The last ones have to say the same, if less clearly: they know of others that moved meanwhile.
 const LAST_LOOKS: usize = 2;
 /// So clearly.
@@ -100,7 +103,8 @@ impl Placement {
         let load = self.samples.back().map(|last| sample.since(last, self.threads.len()));
         self.busy = load.is_none_or(|load| load.runs.iter().any(|runs| *runs >= LEAST));
         self.samples.push_back(sample);
-        let old = self.samples.len().saturating_sub(SENDER_LOOKS + 1);
+        let (_, times) = FAST;
+        let old = self.samples.len().saturating_sub(times * SENDER_LOOKS + 1);
         self.samples.drain(..old);
         match self.trial.take() {
             Some(trial) => self.measure(trial, now),
@@ -128,8 +132,10 @@ impl Placement {
         }
         let ago =
             |looks: usize| self.samples.len().checked_sub(looks + 1).and_then(|at| self.samples.get(at));
-        let receives = ago(LOOKS)?.progress.receives(now);
-        let first = ago(if receives { LOOKS } else { SENDER_LOOKS })?;
+        let latest = ago(LOOKS)?.progress;
+        let (rate, times) = FAST;
+        let looks = if latest.receives(now) { LOOKS } else { SENDER_LOOKS };
+        let first = ago(if now.rate(latest) < rate { looks } else { times * looks })?;
         let since = |before: &Sample| Some(self.samples.back()?.since(before, self.threads.len()));
         let room = ROOM.max(CROSSING * now.rate(first.progress) / 1e9);
         let (worker, share) = self.choose(&since(first)?, room)?;
@@ -226,7 +232,7 @@ mod tests {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
         let mut placement = Placement::new(vec![thread; 2]);
         let (mut moves, mut bytes) = (Vec::new(), [0, 0]);
-        for look in 0..18 {
+        for look in 0..30 {
             let found = placement.judge(uneven(start, 50 * look as u64, bytes));
             // Where it is now it waits for nothing.
             found.iter().for_each(|(worker, share)| placement.go(*worker, *share).unwrap());
@@ -262,10 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn what_carries_more_than_another_cache_would_take_stays() {
+    fn what_carries_much_waits_longer_and_what_carries_more_than_another_cache_would_take_stays() {
         let gigabytes_a_second = 50_000_000;
-        assert_eq!(moves([0, 2 * gigabytes_a_second], 100), [(LOOKS, (0, 1))]);
-        assert_eq!(moves([0, 3 * gigabytes_a_second], 100), []);
+        assert_eq!(moves([0, gigabytes_a_second / 2], 100), [(LOOKS, (0, 1))]);
+        assert_eq!(moves([0, gigabytes_a_second * 3 / 2], 100), [(FAST.1 * LOOKS, (0, 1))]);
+        assert_eq!(moves([0, 2 * gigabytes_a_second], 100), []);
     }
 
     #[test]
