@@ -30,11 +30,12 @@ const WAIT: f64 = 0.2;
 const LEAST: f64 = 0.1;
 /// Looks over which the load is taken: a moment says little, and at its beginning a transfer takes what it will not take later.
 const LOOKS: usize = 5;
+const _: () = assert!(MEASURE <= LOOKS);
 /// So many for a node that sends more than it receives: of two nodes of one machine the receiver goes first, for if both made room
 /// for the other they would be together again.
 const SENDER_LOOKS: usize = 11;
-/// Of workers that carry so many bytes a second, which copy more than they compute, over so many times as many looks: they lose most
-/// by a move, and room beside them mostly is the kernel's misplacing of programs, which it mends by itself.
+/// Where a flow's workers carry so many bytes a second, and copy more than they compute, over so many times as many looks: they lose
+/// most by a move, and room beside them mostly is the kernel's misplacing of programs, which it mends by itself.
 const FAST: (f64, usize) = (1e9, 4);
 /// The last ones have to say the same, if less clearly: they know of others that moved meanwhile.
 const LAST_LOOKS: usize = 2;
@@ -132,12 +133,14 @@ impl Placement {
         }
         let ago =
             |looks: usize| self.samples.len().checked_sub(looks + 1).and_then(|at| self.samples.get(at));
-        let latest = ago(LOOKS)?.progress;
-        let (rate, times) = FAST;
-        let looks = if latest.receives(now) { LOOKS } else { SENDER_LOOKS };
-        let first = ago(if now.rate(latest) < rate { looks } else { times * looks })?;
+        // A flow has two workers; what each pair carries isn't known.
+        let rate = |before: &Sample| now.rate(before.progress) * 2.0 / self.threads.len() as f64;
+        let (fast, times) = FAST;
+        let latest = ago(LOOKS)?;
+        let looks = if latest.progress.receives(now) { LOOKS } else { SENDER_LOOKS };
+        let first = ago(if rate(latest) < fast { looks } else { times * looks })?;
         let since = |before: &Sample| Some(self.samples.back()?.since(before, self.threads.len()));
-        let room = ROOM.max(CROSSING * now.rate(first.progress) / 1e9);
+        let room = ROOM.max(CROSSING * rate(first) / 1e9);
         let (worker, share) = self.choose(&since(first)?, room)?;
         if self.choose(&since(ago(LAST_LOOKS)?)?, STILL * room) != Some((worker, share)) {
             return None;

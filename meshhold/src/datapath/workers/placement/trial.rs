@@ -1,7 +1,7 @@
 //! A move that must show that it is no loss.
 //!
 //! Owns how that is measured. Two workers that share a processor share its cache too, and one that goes may cost both more than
-//! it had waited for; nothing that can be read beforehand says so.
+//! it had waited for, whatever room there seemed to be.
 
 use super::sample::Progress;
 
