@@ -155,9 +155,10 @@ impl Workers {
     pub fn place(&mut self, now: Instant) {
         let carried = || {
             let activity = self.shared.activity();
+            let sum = |of: fn(&Activity) -> u64| activity.iter().map(of).sum::<u64>();
+            // Counted once: what a relay receives it sends.
             let relayed = self.shared.relayed().iter().map(|(_, of)| of.bytes).sum::<u64>();
-            let sum = |of: fn(&Activity) -> u64| activity.iter().map(of).sum::<u64>() + relayed;
-            [sum(|of| of.tx_bytes), sum(|of| of.rx_bytes)]
+            [sum(|of| of.tx_bytes), sum(|of| of.rx_bytes) + relayed]
         };
         if let Err(error) = self.placement.look(now, carried) {
             tracing::debug!(%error, "workers stay where they are");

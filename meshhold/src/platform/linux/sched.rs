@@ -89,6 +89,17 @@ pub fn put_on(ThreadId(thread): ThreadId, number: usize, of: usize) -> io::Resul
     }
 }
 
+/// Numbers of the processors that the calling thread may use, in order.
+///
+/// # Errors
+/// As `sched_getaffinity(2)`.
+pub fn usable() -> io::Result<Vec<usize>> {
+    let allowed = affinity()?;
+    // SAFETY: the set holds CPU_SETSIZE bits.
+    let is_allowed = |cpu: &usize| unsafe { libc::CPU_ISSET(*cpu, &allowed) };
+    Ok((0..libc::CPU_SETSIZE as usize).filter(is_allowed).collect())
+}
+
 fn affinity() -> io::Result<libc::cpu_set_t> {
     // SAFETY: as above.
     let mut allowed: libc::cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };

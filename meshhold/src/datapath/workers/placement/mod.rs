@@ -36,7 +36,9 @@ const _: () = assert!(MEASURE <= LOOKS);
 const SENDER_LOOKS: usize = 11;
 /// Where a flow's workers carry so many bytes a second, and copy more than they compute, over so many times as many looks: they lose
 /// most by a move, and room beside them mostly is the kernel's misplacing of programs, which it mends by itself.
-const FAST: (f64, usize) = (1e9, 4);
+const FAST: f64 = 1e9;
+/// See [`FAST`].
+const FAST_TIMES: usize = 4;
 /// The last ones have to say the same, if less clearly: they know of others that moved meanwhile.
 const LAST_LOOKS: usize = 2;
 /// So clearly.
@@ -84,13 +86,13 @@ impl Placement {
     /// # Errors
     /// `/proc` doesn't say what is needed, or the kernel refuses the move.
     pub(super) fn look(&mut self, now: Instant, carried: impl FnOnce() -> [u64; 2]) -> io::Result<()> {
-        let soon = |last: &Sample| now.saturating_duration_since(last.progress.at) < LOOK;
-        if self.threads.len() < 2 || self.samples.back().is_some_and(soon) {
+        let since = self.samples.back().map(|last| now.saturating_duration_since(last.progress.at));
+        if self.threads.len() < 2 || since.is_some_and(|since| since < LOOK) {
             return Ok(());
         }
         // Where nothing can be read there is nothing to wait for.
         self.busy = false;
-        if self.samples.back().is_some_and(|last| now.saturating_duration_since(last.progress.at) >= REST) {
+        if since.is_some_and(|since| since >= REST) {
             self.go_home()?;
         }
         let [sent, received] = carried();
@@ -104,8 +106,7 @@ impl Placement {
         let load = self.samples.back().map(|last| sample.since(last, self.threads.len()));
         self.busy = load.is_none_or(|load| load.runs.iter().any(|runs| *runs >= LEAST));
         self.samples.push_back(sample);
-        let (_, times) = FAST;
-        let old = self.samples.len().saturating_sub(times * SENDER_LOOKS + 1);
+        let old = self.samples.len().saturating_sub(FAST_TIMES * SENDER_LOOKS + 1);
         self.samples.drain(..old);
         match self.trial.take() {
             Some(trial) => self.measure(trial, now),
@@ -135,10 +136,9 @@ impl Placement {
             |looks: usize| self.samples.len().checked_sub(looks + 1).and_then(|at| self.samples.get(at));
         // A flow has two workers; what each pair carries isn't known.
         let rate = |before: &Sample| now.rate(before.progress) * 2.0 / self.threads.len() as f64;
-        let (fast, times) = FAST;
         let latest = ago(LOOKS)?;
         let looks = if latest.progress.receives(now) { LOOKS } else { SENDER_LOOKS };
-        let first = ago(if rate(latest) < fast { looks } else { times * looks })?;
+        let first = ago(if rate(latest) < FAST { looks } else { FAST_TIMES * looks })?;
         let since = |before: &Sample| Some(self.samples.back()?.since(before, self.threads.len()));
         let room = ROOM.max(CROSSING * rate(first) / 1e9);
         let (worker, share) = self.choose(&since(first)?, room)?;
@@ -231,9 +231,14 @@ mod tests {
 
     /// At which look the first worker goes where, when so much is sent and received from one look to the next, so much later, and so
     /// many percent of it after the worker moved.
-    fn moves([sent, received]: [u64; 2], percent: u64) -> Vec<(usize, (usize, usize))> {
+    fn moves(traffic: [u64; 2], percent: u64) -> Vec<(usize, (usize, usize))> {
+        moves_of(2, traffic, percent)
+    }
+
+    /// The same with so many workers, of which but the first do nothing.
+    fn moves_of(workers: usize, [sent, received]: [u64; 2], percent: u64) -> Vec<(usize, (usize, usize))> {
         let (thread, start) = (processors::own_thread().unwrap(), Instant::now());
-        let mut placement = Placement::new(vec![thread; 2]);
+        let mut placement = Placement::new(vec![thread; workers]);
         let (mut moves, mut bytes) = (Vec::new(), [0, 0]);
         for look in 0..30 {
             let found = placement.judge(uneven(start, 50 * look as u64, bytes));
@@ -274,8 +279,9 @@ mod tests {
     fn what_carries_much_waits_longer_and_what_carries_more_than_another_cache_would_take_stays() {
         let gigabytes_a_second = 50_000_000;
         assert_eq!(moves([0, gigabytes_a_second / 2], 100), [(LOOKS, (0, 1))]);
-        assert_eq!(moves([0, gigabytes_a_second * 3 / 2], 100), [(FAST.1 * LOOKS, (0, 1))]);
+        assert_eq!(moves([0, gigabytes_a_second * 3 / 2], 100), [(FAST_TIMES * LOOKS, (0, 1))]);
         assert_eq!(moves([0, 2 * gigabytes_a_second], 100), []);
+        assert_eq!(moves_of(8, [0, 2 * gigabytes_a_second], 100), [(LOOKS, (0, 1))], "four pairs share it");
     }
 
     #[test]

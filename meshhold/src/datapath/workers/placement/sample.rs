@@ -6,6 +6,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::platform::linux::processors::{self, ThreadId, Ticks, Turns};
+use crate::platform::linux::sched;
 
 /// How far the workers have come.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,7 @@ pub(super) struct Progress {
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) progress: Progress,
+    /// Those that the daemon may use, by number.
     pub(super) processors: Vec<(usize, Ticks)>,
     pub(super) turns: Vec<Turns>,
 }
@@ -55,7 +57,10 @@ impl Sample {
     /// `/proc` doesn't say what is needed.
     pub(super) fn take(threads: &[ThreadId], progress: Progress) -> io::Result<Self> {
         let turns = threads.iter().map(|thread| processors::turns(*thread)).collect::<Result<_, _>>()?;
-        Ok(Self { progress, processors: processors::ticks()?, turns })
+        let usable = sched::usable()?;
+        let mut processors = processors::ticks()?;
+        processors.retain(|(number, _)| usable.contains(number));
+        Ok(Self { progress, processors, turns })
     }
 
     /// What happened since `before`, over so many shares.
@@ -82,6 +87,20 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_that_others_have_alone_are_not_looked_at() {
+        let progress = Progress { at: Instant::now(), sent: 0, received: 0 };
+        let numbers = || {
+            let sample = Sample::take(&[], progress).unwrap();
+            sample.processors.into_iter().map(|(number, _)| number).collect::<Vec<_>>()
+        };
+        let all = numbers();
+        assert_eq!(all, sched::usable().unwrap());
+        let (first, many) = (all[0], all.last().unwrap() + 1);
+        sched::stay_on(first, many).unwrap();
+        assert_eq!(numbers(), [first]);
+    }
 
     #[test]
     fn the_load_is_what_came_since() {
