@@ -60,8 +60,8 @@ impl Address {
     /// True for a mapped IPv4 address.
     #[inline(always)]
     pub fn is_v4(&self) -> bool {
-        let [a, b, c, _] = self.words();
-        a | b | (c ^ 0xffff) == 0
+        let [a, b, c, _] = self.raw();
+        a | b | (c ^ const { u32::to_be(0xffff) }) == 0
     }
 
     /// True for `127.0.0.0/8`, `::1`.
@@ -96,9 +96,31 @@ impl Address {
     }
 }
 
+/// Ones' complement sum (RFC 1071) of two addresses, folded; zero for its other zero, 0xffff. The `ffff` of a mapped
+/// IPv4 address adds nothing.
+#[inline(always)]
+pub(crate) fn sum(ends: [&Address; 2]) -> u16 {
+    let [one, other] = ends.map(|end| end.raw().map(u64::from).iter().sum::<u64>());
+    ((one + other) % 0xffff) as u16
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Address;
+    use super::{Address, sum};
+
+    #[test]
+    fn sums_see_neither_the_family_nor_carries() {
+        let [four, localhost] = [[198, 18, 255, 254], [127, 0, 0, 1]].map(Address::v4);
+        // 198.18 + 255.254 + 127.0 + 0.1, in words of sixteen bits: 0x2_4511, and so 0x4513.
+        assert_eq!(sum([&four, &localhost]), 0x4513_u16.to_be());
+        let six = |last: [u8; 2]| {
+            let mut bytes = [0; 16];
+            (bytes[3], bytes[14], bytes[15]) = (7, last[0], last[1]);
+            Address::v6(bytes)
+        };
+        assert_eq!(sum([&six([0x45, 0x05]), &six([0, 0])]), sum([&four, &localhost]));
+        assert_eq!(sum([&six([0xff, 0xff]), &six([0, 0])]), sum([&six([0, 0]), &six([0, 0])]));
+    }
 
     #[test]
     fn kinds_of_addresses() {

@@ -37,13 +37,16 @@ pub struct Place {
     pub kind: u32,
     /// Flow: the [`Reason`] to pass. Pair: index of the network.
     pub outcome: u32,
-    /// Flow: a [`Change`] as number.
+    /// Flow: a [`Change`] as number, and [`NEUTRAL`].
     pub change: u32,
     /// Flow: new source address. Pair: the peer's caller address, or our own address for one.
     pub new_source: Address,
     /// Flow: new destination address. Pair: the peer's address for its caller address.
     pub new_destination: Address,
 }
+
+/// In [`Place::change`]: [`Action::neutral`].
+const NEUTRAL: u32 = 1 << 8;
 
 /// What a place is looked for by.
 struct Key {
@@ -72,7 +75,8 @@ pub(crate) fn recall<H: Host>(
     action: &mut Action,
 ) -> Option<Reason> {
     let place = Key::of_flow(packet, direction).find(host, stamp)?;
-    action.change = change(place.change);
+    action.change = change(place.change & !NEUTRAL);
+    action.neutral = place.change & NEUTRAL != 0;
     action.source = place.new_source;
     action.destination = place.new_destination;
     Some(match place.outcome {
@@ -94,7 +98,7 @@ pub(crate) fn remember<H: Host>(
 ) {
     let Some(place) = Key::of_flow(packet, direction).claim(host, packet, stamp) else { return };
     place.outcome = reason as u32;
-    place.change = action.change as u32;
+    place.change = action.change as u32 | if action.neutral { NEUTRAL } else { 0 };
     place.new_source = action.source;
     place.new_destination = action.destination;
 }

@@ -4,7 +4,7 @@
 //! tables are kept; [`Host`] answers for them.
 
 use crate::{
-    Address, Load, Packet, Place, Reason, Stamp,
+    Address, Load, Packet, Place, Reason, Stamp, address,
     cache::{self, Pair},
     event::{EGRESS, INGRESS},
     maps::FlowKey,
@@ -127,6 +127,8 @@ pub enum Change {
 pub struct Action {
     /// Kind of change.
     pub change: Change,
+    /// Checksums that cover the addresses stay right with the new ones; false where that isn't known.
+    pub neutral: bool,
     /// New source; of the new family.
     pub source: Address,
     /// New destination; of the new family.
@@ -134,9 +136,19 @@ pub struct Action {
 }
 
 impl Action {
+    /// Gives the packet these ends.
+    #[inline(always)]
+    fn readdress(&mut self, packet: &Packet, source: Address, destination: Address) {
+        self.neutral =
+            address::sum([&packet.source, &packet.destination]) == address::sum([&source, &destination]);
+        self.source = source;
+        self.destination = destination;
+    }
+
     /// Nothing to do.
     pub const KEEP: Self = Self {
         change: Change::Keep,
+        neutral: false,
         source: Address { bytes: [0; 16] },
         destination: Address { bytes: [0; 16] },
     };
@@ -293,9 +305,9 @@ fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action
         return;
     }
     action.change = change;
-    action.source = Address::v4(peer.caller);
-    action.destination =
-        if delivery == Delivery::Caller { packet.destination } else { Address::v4(Address::LOOPBACK4) };
+    let localhost = Address::v4(Address::LOOPBACK4);
+    let destination = if delivery == Delivery::Caller { packet.destination } else { localhost };
+    action.readdress(packet, Address::v4(peer.caller), destination);
 }
 
 #[inline(always)]
@@ -400,8 +412,7 @@ fn egress_loopback<H: Host>(host: &mut H, packet: &Packet, caller: &Pair, action
     if action.change == Change::ToIpv6 && !packet.is_plain() {
         return Err(Reason::ProtocolUnknown);
     }
-    action.source = caller.source;
-    action.destination = caller.destination;
+    action.readdress(packet, caller.source, caller.destination);
     Ok(reason)
 }
 

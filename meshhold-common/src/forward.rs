@@ -57,7 +57,7 @@ impl Plan {
     #[inline(always)]
     fn quote(&mut self, source: Address, destination: Address) {
         self.is_error = true;
-        self.quoted = Action { change: Change::Rewrite, source, destination };
+        self.quoted = Action { change: Change::Rewrite, source, destination, ..Action::KEEP };
     }
 }
 

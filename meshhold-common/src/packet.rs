@@ -95,15 +95,22 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Reads the IP header and the IPv6 extension headers.
+    /// Reads the IP header and the IPv6 extension headers, whatever `self` held before.
     #[inline(always)]
     pub fn parse_network<L: Load>(&mut self, load: &L) -> Result<(), Reason> {
-        let Some([first]) = load.load::<1>(0) else { return Err(Reason::Truncated) };
+        let Some([first]) = load.load::<1>(0) else { return self.unread(Reason::Truncated) };
         match u32::from_be(first) >> 28 {
             4 => self.parse_ipv4(load),
             6 => self.parse_ipv6(load),
-            _ => Err(Reason::Malformed),
+            _ => self.unread(Reason::Malformed),
         }
+    }
+
+    /// Not even the addresses could be read.
+    #[inline(always)]
+    fn unread(&mut self, reason: Reason) -> Result<(), Reason> {
+        *self = Self::default();
+        Err(reason)
     }
 
     /// Reads ports, TCP flags or the ICMP type; nothing in a later fragment.
@@ -122,16 +129,20 @@ impl Packet {
         if self.transport + bytes > self.end {
             return Err(if self.piece == Piece::First { Reason::FragmentShort } else { Reason::Truncated });
         }
-        let Some([ports, second]) = load.load::<2>(self.transport) else { return Err(Reason::Truncated) };
-        let (ports, second) = (u32::from_be(ports), u32::from_be(second));
-        if self.protocol == icmp {
-            (self.source_port, self.destination_port) = ((ports >> 24) as u16, (second >> 16) as u16);
+        if self.protocol == TCP {
+            let Some([ports, _, _, flags]) = load.load::<4>(self.transport) else {
+                return Err(Reason::Truncated);
+            };
+            self.flags = (u32::from_be(flags) >> 16) as u8;
+            self.set_ports(ports);
             return Ok(());
         }
-        (self.source_port, self.destination_port) = ((ports >> 16) as u16, ports as u16);
-        if self.protocol == TCP {
-            let Some([flags]) = load.load::<1>(self.transport + 12) else { return Err(Reason::Truncated) };
-            self.flags = (u32::from_be(flags) >> 16) as u8;
+        let Some([ports, second]) = load.load::<2>(self.transport) else { return Err(Reason::Truncated) };
+        if self.protocol == UDP {
+            self.set_ports(ports);
+        } else {
+            let (first, second) = (u32::from_be(ports), u32::from_be(second));
+            (self.source_port, self.destination_port) = ((first >> 24) as u16, (second >> 16) as u16);
         }
         Ok(())
     }
@@ -175,17 +186,21 @@ impl Packet {
     #[inline(always)]
     fn parse_ipv4<L: Load>(&mut self, load: &L) -> Result<(), Reason> {
         let Some([first, id, ttl, source, destination]) = load.load::<5>(0) else {
-            return Err(Reason::Truncated);
+            return self.unread(Reason::Truncated);
         };
         let (first, id, ttl) = (u32::from_be(first), u32::from_be(id), u32::from_be(ttl));
-        self.version = 4;
-        self.source = Address::v4(source.to_ne_bytes());
-        self.destination = Address::v4(destination.to_ne_bytes());
-        self.protocol = (ttl >> 16) as u8;
-        self.fragment_protocol = self.protocol;
-        self.transport = (first >> 24 & 0x0f) * 4;
-        self.end = first & 0xffff;
-        self.id = id >> 16;
+        let protocol = (ttl >> 16) as u8;
+        *self = Self {
+            source: Address::v4(source.to_ne_bytes()),
+            destination: Address::v4(destination.to_ne_bytes()),
+            transport: (first >> 24 & 0x0f) * 4,
+            end: first & 0xffff,
+            id: id >> 16,
+            protocol,
+            fragment_protocol: protocol,
+            version: 4,
+            ..Self::default()
+        };
         if self.transport < IPV4_BYTES || self.end < self.transport {
             return Err(Reason::Malformed);
         }
@@ -198,14 +213,17 @@ impl Packet {
     #[inline(always)]
     fn parse_ipv6<L: Load>(&mut self, load: &L) -> Result<(), Reason> {
         let Some([_, length, a, b, c, d, e, f, g, h]) = load.load::<10>(0) else {
-            return Err(Reason::Truncated);
+            return self.unread(Reason::Truncated);
         };
         let length = u32::from_be(length);
-        self.version = 6;
-        self.source = Address::from_raw([a, b, c, d]);
-        self.destination = Address::from_raw([e, f, g, h]);
-        self.end = IPV6_BYTES + (length >> 16);
-        self.transport = IPV6_BYTES;
+        *self = Self {
+            source: Address::from_raw([a, b, c, d]),
+            destination: Address::from_raw([e, f, g, h]),
+            transport: IPV6_BYTES,
+            end: IPV6_BYTES + (length >> 16),
+            version: 6,
+            ..Self::default()
+        };
         // Mapped addresses never appear on the wire (RFC 4291 section 2.5.5.2) and would meet IPv4 keys here.
         if self.end == IPV6_BYTES || self.source.is_v4() || self.destination.is_v4() {
             return Err(Reason::Malformed);
@@ -261,6 +279,12 @@ impl Packet {
             next = following;
         }
         Err(Reason::ExtensionChain)
+    }
+
+    #[inline(always)]
+    fn set_ports(&mut self, word: u32) {
+        let word = u32::from_be(word);
+        (self.source_port, self.destination_port) = ((word >> 16) as u16, word as u16);
     }
 
     /// `offset` in units of eight bytes.

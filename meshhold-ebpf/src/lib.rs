@@ -53,21 +53,21 @@ pub fn lan_guard(ctx: &TcContext) -> i32 {
     DROP
 }
 
-/// An empty packet, and room for the outcome, in memory whose content the verifier does not follow.
+/// Room for the packet and the outcome, in memory whose content the verifier does not follow. Holds what the last
+/// packet left there.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
     let scratch = maps::SCRATCH.get_ptr_mut(0)?;
     // SAFETY: the slot is this CPU's, and one run of a program ends before the next one starts on it.
-    let scratch = unsafe { &mut *scratch };
-    scratch.packet = Packet::default();
-    Some(scratch)
+    Some(unsafe { &mut *scratch })
 }
 
 #[inline(always)]
 fn finish(ctx: &TcContext, scratch: &mut Scratch, mut verdict: Verdict, direction: u8) -> i32 {
-    (scratch.reason, scratch.change) = (verdict.reason, verdict.action.change);
+    let Verdict { reason, action } = &mut verdict;
+    (scratch.reason, scratch.change, scratch.neutral) = (*reason, action.change, action.neutral);
     let scratch = core::hint::black_box(scratch);
-    (verdict.reason, verdict.action.change) = (scratch.reason, scratch.change);
+    (*reason, action.change, action.neutral) = (scratch.reason, scratch.change, scratch.neutral);
     let length = ctx.len();
     let mut reason = verdict.reason;
     if reason.is_pass() && rewrite::apply(ctx, &scratch.packet, &verdict.action).is_err() {

@@ -88,6 +88,7 @@ pub struct Scratch {
     pub packet: Packet,
     pub reason: Reason,
     pub change: Change,
+    pub neutral: bool,
     pub plan: Plan,
     /// Port for a new flow to a LAN device.
     pub chosen: u16,

@@ -37,15 +37,19 @@ const ROOM_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET
 pub fn apply(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Failed> {
     match action.change {
         Change::Keep => Ok(()),
-        Change::Rewrite if packet.version == 4 => rewrite4(ctx, packet, ends4(action)),
+        Change::Rewrite if packet.version == 4 => rewrite4(ctx, packet, action),
         Change::Rewrite => rewrite6(ctx, packet, ends6(action)),
-        Change::ToIpv4 => to_ipv4(ctx, packet, ends4(action)),
-        Change::ToIpv6 => to_ipv6(ctx, packet, ends6(action)),
+        Change::ToIpv4 => to_ipv4(ctx, packet, action),
+        Change::ToIpv6 => to_ipv6(ctx, packet, action),
     }
 }
 
 #[inline(always)]
-fn rewrite4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed> {
+fn rewrite4(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Failed> {
+    let new = ends4(action);
+    if action.neutral {
+        return store(ctx, 12, new);
+    }
     let Some([ttl]) = Skb(ctx).load::<1>(8) else { return Err(Failed) };
     let difference = difference(packet, &new);
     // Protocol and time to live stay, the checksum beside them follows the addresses (RFC 1624).
@@ -69,9 +73,9 @@ fn rewrite6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Faile
 }
 
 #[inline(always)]
-fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed> {
+fn to_ipv4(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Failed> {
+    let new = ends4(action);
     let Some([class, hop_limit]) = Skb(ctx).load::<2>(0) else { return Err(Failed) };
-    let difference = difference(packet, &new);
     // Without "don't fragment" an 8-byte unit offset and the flag keep their meaning between the families.
     let (mut field, mut id) = (DONT_FRAGMENT, packet.id);
     if packet.piece == Piece::Whole && packet.protocol != TCP && packet.end > LARGEST_UNCUT {
@@ -96,17 +100,18 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, new: [u32; 2]) -> Result<(), Failed
     let [c, d] = (!fold(sum)).to_ne_bytes();
     let header = [first, second, u32::from_ne_bytes([a, b, c, d]), source, destination];
     store(ctx, 0, header)?;
-    transport_checksum(ctx, packet, IPV4_BYTES, difference)
+    if action.neutral { Ok(()) } else { transport_checksum(ctx, packet, IPV4_BYTES, difference(packet, &new)) }
 }
 
 #[inline(always)]
-fn to_ipv6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Failed> {
+fn to_ipv6(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Failed> {
+    let new = ends6(action);
     let Some([first, second, third]) = Skb(ctx).load::<3>(0) else { return Err(Failed) };
-    let difference = difference(packet, &new);
     let fragment = packet.piece != Piece::Whole;
     change_family(ctx, ETHERTYPE_IPV6)?;
     let extra = if fragment { FRAGMENT_BYTES } else { 0 };
-    let length = u16::try_from(packet.end - packet.transport + extra).or(Err(Failed))?;
+    // Not more than IPv4 can hold, and the fragment header of a piece.
+    let length = (packet.end - packet.transport + extra) as u16;
     let protocol = if packet.protocol == ICMP { ICMP6 } else { packet.protocol };
     let next = if fragment { FRAGMENT } else { protocol };
     if fragment {
@@ -132,7 +137,10 @@ fn to_ipv6(ctx: &TcContext, packet: &Packet, new: [u32; 8]) -> Result<(), Failed
         h,
     ];
     store(ctx, 0, header)?;
-    transport_checksum(ctx, packet, IPV6_BYTES + extra, difference)
+    if action.neutral {
+        return Ok(());
+    }
+    transport_checksum(ctx, packet, IPV6_BYTES + extra, difference(packet, &new))
 }
 
 /// Adds the difference of the addresses to the transport checksum, which covers them (RFC 9293, RFC 768).
@@ -202,6 +210,8 @@ pub fn fold(sum: u64) -> u16 {
 pub fn store<const N: usize>(ctx: &TcContext, offset: usize, words: [u32; N]) -> Result<(), Failed> {
     let start = ctx.data() + offset;
     if start + 4 * N > ctx.data_end() {
+        // A copy of its own, so that the words needn't be in memory for the other way.
+        let words = words;
         return ctx.store(offset, &words, 0).or(Err(Failed));
     }
     // SAFETY: the bytes lie inside the packet, as the verifier checks; before the program runs the kernel has made

@@ -8,7 +8,7 @@ use crate::{
     packets::{ACK, SYN, TCP, UDP, ipv4, ipv6, ports},
     report::{Bar, Report},
     runner::{Cost, Runner},
-    support::{CALLER4, LOCALHOST, OWN4, OWN6, PEER4, PEER6, open, policy},
+    support::{LOCALHOST, NEUTRAL_CALLER4, NEUTRAL_CALLER6, OWN4, OWN6, PEER4, PEER6, open, policy},
 };
 
 /// Open in every policy here, for services on loopback.
@@ -102,7 +102,7 @@ fn known(runner: &mut Runner) -> Vec<Kind> {
     }
     for (protocol, what) in [(TCP, "out, IPv4 TCP from loopback"), (UDP, "out, IPv4 UDP from loopback")] {
         let port = if protocol == TCP { SERVICE } else { NATIVE };
-        let answer = ipv4(LOCALHOST, CALLER4, protocol, &ports(protocol, port, 40_000, ACK));
+        let answer = ipv4(LOCALHOST, NEUTRAL_CALLER4, protocol, &ports(protocol, port, 40_000, ACK));
         assert!(runner.rewrites("egress", &answer), "{what}");
         costs.push((what, runner.cost("egress_back", "only_back", &answer)));
     }
@@ -140,7 +140,11 @@ fn denied(runner: &mut Runner) -> Vec<Kind> {
         ("in, IPv4 UDP", "ingress", ipv4(PEER4, OWN4, UDP, &ports(UDP, 40_000, CLOSED, 0))),
         ("in, IPv6 UDP", "ingress", ipv6(PEER6, OWN6, UDP, &ports(UDP, 40_000, CLOSED, 0))),
         ("out, IPv4 TCP from a closed port", "egress", ipv4(OWN4, PEER4, TCP, &ports(TCP, CLOSED, 9, ACK))),
-        ("out, loopback, closed port", "egress", ipv4(LOCALHOST, CALLER4, TCP, &ports(TCP, CLOSED, 9, ACK))),
+        (
+            "out, loopback, closed port",
+            "egress",
+            ipv4(LOCALHOST, NEUTRAL_CALLER4, TCP, &ports(TCP, CLOSED, 9, ACK)),
+        ),
     ];
     let mut costs = Vec::new();
     for (what, program, packet) in cases {
@@ -209,6 +213,8 @@ fn sized(open_ports: u32, peers: u32) -> Policy {
     }
     let mut policy = policy(scope);
     let network = &mut policy.networks[0];
+    network.peers[0].caller4 = NEUTRAL_CALLER4.into();
+    network.peers[0].caller6 = NEUTRAL_CALLER6.into();
     network.peers.extend((1..peers).map(|index| PeerPolicy {
         index: index + 10,
         ipv4: Ipv4Addr::from_bits(u32::from_be_bytes([198, 18, 1, 0]) + index),

@@ -1,31 +1,53 @@
-//! Which number and which caller addresses stand for a peer on this node.
+//! Which caller addresses stand for a peer on this node.
 //!
 //! Owns the assignment and keeps it stable over restarts, so that logs and bans of local services stay
 //! true. Must not know how the addresses are put on packets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use meshhold_core::identity::NodeId;
 use meshhold_core::key::NetworkId;
 use serde::{Deserialize, Serialize};
 
-/// First address of 127.64.0.0/10.
-const BASE: u32 = 0x7f40_0000;
-/// Peers that can have caller addresses at once: two addresses each, the first pair left out.
-const CAPACITY: u32 = (1 << 21) - 1;
+/// 127.64.0.0/10.
+const FIRST: u32 = 0x7f40_0000;
+const LAST: u32 = 0x7f7f_ffff;
 
 /// One peer of one network on this node.
 pub(super) type PeerKey = (NetworkId, NodeId);
 
-/// The numbers given out so far.
+/// The addresses that a peer's flows run between, as this host sees them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    /// The peer's and our own; `None` while the network's range is unusable here.
+    pub(super) ipv4: Option<[Ipv4Addr; 2]>,
+    /// The peer's and our own.
+    pub(super) ipv6: [Ipv6Addr; 2],
+}
+
+/// Loopback addresses that stand for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Caller {
+    /// For its IPv4 flows; unspecified as long as there can't be any.
+    pub(super) ipv4: Ipv4Addr,
+    /// For its IPv6 flows at services without IPv6.
+    pub(super) ipv6: Ipv4Addr,
+}
+
+impl Caller {
+    /// Number of the peer on this node, unique over all networks.
+    pub(super) fn number(self) -> u32 {
+        self.ipv6.to_bits() - FIRST
+    }
+}
+
+/// The addresses given out so far.
 #[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<Assignment>", into = "Vec<Assignment>")]
 pub(super) struct Callers {
-    numbers: BTreeMap<PeerKey, u32>,
-    used: BTreeSet<u32>,
-    /// Every number up to this one is taken.
-    full: u32,
+    known: BTreeMap<PeerKey, Caller>,
+    used: BTreeSet<Ipv4Addr>,
 }
 
 /// How one assignment is kept on disk.
@@ -33,51 +55,71 @@ pub(super) struct Callers {
 struct Assignment {
     network: NetworkId,
     node: NodeId,
-    number: u32,
+    #[serde(default = "unassigned")]
+    ipv4: Ipv4Addr,
+    #[serde(default = "unassigned")]
+    ipv6: Ipv4Addr,
+}
+
+const fn unassigned() -> Ipv4Addr {
+    Ipv4Addr::UNSPECIFIED
 }
 
 impl Callers {
-    /// The peer's number, the same for as long as the peer is known; `None` when all are taken.
-    pub(super) fn number(&mut self, peer: PeerKey) -> Option<u32> {
-        if let Some(number) = self.numbers.get(&peer) {
-            return Some(*number);
+    /// What stands for the peer, the same for as long as the peer is known; `None` when all addresses are taken.
+    pub(super) fn caller(&mut self, peer: PeerKey, ends: &Ends) -> Option<Caller> {
+        let mut caller = match self.known.get(&peer) {
+            Some(caller) => *caller,
+            None => {
+                Caller { ipv4: unassigned(), ipv6: self.choose(ends.ipv6.map(|end| sum(&end.octets())))? }
+            }
+        };
+        if let Some(ends) = ends.ipv4.filter(|_| caller.ipv4.is_unspecified()) {
+            let chosen = self.choose(ends.map(|end| sum(&end.octets())));
+            caller.ipv4 = chosen.unwrap_or(caller.ipv4);
         }
-        let free = (self.full + 1..CAPACITY).find(|n| !self.used.contains(n))?;
-        self.full = free;
-        self.numbers.insert(peer, free);
-        self.used.insert(free);
-        Some(free)
+        self.known.insert(peer, caller);
+        Some(caller)
     }
 
     /// The peer's number, if it has one.
-    pub(super) fn known(&self, peer: PeerKey) -> Option<u32> {
-        self.numbers.get(&peer).copied()
+    pub(super) fn number(&self, peer: PeerKey) -> Option<u32> {
+        self.known.get(&peer).map(|caller| caller.number())
     }
 
     /// Forgets the peers for which `keep` is false.
     pub(super) fn retain(&mut self, keep: impl Fn(&PeerKey) -> bool) {
-        self.numbers.retain(|peer, _| keep(peer));
-        self.used = self.numbers.values().copied().collect();
-        self.full = 0;
+        self.known.retain(|peer, _| keep(peer));
+        self.used = self.known.values().flat_map(|caller| [caller.ipv4, caller.ipv6]).collect();
+    }
+
+    /// Takes a free address: one that, with 127.0.0.1, has the sum of the ends, if there is one. Then no checksum changes
+    /// where packets get these addresses for those (as in RFC 6296 section 3.1), and the kernel programs are spared a
+    /// helper that costs more than the rest of them.
+    fn choose(&mut self, ends: [u32; 2]) -> Option<Ipv4Addr> {
+        const WHOLE: u32 = 0xffff;
+        let wanted = ends.iter().sum::<u32>() + WHOLE - sum(&Ipv4Addr::LOCALHOST.octets());
+        let neutral = (FIRST >> 16..=LAST >> 16).map(|upper| upper << 16 | (wanted + WHOLE - upper) % WHOLE);
+        let mut candidates = neutral.chain(FIRST..=LAST).map(Ipv4Addr::from_bits);
+        candidates.find(|candidate| self.used.insert(*candidate))
     }
 }
 
-/// Loopback address that stands for the IPv4 flows of peer `number`.
-pub(super) fn caller4(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(BASE | (2 * number))
-}
-
-/// Loopback address that stands for the IPv6 flows of peer `number` at services without IPv6.
-pub(super) fn caller6(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(BASE | (2 * number + 1))
+/// Ones' complement sum of 16-bit words (RFC 1071), its carries not yet added.
+fn sum(octets: &[u8]) -> u32 {
+    octets.as_chunks().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum()
 }
 
 impl From<Vec<Assignment>> for Callers {
     fn from(list: Vec<Assignment>) -> Self {
         let mut callers = Self::default();
-        for Assignment { network, node, number } in list {
-            if (1..CAPACITY).contains(&number) && callers.used.insert(number) {
-                callers.numbers.insert((network, node), number);
+        for Assignment { network, node, ipv4, ipv6 } in list {
+            let mut take = |address: Ipv4Addr| {
+                (FIRST..=LAST).contains(&address.to_bits()) && callers.used.insert(address)
+            };
+            if take(ipv6) {
+                let ipv4 = if take(ipv4) { ipv4 } else { unassigned() };
+                callers.known.insert((network, node), Caller { ipv4, ipv6 });
             }
         }
         callers
@@ -86,11 +128,8 @@ impl From<Vec<Assignment>> for Callers {
 
 impl From<Callers> for Vec<Assignment> {
     fn from(callers: Callers) -> Self {
-        callers
-            .numbers
-            .into_iter()
-            .map(|((network, node), number)| Assignment { network, node, number })
-            .collect()
+        let assignment = |((network, node), Caller { ipv4, ipv6 })| Assignment { network, node, ipv4, ipv6 };
+        callers.known.into_iter().map(assignment).collect()
     }
 }
 
@@ -102,32 +141,78 @@ mod tests {
         (NetworkId([1; 16]), NodeId([n; 32]))
     }
 
-    #[test]
-    fn numbers_are_stable_and_distinct() {
-        let mut callers = Callers::default();
-        let first = callers.number(peer(1));
-        let second = callers.number(peer(2));
-        assert_ne!(first, second);
-        assert_eq!(callers.number(peer(1)), first);
-        let kept: Callers = Vec::<Assignment>::from(callers).into();
-        assert_eq!(kept.clone().number(peer(2)), second);
+    fn ends(n: u8) -> Ends {
+        let ipv4 = |n| Ipv4Addr::new(100, 77, n, 0xd7);
+        let ipv6 = |n| Ipv6Addr::from([0xfd, 0x77, n, 0xff, 0xee, n, 0, 1, 2, 3, 4, 5, 6, 7, 8, n]);
+        Ends { ipv4: Some([ipv4(n), ipv4(200)]), ipv6: [ipv6(n), ipv6(200)] }
+    }
+
+    /// What is left of a sum when carries are added.
+    fn folded<const N: usize>(ends: [&[u8]; N]) -> u32 {
+        ends.map(sum).iter().sum::<u32>() % 0xffff
     }
 
     #[test]
-    fn a_forgotten_number_is_given_out_again() {
+    fn addresses_are_stable_and_distinct() {
         let mut callers = Callers::default();
-        let first = callers.number(peer(1));
-        callers.retain(|_| false);
-        assert_eq!(callers.number(peer(2)), first);
+        let first = callers.caller(peer(1), &ends(1)).unwrap();
+        let second = callers.caller(peer(2), &ends(2)).unwrap();
+        let all = BTreeSet::from([first.ipv4, first.ipv6, second.ipv4, second.ipv6]);
+        assert_eq!(all.len(), 4);
+        assert_ne!(first.number(), second.number());
+        let mut kept: Callers = Vec::<Assignment>::from(callers).into();
+        // Another address of ours changes nothing: bans would miss their target.
+        assert_eq!(kept.caller(peer(2), &ends(9)), Some(second));
+        assert_eq!(kept.number(peer(1)), Some(first.number()));
     }
 
     #[test]
-    fn caller_addresses_stay_inside_their_range() {
-        for number in [1, 2, CAPACITY - 1] {
-            for address in [caller4(number), caller6(number)] {
-                assert_eq!(u32::from(address) >> 22, BASE >> 22);
-            }
+    fn no_checksum_changes_with_the_addresses() {
+        let mut callers = Callers::default();
+        for n in 1..=100 {
+            // All ask for the same addresses, so each gets another one that does as well.
+            let Ends { ipv4: Some(four), ipv6: six } = ends(n % 3) else { panic!() };
+            let caller = callers.caller(peer(n), &ends(n % 3)).unwrap();
+            assert!([caller.ipv4, caller.ipv6].iter().all(|address| address.to_bits() >> 22 == FIRST >> 22));
+            let neutral = |caller: Ipv4Addr| folded([&caller.octets(), &[127, 0, 0, 1]]);
+            assert_eq!(neutral(caller.ipv4), folded([&four[0].octets(), &four[1].octets()]), "{caller:?}");
+            assert_eq!(neutral(caller.ipv6), folded([&six[0].octets(), &six[1].octets()]), "{caller:?}");
         }
-        assert_eq!(caller4(1), Ipv4Addr::new(127, 64, 0, 2));
+    }
+
+    #[test]
+    fn where_no_neutral_address_is_left_another_serves() {
+        let mut callers = Callers::default();
+        let addresses: BTreeSet<_> = (0..100).map(|_| callers.choose([7, 8]).unwrap()).collect();
+        assert_eq!(addresses.len(), 100);
+    }
+
+    #[test]
+    fn ipv4_gets_its_address_when_it_can_be_used() {
+        let mut callers = Callers::default();
+        let early = callers.caller(peer(1), &Ends { ipv4: None, ..ends(1) }).unwrap();
+        assert!(early.ipv4.is_unspecified());
+        let mut callers: Callers = Vec::<Assignment>::from(callers).into();
+        let late = callers.caller(peer(1), &ends(1)).unwrap();
+        assert_eq!(late.ipv6, early.ipv6);
+        assert!(!late.ipv4.is_unspecified());
+    }
+
+    #[test]
+    fn a_forgotten_address_is_given_out_again() {
+        let mut callers = Callers::default();
+        let first = callers.caller(peer(1), &ends(1));
+        callers.retain(|_| false);
+        assert_eq!(callers.caller(peer(2), &ends(1)), first);
+    }
+
+    #[test]
+    fn what_the_file_says_is_checked() {
+        let assignment = |n, ipv4, ipv6| Assignment { network: peer(n).0, node: peer(n).1, ipv4, ipv6 };
+        let [one, two] = [1, 2].map(|n| Ipv4Addr::new(127, 64, 0, n));
+        let outside = Ipv4Addr::new(127, 0, 0, 1);
+        let list = vec![assignment(1, one, two), assignment(2, one, two), assignment(3, two, outside)];
+        let callers = Callers::from(list);
+        assert_eq!(callers.known, BTreeMap::from([(peer(1), Caller { ipv4: one, ipv6: two })]));
     }
 }

@@ -73,7 +73,7 @@ impl Daemon {
     pub(super) fn connect(&mut self, now: Instant, peer_index: u32) {
         let found = self.networks.values().find_map(|network| {
             let mut peers = network.members.peers();
-            let peer = peers.find(|p| self.callers.known((network.id, p.node)) == Some(peer_index))?;
+            let peer = peers.find(|p| self.callers.number((network.id, p.node)) == Some(peer_index))?;
             Some(((network.id, peer.node), peer.endpoints.clone()))
         });
         let Some((key, endpoints)) = found else { return };

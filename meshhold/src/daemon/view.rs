@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use meshhold_core::address::Block;
 use meshhold_core::device::Device;
+use meshhold_core::membership::Peer;
 use meshhold_core::path::{Path, Paths, Sizes};
 use meshhold_core::scope::{PortRule, Protocol};
 use meshhold_core::session::Session;
 
-use super::callers::{Callers, PeerKey, caller4, caller6};
+use super::callers::{Caller, Callers, Ends, PeerKey};
 use super::gateway::Gateway;
 use super::network::Network;
 use crate::datapath::policy::{DevicePolicy, NetworkPolicy, PeerPolicy, Policy, PortRange};
@@ -66,9 +67,9 @@ pub(super) fn policy(
 fn network_policy(network: &Network, callers: &mut Callers, own: OwnPorts<'_>) -> NetworkPolicy {
     let mut peers = Vec::new();
     for peer in network.members.peers() {
-        let Some(index) = callers.number((network.id, peer.node)) else { continue };
-        let (ipv4, ipv6) = (network.shown(peer.ipv4), peer.ipv6);
-        peers.push(PeerPolicy { index, ipv4, ipv6, caller4: caller4(index), caller6: caller6(index) });
+        let Some(caller) = caller(network, peer, callers) else { continue };
+        let (ipv4, ipv6, index) = (network.shown(peer.ipv4), peer.ipv6, caller.number());
+        peers.push(PeerPolicy { index, ipv4, ipv6, caller4: caller.ipv4, caller6: caller.ipv6 });
         let block = network.shown_block(peer.block);
         peers.extend(peer.devices.iter().map(|device| behind(index, block, device)));
     }
@@ -82,6 +83,12 @@ fn network_policy(network: &Network, callers: &mut Callers, own: OwnPorts<'_>) -
         scope: scope(network, own),
         devices: Vec::new(),
     }
+}
+
+fn caller(network: &Network, peer: &Peer, callers: &mut Callers) -> Option<Caller> {
+    let ipv4 = network.own4().map(|own| [network.shown(peer.ipv4), own]);
+    let ends = Ends { ipv4, ipv6: [peer.ipv6, network.members.own6()] };
+    callers.caller((network.id, peer.node), &ends)
 }
 
 /// A device that a peer fronts: it answers, and never calls.
@@ -129,7 +136,7 @@ pub(super) fn table(
     for network in networks.values() {
         for peer in network.members.peers() {
             let key = (network.id, peer.node);
-            let Some(index) = callers.number(key) else { continue };
+            let Some(index) = caller(network, peer, callers).map(Caller::number) else { continue };
             let circuit = circuits.get(&key);
             sessions.extend(circuit.iter().flat_map(|c| &c.receiving).map(|s| (index, Arc::clone(s))));
             peers.push(PeerRoute {

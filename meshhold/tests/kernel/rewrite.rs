@@ -6,8 +6,8 @@ use meshhold::datapath::ebpf::Program::{Egress, Ingress};
 use crate::{
     packets::{ACK, SYN, TCP, UDP, checksums_are_right, icmp, ipv4, ipv4_raw, ipv6, ports, udp},
     support::{
-        CALLER4, Kernel, LOCALHOST, OWN4, OWN6, PEER4, PEER6, is_root, loopback_service, open, policy,
-        usual_scope,
+        CALLER4, Kernel, LOCALHOST, NEUTRAL_CALLER4, OWN4, OWN6, PEER4, PEER6, is_root, loopback_service,
+        open, policy, usual_scope,
     },
 };
 
@@ -17,15 +17,22 @@ fn loopback_delivery_changes_addresses_and_nothing_else() {
         return;
     }
     loopback_service();
-    let mut kernel = Kernel::new(&policy(usual_scope()));
-    for (protocol, port) in [(TCP, 8080), (UDP, 8000)] {
-        let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 40_000, port, SYN));
-        let expected = ipv4(CALLER4, LOCALHOST, protocol, &ports(protocol, 40_000, port, SYN));
-        assert_eq!(kernel.transform(Ingress, &request), expected);
-        assert!(checksums_are_right(&expected));
-        let reply = ipv4(LOCALHOST, CALLER4, protocol, &ports(protocol, port, 40_000, SYN | ACK));
-        let expected = ipv4(OWN4, PEER4, protocol, &ports(protocol, port, 40_000, SYN | ACK));
-        assert_eq!(kernel.transform(Egress, &reply), expected);
+    for caller in [CALLER4, NEUTRAL_CALLER4] {
+        let mut policy = policy(usual_scope());
+        policy.networks[0].peers[0].caller4 = caller.into();
+        let mut kernel = Kernel::new(&policy);
+        for (protocol, port) in [(TCP, 8080), (UDP, 8000)] {
+            // So many flags that a checksum passes every carry.
+            for flags in 0..=u8::MAX {
+                let request = ipv4(PEER4, OWN4, protocol, &ports(protocol, 40_000, port, flags));
+                let expected = ipv4(caller, LOCALHOST, protocol, &ports(protocol, 40_000, port, flags));
+                assert_eq!(kernel.transform(Ingress, &request), expected);
+                assert!(checksums_are_right(&expected));
+            }
+            let reply = ipv4(LOCALHOST, caller, protocol, &ports(protocol, port, 40_000, SYN | ACK));
+            let expected = ipv4(OWN4, PEER4, protocol, &ports(protocol, port, 40_000, SYN | ACK));
+            assert_eq!(kernel.transform(Egress, &reply), expected);
+        }
     }
 }
 

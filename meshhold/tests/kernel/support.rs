@@ -25,6 +25,10 @@ pub(crate) const OWN4: Ip4 = [198, 18, 0, 1];
 pub(crate) const PEER4: Ip4 = [198, 18, 0, 17];
 pub(crate) const CALLER4: Ip4 = [127, 64, 0, 9];
 pub(crate) const CALLER6: Ip4 = [127, 96, 0, 9];
+/// Instead of those two: with 127.0.0.1 they have the sums of the addresses that they stand for, as the daemon chooses
+/// them, so no checksum changes.
+pub(crate) const NEUTRAL_CALLER4: Ip4 = [127, 64, 141, 245];
+pub(crate) const NEUTRAL_CALLER6: Ip4 = [127, 96, 9, 141];
 pub(crate) const LOCALHOST: Ip4 = [127, 0, 0, 1];
 /// In the range, owned by nobody.
 pub(crate) const NOBODY4: Ip4 = [198, 18, 1, 1];
