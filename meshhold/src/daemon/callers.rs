@@ -99,7 +99,8 @@ impl Callers {
     fn choose(&mut self, ends: [u32; 2]) -> Option<Ipv4Addr> {
         const WHOLE: u32 = 0xffff;
         let wanted = ends.iter().sum::<u32>() + WHOLE - sum(&Ipv4Addr::LOCALHOST.octets());
-        let neutral = (FIRST >> 16..=LAST >> 16).map(|upper| upper << 16 | (wanted + WHOLE - upper) % WHOLE);
+        let neutral =
+            (FIRST >> 16..=LAST >> 16).map(|upper| (upper << 16) | ((wanted + WHOLE - upper) % WHOLE));
         let mut candidates = neutral.chain(FIRST..=LAST).map(Ipv4Addr::from_bits);
         candidates.find(|candidate| self.used.insert(*candidate))
     }
