@@ -9,7 +9,7 @@ use meshhold_common::Reason;
 use crate::{
     namespace::{self, BpfMount},
     packets::{TCP, UDP},
-    support::{is_root, open, policy},
+    support::{NEUTRAL_CALLER4, NEUTRAL_CALLER6, is_root, open, policy},
 };
 
 const WIRE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/wire.py");
@@ -31,8 +31,14 @@ fn services_on_every_bind_are_reachable_by_both_families() {
         .unwrap();
     let peer = ready.trim().to_owned();
     let mut datapath = EbpfDatapath::load("mt0", &mount.pin_root()).unwrap();
-    datapath.apply(&policy(vec![open(TCP, 7000, 7099), open(UDP, 7000, 7099)])).unwrap();
-    let status = Command::new("python3").args([WIRE, "check", &peer]).status().unwrap();
+    let mut policy = policy(vec![open(TCP, 7000, 7099), open(UDP, 7000, 7099)]);
+    datapath.apply(&policy).unwrap();
+    let check = || Command::new("python3").args([WIRE, "check", &peer]).status().unwrap().success();
+    assert!(check(), "with caller addresses that change checksums");
+    let caller = &mut policy.networks[0].peers[0];
+    (caller.caller4, caller.caller6) = (NEUTRAL_CALLER4.into(), NEUTRAL_CALLER6.into());
+    datapath.apply(&policy).unwrap();
+    assert!(check(), "with caller addresses that change none");
     let (seen, reasons) = datapath.detailed_counters().unwrap();
     println!("seen {seen:?}");
     for (reason, counter) in reasons.iter().filter(|(_, counter)| counter.packets > 0) {
@@ -40,7 +46,6 @@ fn services_on_every_bind_are_reachable_by_both_families() {
     }
     wire.kill().unwrap();
     wire.wait().unwrap();
-    assert!(status.success());
     let failed = reasons.iter().find(|(reason, _)| *reason == Reason::RewriteFailed).unwrap();
     assert_eq!(failed.1.packets, 0);
     datapath.detach_all().unwrap();
