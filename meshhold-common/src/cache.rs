@@ -37,7 +37,7 @@ pub struct Place {
     pub kind: u32,
     /// Flow: the [`Reason`] to pass. Pair: index of the network.
     pub outcome: u32,
-    /// Flow: a [`Change`] as number, and [`NEUTRAL`].
+    /// Flow: a [`Change`] as number, and in bit 8 [`Action::neutral`].
     pub change: u32,
     /// Flow: new source address. Pair: the peer's caller address, or our own address for one.
     pub new_source: Address,
