@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,7 +120,7 @@ impl Lan {
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
         let promoted = kernel.promoted();
         let steering = kernel.steering(queues.workers())?;
-        queues.steer(steering, promoted).context("steering the queues of the interface")?;
+        queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")?;
         // Those that come later are guarded as the watch tells of them.
         for entry in std::fs::read_dir(INTERFACES)?.flatten() {
             let name = entry.file_name();

@@ -16,6 +16,7 @@ mod packets;
 mod relay;
 mod rewrite;
 mod specimens;
+mod steer;
 mod support;
 mod tables;
 mod zoo;

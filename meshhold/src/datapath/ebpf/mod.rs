@@ -17,7 +17,6 @@ mod translations;
 mod wanted;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -212,7 +211,7 @@ impl EbpfDatapath {
     ///
     /// # Errors
     /// [`EbpfError::Program`] where the kernel refuses it.
-    pub fn steering(&mut self, workers: u32) -> Result<BorrowedFd<'_>, EbpfError> {
+    pub fn steering(&mut self, workers: u32) -> Result<&SocketFilter, EbpfError> {
         const NAME: &str = "mesh_steer";
         self.maps.workers.set(0, workers, 0).map_err(of("WORKERS"))?;
         let failed = |source| EbpfError::Program { program: NAME, source };
@@ -221,7 +220,7 @@ impl EbpfDatapath {
         if filter.fd().is_err() {
             filter.load().map_err(failed)?;
         }
-        filter.fd().map(AsFd::as_fd).map_err(failed)
+        Ok(filter)
     }
 
     /// Changes with each flow that becomes bulk.
