@@ -97,9 +97,9 @@ impl Address {
 }
 
 /// Ones' complement sum (RFC 1071) of two addresses, folded; zero for its other zero, 0xffff. The `ffff` of a mapped
-/// IPv4 address adds nothing.
+/// IPv4 address adds nothing. In memory order.
 #[inline(always)]
-pub(crate) fn sum(ends: [&Address; 2]) -> u16 {
+pub fn sum(ends: [&Address; 2]) -> u16 {
     let [one, other] = ends.map(|end| end.raw().map(u64::from).iter().sum::<u64>());
     ((one + other) % 0xffff) as u16
 }

@@ -110,8 +110,7 @@ fn to_ipv6(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Fail
     let fragment = packet.piece != Piece::Whole;
     change_family(ctx, ETHERTYPE_IPV6)?;
     let extra = if fragment { FRAGMENT_BYTES } else { 0 };
-    // Not more than IPv4 can hold, and the fragment header of a piece.
-    let length = (packet.end - packet.transport + extra) as u16;
+    let length = u16::try_from(packet.end - packet.transport + extra).or(Err(Failed))?;
     let protocol = if packet.protocol == ICMP { ICMP6 } else { packet.protocol };
     let next = if fragment { FRAGMENT } else { protocol };
     if fragment {

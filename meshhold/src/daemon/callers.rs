@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use meshhold_common::{Address, address::sum};
 use meshhold_core::identity::NodeId;
 use meshhold_core::key::NetworkId;
 use serde::{Deserialize, Serialize};
@@ -71,11 +72,12 @@ impl Callers {
         let mut caller = match self.known.get(&peer) {
             Some(caller) => *caller,
             None => {
-                Caller { ipv4: unassigned(), ipv6: self.choose(ends.ipv6.map(|end| sum(&end.octets())))? }
+                let ends = ends.ipv6.map(|end| Address::v6(end.octets()));
+                Caller { ipv4: unassigned(), ipv6: self.choose(&ends)? }
             }
         };
         if let Some(ends) = ends.ipv4.filter(|_| caller.ipv4.is_unspecified()) {
-            let chosen = self.choose(ends.map(|end| sum(&end.octets())));
+            let chosen = self.choose(&ends.map(|end| Address::v4(end.octets())));
             caller.ipv4 = chosen.unwrap_or(caller.ipv4);
         }
         self.known.insert(peer, caller);
@@ -96,19 +98,16 @@ impl Callers {
     /// Takes a free address: one that, with 127.0.0.1, has the sum of the ends, if there is one. Then no checksum changes
     /// where packets get these addresses for those (as in RFC 6296 section 3.1), and the kernel programs are spared a
     /// helper that costs more than the rest of them.
-    fn choose(&mut self, ends: [u32; 2]) -> Option<Ipv4Addr> {
-        const WHOLE: u32 = 0xffff;
-        let wanted = ends.iter().sum::<u32>() + WHOLE - sum(&Ipv4Addr::LOCALHOST.octets());
-        let neutral =
-            (FIRST >> 16..=LAST >> 16).map(|upper| (upper << 16) | ((wanted + WHOLE - upper) % WHOLE));
+    fn choose(&mut self, [one, other]: &[Address; 2]) -> Option<Ipv4Addr> {
+        /// Zero of a ones' complement sum.
+        const ZERO: u32 = 0xffff;
+        /// Sum of 127.0.0.1.
+        const LOCALHOST: u32 = 0x7f00 + 0x0001;
+        let wanted = u32::from(u16::from_be(sum([one, other]))) + 2 * ZERO - LOCALHOST;
+        let neutral = (FIRST >> 16..=LAST >> 16).map(|upper| (upper << 16) | ((wanted - upper) % ZERO));
         let mut candidates = neutral.chain(FIRST..=LAST).map(Ipv4Addr::from_bits);
         candidates.find(|candidate| self.used.insert(*candidate))
     }
-}
-
-/// Ones' complement sum of 16-bit words (RFC 1071), its carries not yet added.
-fn sum(octets: &[u8]) -> u32 {
-    octets.as_chunks().0.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum()
 }
 
 impl From<Vec<Assignment>> for Callers {
@@ -148,11 +147,6 @@ mod tests {
         Ends { ipv4: Some([ipv4(n), ipv4(200)]), ipv6: [ipv6(n), ipv6(200)] }
     }
 
-    /// What is left of a sum when carries are added.
-    fn folded<const N: usize>(ends: [&[u8]; N]) -> u32 {
-        ends.map(sum).iter().sum::<u32>() % 0xffff
-    }
-
     #[test]
     fn addresses_are_stable_and_distinct() {
         let mut callers = Callers::default();
@@ -167,6 +161,11 @@ mod tests {
         assert_eq!(kept.number(peer(1)), Some(first.number()));
     }
 
+    /// As the classifier asks.
+    fn beside_localhost(caller: Ipv4Addr) -> u16 {
+        sum([&Address::v4(caller.octets()), &Address::v4(Address::LOOPBACK4)])
+    }
+
     #[test]
     fn no_checksum_changes_with_the_addresses() {
         let mut callers = Callers::default();
@@ -175,16 +174,18 @@ mod tests {
             let Ends { ipv4: Some(four), ipv6: six } = ends(n % 3) else { panic!() };
             let caller = callers.caller(peer(n), &ends(n % 3)).unwrap();
             assert!([caller.ipv4, caller.ipv6].iter().all(|address| address.to_bits() >> 22 == FIRST >> 22));
-            let neutral = |caller: Ipv4Addr| folded([&caller.octets(), &[127, 0, 0, 1]]);
-            assert_eq!(neutral(caller.ipv4), folded([&four[0].octets(), &four[1].octets()]), "{caller:?}");
-            assert_eq!(neutral(caller.ipv6), folded([&six[0].octets(), &six[1].octets()]), "{caller:?}");
+            let [one, other] = four.map(|end| Address::v4(end.octets()));
+            assert_eq!(beside_localhost(caller.ipv4), sum([&one, &other]), "{caller:?}");
+            let [one, other] = six.map(|end| Address::v6(end.octets()));
+            assert_eq!(beside_localhost(caller.ipv6), sum([&one, &other]), "{caller:?}");
         }
     }
 
     #[test]
     fn where_no_neutral_address_is_left_another_serves() {
         let mut callers = Callers::default();
-        let addresses: BTreeSet<_> = (0..100).map(|_| callers.choose([7, 8]).unwrap()).collect();
+        let addresses: BTreeSet<_> =
+            (0..100).map(|_| callers.choose(&[Address::v4([7; 4]); 2]).unwrap()).collect();
         assert_eq!(addresses.len(), 100);
     }
 
@@ -205,6 +206,19 @@ mod tests {
         let first = callers.caller(peer(1), &ends(1));
         callers.retain(|_| false);
         assert_eq!(callers.caller(peer(2), &ends(1)), first);
+    }
+
+    #[test]
+    fn a_file_of_before_names_no_addresses() {
+        let mut callers = Callers::default();
+        callers.caller(peer(1), &ends(1)).unwrap();
+        let mut file = serde_json::to_value(&callers).unwrap();
+        let entry = file[0].as_object_mut().unwrap();
+        assert!(entry.remove("ipv4").is_some() && entry.remove("ipv6").is_some());
+        entry.insert("number".to_owned(), 7.into());
+        let mut read: Callers = serde_json::from_value(file).unwrap();
+        assert_eq!(read.number(peer(1)), None);
+        assert!(read.caller(peer(1), &ends(1)).is_some());
     }
 
     #[test]
