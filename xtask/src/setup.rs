@@ -21,7 +21,7 @@ const LINKER_PACKAGES: [&str; 7] =
 /// Needed to compile for BPF where the active toolchain has no rust-src.
 const COMPILER_PACKAGES: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 /// Needed to build the daemon, and for the demo and the tests.
-const PACKAGES: [&str; 24] = [
+const PACKAGES: [&str; 25] = [
     "bind9-dnsutils",
     "bpftool",
     "ca-certificates",
@@ -36,6 +36,7 @@ const PACKAGES: [&str; 24] = [
     "iptables",
     "iputils-ping",
     "libfaketime",
+    "libipsec-mb-dev",
     "netcat-openbsd",
     "nftables",
     "nginx-light",
