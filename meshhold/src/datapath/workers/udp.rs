@@ -240,6 +240,18 @@ mod tests {
         }
     }
 
+    /// A worker with 8 MB to fill never waits, and the interface drops what it can't take.
+    #[test]
+    fn much_may_come_and_little_leave_at_a_time() {
+        let port = Port::open("127.0.0.1:0".parse().unwrap(), 1, false).unwrap();
+        for socket in &port.workers {
+            let socket = socket2::SockRef::from(socket);
+            // The kernel doubles them (socket(7)).
+            assert_eq!(socket.recv_buffer_size().unwrap(), 2 * RECEIVE_BUFFER);
+            assert_eq!(socket.send_buffer_size().unwrap(), 2 * SEND_BUFFER);
+        }
+    }
+
     #[test]
     fn a_port_of_its_own_is_steered_alike() {
         for workers in [1, 3] {

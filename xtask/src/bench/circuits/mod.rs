@@ -4,6 +4,7 @@
 //! Owns the cases and the order of the runs. Must not know how a case is set up or measured.
 
 mod known;
+mod neighbours;
 mod report;
 mod star;
 mod streams;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use self::neighbours::Neighbours;
 use self::report::Results;
 use super::figures::Sample;
 use super::{Arguments, machine};
@@ -51,6 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     cargo::run(&["build", "--release", "--locked", "-p", "meshhold", "-p", "meshhold-bench"])?;
     let cases = choose(&arguments.peers)?;
     let stem = stem(arguments)?;
+    let _room = Neighbours::make_room()?;
     let mut results = Results::new(cases.iter().map(|case| case.name()), arguments.seconds)?;
     for round in 1..=arguments.rounds {
         for case in &cases {
