@@ -6,7 +6,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// Room for an expanded AES-256-GCM key, in bytes: `src/sys.rs` has the same, and the C compiler compares.
+/// Room for an expanded AES-256-GCM key, in bytes: what `src/sys.rs` has, and the C compiler compares with what is needed.
 const GCM_KEY: &str = "1024";
 const ARCHIVE: &str = "libIPSec_MB.a";
 
@@ -29,6 +29,7 @@ fn main() {
         return;
     }
     println!("cargo::rustc-cfg=ipsec_mb");
+    println!("cargo::rustc-env=GCM_KEY={GCM_KEY}");
     match archive(&shim) {
         Some(folder) => {
             println!("cargo::rustc-link-search=native={}", folder.display());

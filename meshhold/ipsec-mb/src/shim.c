@@ -7,8 +7,8 @@
 #define NONCE 12
 #define TAG 16
 
-// GCM_KEY is the room that src/sys.rs has for one, and says so to build.rs.
-_Static_assert(sizeof(struct gcm_key_data) <= GCM_KEY, "an expanded AES-256-GCM key needs more room in src/sys.rs");
+// GCM_KEY is the room that src/sys.rs has for one.
+_Static_assert(sizeof(struct gcm_key_data) <= GCM_KEY, "an expanded AES-256-GCM key needs more room in build.rs");
 
 // NULL without memory, and on a processor that lacks what the library is fast by: AVX-512 with IFMA, VAES, VPCLMULQDQ.
 IMB_MGR *meshhold_mb_new(void) {

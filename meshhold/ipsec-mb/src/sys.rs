@@ -8,8 +8,11 @@ use zeroize::Zeroize;
 
 use crate::{Direction, KEY, NONCE, TAG};
 
-/// Room for an expanded AES-256-GCM key, in bytes, as in `build.rs`.
-const GCM_KEY: usize = 1024;
+/// Room for an expanded AES-256-GCM key, in bytes, by `build.rs`.
+const GCM_KEY: usize = match usize::from_str_radix(env!("GCM_KEY"), 10) {
+    Ok(bytes) => bytes,
+    Err(_) => panic!("build.rs gives a number"),
+};
 
 /// `IMB_MGR` (intel-ipsec-mb.h).
 #[repr(C)]
