@@ -21,8 +21,10 @@ impl Neighbours {
         let read = |limit| fs::read_to_string(limit).with_context(|| format!("cannot read {limit}"));
         let [v4, v6] = LIMITS;
         let before = Self([read(v4)?, read(v6)?]);
-        for limit in LIMITS {
-            fs::write(limit, ROOM.to_string()).with_context(|| format!("cannot raise {limit}"))?;
+        for (limit, now) in LIMITS.iter().zip(&before.0) {
+            if now.trim().parse::<u32>().is_ok_and(|now| now < ROOM) {
+                fs::write(limit, ROOM.to_string()).with_context(|| format!("cannot raise {limit}"))?;
+            }
         }
         Ok(before)
     }
@@ -32,7 +34,7 @@ impl Drop for Neighbours {
     fn drop(&mut self) {
         for (limit, before) in LIMITS.iter().zip(&self.0) {
             if let Err(error) = fs::write(limit, before) {
-                eprintln!("{limit} is {ROOM} now and was {}: {error}", before.trim());
+                eprintln!("{limit} was {} and can't be put back: {error}", before.trim());
             }
         }
     }
