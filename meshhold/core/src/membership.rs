@@ -96,7 +96,8 @@ pub struct Membership {
     own: Block,
     state: MembershipState,
     published: Option<RecordBody>,
-    peers: BTreeMap<NodeId, Peer>,
+    /// In boxes of their own: the places of a map are a third empty.
+    peers: BTreeMap<NodeId, Box<Peer>>,
     claims: Claims,
 }
 
@@ -141,7 +142,7 @@ impl Membership {
 
     /// The peers that hold their block, by ascending node id. Who lost its block is left out until it moves.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.values().filter(|peer| peer.holds && !self.own.collides(&peer.block))
+        self.peers.values().map(Box::as_ref).filter(|peer| peer.holds && !self.own.collides(&peer.block))
     }
 
     /// Whether there is a record of `node`.
@@ -172,7 +173,7 @@ impl Membership {
         self.forget(node);
         self.claims.insert(peer.block, peer.claim());
         let block = peer.block;
-        self.peers.insert(node, peer);
+        self.peers.insert(node, Box::new(peer));
         self.settle(block);
         Ok(if self.make_way(now) { Change::OwnAddressMoved } else { Change::Peer(node) })
     }

@@ -21,8 +21,8 @@ struct Held {
     envelope: Arc<Envelope>,
     /// When it goes, unix seconds: its own expiry or, for others, the longest we keep it.
     expires: u64,
-    /// The node whose account it burdens.
-    charged: Option<NodeId>,
+    /// The node whose account it burdens; in a box, for most burden none.
+    charged: Option<Box<NodeId>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +60,11 @@ impl Store {
         if core::mem::replace(&mut shelf.own, true) {
             return false;
         }
-        let freed: Vec<_> = shelf.held.values_mut().map(|held| (held.charged.take(), held.bytes())).collect();
+        let freed: Vec<_> = shelf
+            .held
+            .values_mut()
+            .map(|held| (held.charged.take().map(|node| *node), held.bytes()))
+            .collect();
         freed.into_iter().for_each(|(node, bytes)| self.credit(node, bytes));
         true
     }
@@ -110,7 +114,7 @@ impl Store {
         }
         let charged = source.filter(|_| !own);
         let expires = if own { envelope.expires } else { self.foreign_expiry(now, envelope.expires) };
-        let held = Held { envelope: envelope.clone(), expires, charged };
+        let held = Held { envelope: envelope.clone(), expires, charged: charged.map(Box::new) };
         if !own {
             self.make_room(&topic, &held, live)?;
         }
@@ -147,7 +151,7 @@ impl Store {
         held: &Held,
         live: impl Fn(&Topic) -> bool,
     ) -> Result<(), Refusal> {
-        let account = held.charged.and_then(|node| self.accounts.get(&node)).copied().unwrap_or(0);
+        let account = held.charged.as_deref().and_then(|node| self.accounts.get(node)).copied().unwrap_or(0);
         if held.charged.is_some() && account + held.bytes() > self.limits.source_bytes {
             return Err(Refusal);
         }
@@ -178,7 +182,7 @@ impl Store {
 
     fn remove(&mut self, topic: &Topic, slot: &Slot) {
         let Some(held) = self.topics.get_mut(topic).and_then(|shelf| shelf.held.remove(slot)) else { return };
-        self.credit(held.charged, held.bytes());
+        self.credit(held.charged.as_deref().copied(), held.bytes());
     }
 
     fn charge(&mut self, node: Option<NodeId>, bytes: usize) {
