@@ -18,7 +18,7 @@ const TURNS: usize = 2_000;
 /// Tries, of which the fastest counts.
 const TRIES: usize = 7;
 
-/// Something that encrypts or decrypts one packet: in place, with a number that makes its nonce.
+/// Encrypts or decrypts one packet at this place; the number makes its nonce.
 type Work<'a> = &'a mut dyn FnMut(&mut [u8], usize);
 
 fn main() {

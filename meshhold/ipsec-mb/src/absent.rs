@@ -1,14 +1,8 @@
 //! In place of `sys.rs` where the crate was built without the library: there is never a manager.
 
-use crate::{Direction, KEY, NONCE, TAG};
+use crate::{Direction, KEY, NONCE, TAG, Text};
 
 pub(crate) enum GcmKey {}
-
-#[expect(dead_code, reason = "there is no library that reads it")]
-pub(crate) struct Text<'a> {
-    pub(crate) from: Option<&'a [u8]>,
-    pub(crate) to: &'a mut [u8],
-}
 
 pub(crate) enum Manager {}
 

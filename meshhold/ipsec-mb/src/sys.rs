@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use zeroize::Zeroize;
 
-use crate::{Direction, KEY, NONCE, TAG};
+use crate::{Direction, KEY, NONCE, TAG, Text};
 
 /// Room for an expanded AES-256-GCM key, in bytes, by `build.rs`.
 const GCM_KEY: usize = match usize::from_str_radix(env!("GCM_KEY"), 10) {
@@ -54,13 +54,6 @@ unsafe extern "C" {
         len: u64,
         tag: *mut u8,
     ) -> bool;
-}
-
-/// What is encrypted or decrypted: from one place to another of the same length, or in place.
-pub(crate) struct Text<'a> {
-    /// Where it is read, if not where it is written.
-    pub(crate) from: Option<&'a [u8]>,
-    pub(crate) to: &'a mut [u8],
 }
 
 impl Text<'_> {

@@ -16,8 +16,8 @@ use crate::platform::linux::sys_net::{self, Instruction};
 
 /// Bytes of each receive buffer: what 10 Gbit/s brings in 6 ms.
 const RECEIVE_BUFFER: usize = 8 << 20;
-/// Bytes of each send buffer, which the kernel doubles: a few super-packets, or a fraction of a millisecond at 10 Gbit/s. Beyond
-/// that the worker waits, so what it would overrun is never the interface but the TUN, whose queue discipline chooses.
+/// Bytes of each send buffer, which the kernel doubles: a few super-packets, or a fraction of a millisecond at 10 Gbit/s. When
+/// they are full the worker waits and doesn't read the TUN, whose queue discipline then chooses, before the interface has to drop.
 const SEND_BUFFER: usize = 256 << 10;
 const LOAD_BYTE: u16 = 0x30;
 /// The index is 0 unless loaded.
@@ -128,11 +128,11 @@ fn prepare(socket: &Socket, listen: SocketAddr, share: bool) -> std::io::Result<
     // On a dual-stack socket this is what IPv4 datagrams follow.
     set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
     socket.set_reuse_port(share)?;
-    size(socket);
+    size_buffers(socket);
     Ok(())
 }
 
-fn size(socket: &Socket) {
+fn size_buffers(socket: &Socket) {
     let forced = [(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER), (libc::SO_SNDBUFFORCE, SEND_BUFFER)].map(
         |(option, bytes)| sys_net::set_option(socket.as_fd(), libc::SOL_SOCKET, option, bytes as i32).is_ok(),
     );

@@ -12,27 +12,27 @@ const LIMITS: [&str; 2] =
 /// A hundred nodes that all know one another, several times.
 const ROOM: u32 = 65_536;
 
-/// The limits are high until this goes.
-pub(super) struct Neighbours([String; LIMITS.len()]);
+/// Limits that were raised, with what they were before: what they are again when this goes.
+pub(super) struct Neighbours(Vec<(&'static str, String)>);
 
 impl Neighbours {
-    /// Raises the limits.
+    /// Raises the limits that are lower. Only the machine's first network namespace shows them: in another one they stay.
     pub(super) fn make_room() -> Result<Self> {
-        let read = |limit| fs::read_to_string(limit).with_context(|| format!("cannot read {limit}"));
-        let [v4, v6] = LIMITS;
-        let before = Self([read(v4)?, read(v6)?]);
-        for (limit, now) in LIMITS.iter().zip(&before.0) {
-            if now.trim().parse::<u32>().is_ok_and(|now| now < ROOM) {
+        let mut raised = Self(Vec::new());
+        for limit in LIMITS {
+            let before = fs::read_to_string(limit).unwrap_or_default();
+            if before.trim().parse::<u32>().is_ok_and(|entries| entries < ROOM) {
                 fs::write(limit, ROOM.to_string()).with_context(|| format!("cannot raise {limit}"))?;
+                raised.0.push((limit, before));
             }
         }
-        Ok(before)
+        Ok(raised)
     }
 }
 
 impl Drop for Neighbours {
     fn drop(&mut self) {
-        for (limit, before) in LIMITS.iter().zip(&self.0) {
+        for (limit, before) in &self.0 {
             if let Err(error) = fs::write(limit, before) {
                 eprintln!("{limit} was {} and can't be put back: {error}", before.trim());
             }
