@@ -92,12 +92,16 @@ fn relay<const LINK: usize>(ctx: &TcContext) -> i32 {
     let port = unsafe { (&raw const RELAY_PORT).read_volatile() };
     if skb.protocol == ETHERTYPE_IPV4 {
         let Some(words) = headers::<WORDS4>(ctx, LINK) else { return NEXT };
-        let Some(datagram) = Labelled::ipv4(words, port, |at| front(ctx, LINK as u32 + at)) else { return NEXT };
+        let Some(datagram) = Labelled::ipv4(words, port, |at| front(ctx, LINK as u32 + at)) else {
+            return NEXT;
+        };
         return forward::<LINK, true>(ctx, &datagram, port);
     }
     if skb.protocol == ETHERTYPE_IPV6 {
         let Some(words) = headers::<WORDS6>(ctx, LINK) else { return NEXT };
-        let Some(datagram) = Labelled::ipv6(words, port, |at| front(ctx, LINK as u32 + at)) else { return NEXT };
+        let Some(datagram) = Labelled::ipv6(words, port, |at| front(ctx, LINK as u32 + at)) else {
+            return NEXT;
+        };
         return forward::<LINK, false>(ctx, &datagram, port);
     }
     NEXT

@@ -100,7 +100,11 @@ fn to_ipv4(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Fail
     let [c, d] = (!fold(sum)).to_ne_bytes();
     let header = [first, second, u32::from_ne_bytes([a, b, c, d]), source, destination];
     store(ctx, 0, header)?;
-    if action.neutral { Ok(()) } else { transport_checksum(ctx, packet, IPV4_BYTES, difference(packet, &new)) }
+    if action.neutral {
+        Ok(())
+    } else {
+        transport_checksum(ctx, packet, IPV4_BYTES, difference(packet, &new))
+    }
 }
 
 #[inline(always)]

@@ -9,6 +9,8 @@ pub(crate) fn run() -> Result<()> {
     setup::run()?;
     let mut tally = Tally::default();
     tally.check("formatting", cargo::run(&["fmt", "--all", "--check"]));
+    let kernel = ["fmt", "--check", "--manifest-path", "meshhold-ebpf/Cargo.toml"];
+    tally.check("formatting of the kernel programs", cargo::run(&kernel));
     let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     tally.check("lints", read_only(&lints));
     let documentation = ["doc", "--workspace", "--no-deps", "--document-private-items"];

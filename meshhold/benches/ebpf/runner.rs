@@ -1,6 +1,6 @@
 //! The measured programs over the daemon's own tables: loads, fills, runs. Knows no packet.
 
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, time::Instant};
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
@@ -176,8 +176,12 @@ impl Runner {
 
     fn test(&mut self, program: &str, packet: &[u8], repeat: u32) -> (bool, f64) {
         let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
-        let result = self.program(program).test_run(options).unwrap();
-        (result.return_value as i32 == -1, result.duration.as_nanos() as f64)
+        let program = self.program(program);
+        let start = Instant::now();
+        let result = program.test_run(options).unwrap();
+        // The kernel's own reading is in whole nanoseconds; what the call costs besides is in each, and falls out.
+        let nanoseconds = start.elapsed().as_nanos() as f64 / f64::from(repeat);
+        (result.return_value as i32 == -1, nanoseconds)
     }
 
     fn program(&mut self, name: &str) -> &mut SchedClassifier {
