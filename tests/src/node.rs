@@ -299,8 +299,18 @@ impl Node {
 
     /// Resident memory of the daemon in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// What of that is the daemon's own, and no file's, in KiB.
+    pub fn anonymous_kib(&self) -> Result<u64> {
+        self.memory_kib("RssAnon:")
+    }
+
+    fn memory_kib(&self, field: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.with_context(|| format!("no {field} in the process's status"))?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 

@@ -38,7 +38,13 @@ fn members(key: &MeshKey, count: usize, now: u64) -> Result<Vec<Arc<Envelope>>> 
     let keys = NetworkKeys::derive(key);
     let (mut taken4, mut taken6) = (BTreeSet::new(), BTreeSet::new());
     let mut envelopes = Vec::with_capacity(count);
+    let mut tries = 0;
     while envelopes.len() < count {
+        tries += 1;
+        ensure!(
+            tries <= 10 * count,
+            "the network's range has no room for {count} members: mint its key with a larger one"
+        );
         let identity = Identity::generate(&mut OsRng);
         let block = Block::derive(&keys, key.range, identity.node_id(), 0);
         if taken4.insert(block.base4) && taken6.insert(block.base6) {
