@@ -294,8 +294,27 @@ fn workers_go_on_where_an_operator_takes_the_kernel_relay_off() -> Result<()> {
         ensure!(relay.enabled && !relay.kernel, "{relay:?}");
         let log = r.log()?;
         ensure!(log.contains("its program was taken off eth0"), "{log}");
+        // Now that they come to the workers, the kernel joins them.
+        let _server = service::iperf(&a.host, "127.0.0.1", 80)?;
+        let (counted, taken) = (forwarded()?, received(&r)?);
+        let moved = service::transfer(&b.host, a.addresses()?.0.into(), 80, 2, &[])?;
+        let (counted, taken) = (forwarded()? - counted, received(&r)? - taken);
+        println!(
+            "figure: {:.0} Mbit/s, {counted} datagrams relayed by workers, joined to {taken}",
+            moved.mbits
+        );
+        ensure!(counted > 1000 && counted > 3 * taken, "{counted} datagrams came as {taken}");
         Ok(())
     })
+}
+
+/// What the node's sockets have got, joined datagrams counted once.
+fn received(node: &Node) -> Result<u64> {
+    let counts = node.host.run("nstat", &["-azs", "UdpInDatagrams", "Udp6InDatagrams"])?;
+    let counts = counts
+        .lines()
+        .filter_map(|line| line.strip_prefix("Udp")?.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Ok(counts.sum())
 }
 
 /// As an operator does it. Not every bpftool lists what hangs on interfaces this way, so the daemon's descriptors are asked.
