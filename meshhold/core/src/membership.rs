@@ -37,13 +37,13 @@ pub struct MembershipState {
     pub version: u64,
 }
 
-/// Another member.
+/// Another member. There may be thousands, so nothing here has room to grow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its node id.
     pub node: NodeId,
     /// Its display name.
-    pub name: String,
+    pub name: Box<str>,
     /// Its own IPv4 address.
     pub ipv4: Ipv4Addr,
     /// Its own IPv6 address.
@@ -51,11 +51,11 @@ pub struct Peer {
     /// Its addresses.
     pub block: Block,
     /// UDP addresses to try.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Box<[SocketAddr]>,
     /// LAN devices that it fronts.
-    pub devices: Vec<Device>,
+    pub devices: Box<[Device]>,
     /// Relays that it has links to.
-    pub relays: Vec<(NodeId, SocketAddr)>,
+    pub relays: Box<[(NodeId, SocketAddr)]>,
     /// Until when its record counts (Unix seconds).
     pub expires: u64,
     claimed_at: u64,
@@ -240,13 +240,13 @@ impl Membership {
         let block = Block::derive(&self.keys, self.range, body.node, body.attempt);
         Peer {
             node: body.node,
-            name: body.name,
+            name: body.name.into(),
             ipv4: block.node4(),
             ipv6: block.node6(),
             block,
-            endpoints: body.endpoints,
-            devices: body.devices,
-            relays: body.relays,
+            endpoints: body.endpoints.into(),
+            devices: body.devices.into(),
+            relays: body.relays.into(),
             expires: body.expires,
             claimed_at: body.claimed_at,
             version: body.version,

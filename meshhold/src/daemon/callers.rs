@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use meshhold_common::{Address, address::sum};
 use meshhold_core::identity::NodeId;
 use meshhold_core::key::NetworkId;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// 127.64.0.0/10.
 const FIRST: u32 = 0x7f40_0000;
@@ -44,8 +44,8 @@ impl Caller {
 }
 
 /// The addresses given out so far.
-#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
-#[serde(from = "Vec<Assignment>", into = "Vec<Assignment>")]
+#[derive(Clone, Debug, Default, Hash, Deserialize)]
+#[serde(from = "Vec<Assignment>")]
 pub(super) struct Callers {
     known: BTreeMap<PeerKey, Caller>,
     used: BTreeSet<Ipv4Addr>,
@@ -126,10 +126,16 @@ impl From<Vec<Assignment>> for Callers {
     }
 }
 
-impl From<Callers> for Vec<Assignment> {
-    fn from(callers: Callers) -> Self {
-        let assignment = |((network, node), Caller { ipv4, ipv6 })| Assignment { network, node, ipv4, ipv6 };
-        callers.known.into_iter().map(assignment).collect()
+impl Serialize for Callers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(
+            self.known.iter().map(|(&(network, node), &Caller { ipv4, ipv6 })| Assignment {
+                network,
+                node,
+                ipv4,
+                ipv6,
+            }),
+        )
     }
 }
 
@@ -147,6 +153,11 @@ mod tests {
         Ends { ipv4: Some([ipv4(n), ipv4(200)]), ipv6: [ipv6(n), ipv6(200)] }
     }
 
+    /// As the state file brings them back.
+    fn restarted(callers: &Callers) -> Callers {
+        serde_json::from_str(&serde_json::to_string(callers).unwrap()).unwrap()
+    }
+
     #[test]
     fn addresses_are_stable_and_distinct() {
         let mut callers = Callers::default();
@@ -155,7 +166,7 @@ mod tests {
         let all = BTreeSet::from([first.ipv4, first.ipv6, second.ipv4, second.ipv6]);
         assert_eq!(all.len(), 4);
         assert_ne!(first.number(), second.number());
-        let mut kept: Callers = Vec::<Assignment>::from(callers).into();
+        let mut kept = restarted(&callers);
         // Another address of ours changes nothing: bans would miss their target.
         assert_eq!(kept.caller(peer(2), &ends(9)), Some(second));
         assert_eq!(kept.number(peer(1)), Some(first.number()));
@@ -194,7 +205,7 @@ mod tests {
         let mut callers = Callers::default();
         let early = callers.caller(peer(1), &Ends { ipv4: None, ..ends(1) }).unwrap();
         assert!(early.ipv4.is_unspecified());
-        let mut callers: Callers = Vec::<Assignment>::from(callers).into();
+        let mut callers = restarted(&callers);
         let late = callers.caller(peer(1), &ends(1)).unwrap();
         assert_eq!(late.ipv6, early.ipv6);
         assert!(!late.ipv4.is_unspecified());

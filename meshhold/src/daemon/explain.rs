@@ -109,7 +109,7 @@ impl Daemon {
 
     fn name_of(&self, address: IpAddr) -> Option<String> {
         let network = self.networks.values().find(|network| network.holds(address))?;
-        of(network, address).map(|peer| peer.name.clone())
+        of(network, address).map(|peer| peer.name.to_string())
     }
 
     /// From whom to whom; `None` where no network holds the address.
@@ -148,7 +148,7 @@ impl Daemon {
             reason: reason.as_str().to_owned(),
             scope_entry: incoming.and_then(|(network, service)| scope_entry(network, service)),
             listener: incoming.and_then(|(network, service)| listener(network, packet, service)),
-            peer: peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.clone() }),
+            peer: peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.to_string() }),
             path: circuit.and_then(|circuit| self.path_status(&circuit)),
         }
     }

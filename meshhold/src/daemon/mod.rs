@@ -28,6 +28,7 @@ mod status;
 mod traffic;
 mod view;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -460,7 +461,7 @@ impl Daemon {
         let state = state::State {
             networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
             views: self.views(),
-            callers: self.callers.clone(),
+            callers: Cow::Borrowed(&self.callers),
             links: self.links.snapshot(),
         };
         if let Err(error) = self.state.save(&state) {

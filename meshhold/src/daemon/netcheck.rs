@@ -18,7 +18,7 @@ impl Daemon {
                 };
                 all.push(PeerPaths {
                     network: network.id.to_string(),
-                    peer: PeerName { node_id: peer.node.to_string(), name: peer.name.clone() },
+                    peer: PeerName { node_id: peer.node.to_string(), name: peer.name.to_string() },
                     decisions: decisions.iter().map(|decision| self.decided(decision)).collect(),
                     tried: tried.iter().map(|trial| self.tried(trial)).collect(),
                 });

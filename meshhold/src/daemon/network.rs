@@ -153,7 +153,7 @@ impl Network {
         self.members
             .peers()
             .filter(|peer| chosen.contains(&peer.node))
-            .map(|peer| (peer.node, peer.endpoints.clone()))
+            .map(|peer| (peer.node, peer.endpoints.to_vec()))
             .collect()
     }
 }

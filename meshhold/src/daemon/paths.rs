@@ -100,7 +100,7 @@ impl Daemon {
 
     /// The relays that a peer says it has links to.
     fn relays_of(&self, key: PeerKey) -> Vec<(NodeId, SocketAddr)> {
-        self.peer(key).map(|peer| peer.relays.clone()).unwrap_or_default()
+        self.peer(key).map(|peer| peer.relays.to_vec()).unwrap_or_default()
     }
 
     fn peer(&self, (network, node): PeerKey) -> Option<&Peer> {

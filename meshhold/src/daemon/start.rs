@@ -110,7 +110,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         store,
         state: state_file,
         networks: BTreeMap::new(),
-        callers: state.callers,
+        callers: state.callers.into_owned(),
         circuits: CircuitTable::new(machine),
         links,
         discovery,

@@ -2,6 +2,7 @@
 //!
 //! Owns the file `state.json` in the data folder. Must not know what the parts mean.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufWriter, Write};
@@ -15,17 +16,18 @@ use super::callers::Callers;
 use super::place::View;
 use crate::config::private;
 use crate::link::Snapshot;
+use crate::platform::linux::memory;
 
 /// The file's content.
 #[derive(Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct State {
+pub(super) struct State<'a> {
     /// By network id (hex): our claim and the records of the others.
     pub(super) networks: BTreeMap<String, MembershipState>,
     /// By network id (hex): where this host sees its range, if not where members do.
     pub(super) views: BTreeMap<String, View>,
     /// Who has which caller addresses.
-    pub(super) callers: Callers,
+    pub(super) callers: Cow<'a, Callers>,
     /// What the links remember: envelopes and addresses.
     pub(super) links: Snapshot,
 }
@@ -41,7 +43,7 @@ pub(super) struct StateFile {
 impl StateFile {
     /// Reads the state of `data_dir`. A damaged file is set aside, never overwritten: the addresses are
     /// derived again and the peers are found again.
-    pub(super) fn open(data_dir: &Path) -> anyhow::Result<(Self, State)> {
+    pub(super) fn open(data_dir: &Path) -> anyhow::Result<(Self, State<'static>)> {
         let path = data_dir.join("state.json");
         let content = private::read(&path)?.filter(|content| !content.is_empty());
         let Some(content) = content else { return Ok((Self { path, written: None }, State::default())) };
@@ -55,7 +57,7 @@ impl StateFile {
     }
 
     /// Writes `state` if it differs from what the file holds.
-    pub(super) fn save(&mut self, state: &State) -> anyhow::Result<()> {
+    pub(super) fn save(&mut self, state: &State<'_>) -> anyhow::Result<()> {
         let digest = Some(digest(state));
         if digest == self.written {
             return Ok(());
@@ -66,11 +68,13 @@ impl StateFile {
             file.flush()
         })?;
         self.written = digest;
+        // What brought the news, thousands of records at a start, was larger than what is kept of it.
+        memory::return_holes();
         Ok(())
     }
 }
 
-fn digest(state: &State) -> u64 {
+fn digest(state: &State<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     state.hash(&mut hasher);
     hasher.finish()
@@ -86,7 +90,7 @@ fn set_aside(path: &Path, error: &serde_json::Error) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn state(attempt: u32) -> State {
+    fn state(attempt: u32) -> State<'static> {
         let claim = MembershipState { attempt, ..MembershipState::default() };
         State { networks: BTreeMap::from([("07".to_owned(), claim)]), ..State::default() }
     }

@@ -26,7 +26,7 @@ impl Daemon {
                 let (rx_bytes, tx_bytes) = self.traffic.of(&(network.id, peer.node));
                 PeerStatus {
                     node_id: peer.node.to_string(),
-                    name: peer.name.clone(),
+                    name: peer.name.to_string(),
                     ipv4: Some(network.shown(peer.ipv4)),
                     ipv6: peer.ipv6,
                     state: circuit.map_or(PeerState::Idle, |c| state(c.state)),

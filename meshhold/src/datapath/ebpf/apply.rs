@@ -1,7 +1,7 @@
 //! Brings the kernel tables from what they hold to what they should hold, in an order that never opens more than
 //! either of the two.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, fs, io, mem};
 
 use meshhold_common::maps::{Generation, PORT_WORDS, PortBits, RETIRED_SECONDS, port_slot};
 use meshhold_common::packet::{TCP, UDP};
@@ -86,6 +86,8 @@ impl Maps {
             self.own.insert(key, entry, 0).map_err(of("OWN"))?;
             now.own.insert(key, entry);
         }
+        pack(&mut now.peers);
+        pack(&mut now.callers);
         Ok(())
     }
 
@@ -144,6 +146,11 @@ fn gone<K: Ord + Copy, V>(now: &BTreeMap<K, V>, next: &BTreeMap<K, V>) -> Vec<K>
 /// Entries that are missing or hold another value.
 fn new<K: Ord + Copy, V: PartialEq>(now: &BTreeMap<K, V>, next: BTreeMap<K, V>) -> Vec<(K, V)> {
     next.into_iter().filter(|(key, value)| now.get(key) != Some(value)).collect()
+}
+
+/// Builds it anew. What comes in order leaves the nodes of a B-tree half empty; what comes at once fills them.
+fn pack<K: Ord, V>(table: &mut BTreeMap<K, V>) {
+    *table = mem::take(table).into_iter().collect();
 }
 
 /// The clock of the kernel programs, in seconds.
