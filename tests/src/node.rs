@@ -1,7 +1,10 @@
 //! A MeshHold node in the lab, driven by the documented commands.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -134,6 +137,13 @@ impl Node {
     /// Where others reach this node, as they write it in `bootstrap_peers`.
     pub fn multiaddr(&self) -> Result<String> {
         Ok(format!("/ip4/{}/udp/{PORT}/quic-v1/p2p/{}", self.host.ipv4, self.id()?))
+    }
+
+    /// Gives the node, before its first start, what it remembers: the content of its state file.
+    pub fn remember(&self, state: &str) -> Result<()> {
+        let path = self.data_dir().join("state.json");
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        file.and_then(|mut file| file.write_all(state.as_bytes())).context("cannot write the node's state")
     }
 
     /// Mints a new network's key and yields the key string.

@@ -1,8 +1,5 @@
 //! What a peer takes of the daemon's memory that is known and idle. The daemon is a real one; its peers are on paper only.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -39,9 +36,7 @@ fn node(lab: &Lab, name: &str, count: usize) -> Result<Node> {
     let key = node.mint_in(RANGE, &[])?;
     let mut tool = Command::new(env!("CARGO_BIN_EXE_benchtool"));
     let state = output_with_input(tool.args(["members", &count.to_string()]), &key)?;
-    let file = node.data_dir().join("state.json");
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    file.write_all(state.as_bytes())?;
+    node.remember(&state)?;
     node.start_and_wait()?;
     wait::until_true(KNOWN_LIMIT, &format!("the node knows {count} peers"), || {
         Ok(node.network()?.peers.len() >= count)

@@ -3,9 +3,6 @@
 //! The idle peers exist on paper only (`benchtool members`): their records wait in the node's state file as if it had
 //! known them before a restart, and are checked like any others.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -40,9 +37,7 @@ fn taken(site: &Site, count: usize, seconds: u32) -> Result<Sample> {
         std::process::Command::new(own::tool()?).args(["members", &count.to_string()]),
         &keys.join("\n"),
     )?;
-    let file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(a.data_dir().join("state.json"));
-    file.and_then(|mut file| file.write_all(state.as_bytes())).context("cannot write the node's state")?;
+    a.remember(&state)?;
     let mut b = Node::new(site.b.clone(), Settings::knowing(&[&a])?)?;
     b.join(keys.first().context("no key")?, &OPEN)?;
     let begun = Instant::now();
