@@ -230,6 +230,16 @@ pub struct FlowRate {
     pub worker: u32,
 }
 
+/// How packets are shared out to the workers, see [`crate::steer`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Steering {
+    /// Each has a queue for bulk and one for what is sparse.
+    pub workers: u32,
+    /// 1 where bulk of TCP has its worker by flow, as all other bulk; 0: by direction only.
+    pub spread: u32,
+}
+
 /// Protocols with marks of their own in [`Opened`]: TCP, UDP, ICMP.
 pub const OPENED_SLOTS: u32 = 3;
 
@@ -283,6 +293,7 @@ mod user {
         super::PeerEntry,
         super::PortBits,
         super::Range,
+        super::Steering,
         super::Tokens,
         crate::nat::DeviceEntry,
         crate::nat::Inward,

@@ -5,7 +5,7 @@
 
 use crate::{
     Load,
-    maps::FlowRate,
+    maps::{FlowRate, Steering},
     packet::{IPV4_BYTES, IPV6_BYTES, TCP, UDP},
 };
 
@@ -21,10 +21,12 @@ const PAUSE: u32 = 250;
 /// Milliseconds of silence after which a sparse flow may change its worker: these never have more than a few packets in hand.
 const REST: u32 = 3;
 
-/// Bit of [`flow_hash`] that says which way a packet goes.
+/// Bit of [`flow_hash`] that says which way a packet goes: all between two addresses have the same there, and the other one back.
 const DIRECTION: u32 = 1;
+/// Bit of [`flow_hash`] that says that it is TCP's.
+const IS_TCP: u32 = 1 << 31;
 
-/// A number that all packets of a flow share at both ends; those of the other direction have another last bit.
+/// A number that all packets of a flow share at both ends; those of the other direction have another [`DIRECTION`].
 /// Fragments have no ports and share one for their addresses.
 #[inline(always)]
 pub fn flow_hash<L: Load>(load: &L) -> u32 {
@@ -52,7 +54,8 @@ pub fn flow_hash<L: Load>(load: &L) -> u32 {
     let from = end(source, u16::from_be_bytes([sa, sb]));
     let to = end(destination, u16::from_be_bytes([da, db]));
     let flow = mix(from.wrapping_add(to) ^ u32::from(protocol));
-    flow & !DIRECTION | u32::from(from > to)
+    let tcp = if protocol == TCP { IS_TCP } else { 0 };
+    flow & !(DIRECTION | IS_TCP) | tcp | u32::from(source > destination)
 }
 
 /// A packet on its way to a queue.
@@ -67,16 +70,18 @@ pub struct Arrival {
     pub cpu: u32,
 }
 
-/// Number of the queue: each of `workers` has one for bulk, and `workers` queues further on one for what is sparse. Bulk
-/// goes by flow, its directions to neighbours: what acknowledges a transfer doesn't take the time of the worker that seals
-/// it. What is sparse goes to the worker that stays on the packet's own processor, which need not wake another one; after a
-/// pause, for nothing of the flow is under way then.
+/// Number of the queue: each worker has one for bulk, and as many queues further on one for what is sparse. Bulk goes by
+/// flow, its directions to neighbours: what acknowledges a transfer doesn't take the time of the worker that seals it.
+/// Where TCP isn't spread, only direction counts. What is sparse goes to the worker that stays on the packet's own processor,
+/// which need not wake another one; after a pause, for nothing of the flow is under way then.
 #[inline(always)]
-pub fn queue(rate: &mut FlowRate, packet: &Arrival, workers: u32) -> u32 {
+pub fn queue(rate: &mut FlowRate, packet: &Arrival, steering: Steering) -> u32 {
+    let Steering { workers, spread } = steering;
     let rest = packet.now.wrapping_sub(rate.last) > REST;
     if is_bulk(rate, packet.now, packet.length) {
-        let number = (packet.hash >> 16).wrapping_add(packet.hash & DIRECTION);
-        return number.checked_rem(workers).unwrap_or(0);
+        let by_direction = spread == 0 && packet.hash & IS_TCP != 0;
+        let flow = if by_direction { 0 } else { packet.hash >> 16 };
+        return flow.wrapping_add(packet.hash & DIRECTION).checked_rem(workers).unwrap_or(0);
     }
     if rest {
         rate.worker = packet.cpu;
@@ -135,23 +140,42 @@ mod tests {
         packet
     }
 
+    fn bulk_queue(packet: [u8; 28], workers: u32, spread: u32) -> u32 {
+        let mut bulk = FlowRate { bulk: 1, ..FlowRate::default() };
+        let hash = flow_hash(&&packet[..]);
+        queue(&mut bulk, &Arrival { hash, now: 1, length: 1400, cpu: 0 }, Steering { workers, spread })
+    }
+
     #[test]
     fn the_directions_of_a_flow_have_workers_of_their_own_and_flows_spread() {
-        let bulk_queue = |packet: [u8; 28], workers| {
-            let mut bulk = FlowRate { bulk: 1, ..FlowRate::default() };
-            let hash = flow_hash(&&packet[..]);
-            queue(&mut bulk, &Arrival { hash, now: 1, length: 1400, cpu: 0 }, workers)
-        };
         for port in 0..100 {
             let (there, back) = (packet4(1, 2, [0, 80, 9, port]), packet4(2, 1, [9, port, 0, 80]));
             assert_eq!(flow_hash(&&there[..]) ^ flow_hash(&&back[..]), DIRECTION);
             for workers in 2..5 {
-                assert_ne!(bulk_queue(there, workers), bulk_queue(back, workers), "{workers} workers");
+                assert_ne!(bulk_queue(there, workers, 1), bulk_queue(back, workers, 1), "{workers} workers");
             }
-            assert_eq!([there, back].map(|packet| bulk_queue(packet, 1)), [0, 0]);
+            assert_eq!([there, back].map(|packet| bulk_queue(packet, 1, 1)), [0, 0]);
         }
-        let first = (0..100).filter(|port| bulk_queue(packet4(1, 2, [0, 80, 9, *port]), 2) == 0).count();
-        assert!((30..70).contains(&first), "{first} of 100 flows at the first of two workers");
+    }
+
+    /// How many of 100 flows from one host to another have the first of two workers.
+    fn at_first([from, to]: [u8; 2], protocol: u8, spread: u32) -> usize {
+        let packet = |port| {
+            let mut packet = packet4(from, to, [0, 80, 9, port]);
+            packet[9] = protocol;
+            packet
+        };
+        (0..100).filter(|port| bulk_queue(packet(*port), 2, spread) == 0).count()
+    }
+
+    #[test]
+    fn flows_spread_but_tcp_only_where_it_shall() {
+        let ways = [[1, 2], [1, 3], [2, 1], [3, 1]];
+        assert_eq!(ways.map(|way| at_first(way, TCP, 0)), [100, 100, 0, 0]);
+        for (protocol, spread) in [(TCP, 1), (UDP, 0), (UDP, 1)] {
+            let counts = ways.map(|way| at_first(way, protocol, spread));
+            assert!(counts.iter().all(|first| (30..70).contains(first)), "{protocol}, {spread}: {counts:?}");
+        }
     }
 
     #[test]
@@ -180,7 +204,8 @@ mod tests {
     #[test]
     fn a_sparse_flow_goes_with_its_processor_after_a_rest() {
         let mut rate = FlowRate::default();
-        let mut at = |now, cpu| queue(&mut rate, &Arrival { hash: 7, now, length: 84, cpu }, 2);
+        let steering = Steering { workers: 2, spread: 0 };
+        let mut at = |now, cpu| queue(&mut rate, &Arrival { hash: 7, now, length: 84, cpu }, steering);
         assert_eq!([at(1000, 1), at(1001, 0), at(1004, 0)], [3, 3, 3], "it stays while it goes on");
         assert_eq!([at(1008, 0), at(1020, 3)], [2, 3]);
     }

@@ -12,7 +12,7 @@ use meshhold_common::{
     maps::{
         CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate,
         Fragment, FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS,
-        Opened, Own, PeerEntry, PortBits, Range, Tokens,
+        Opened, Own, PeerEntry, PortBits, Range, Steering, Tokens,
     },
     nat::{DeviceEntry, Inward, LanEntry, MAX_DEVICES, MAX_TRANSLATIONS, Outward},
 };
@@ -101,9 +101,9 @@ pub static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 #[btf_map]
 pub static RATES: Array<FlowRate, { FLOW_RATES as usize }> = Array::new();
 
-/// How many workers there are to steer to.
+/// The workers that there are to steer to.
 #[btf_map]
-pub static WORKERS: Array<u32, 1> = Array::new();
+pub static WORKERS: Array<Steering, 1> = Array::new();
 
 /// When a flow became bulk last, in nanoseconds of the monotonic clock; user space reads it in its own memory.
 #[btf_map]

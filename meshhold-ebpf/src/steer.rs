@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use meshhold_common::{
     Load,
-    maps::FLOW_RATES,
+    maps::{FLOW_RATES, Steering},
     steer::{self, Arrival, flow_hash},
 };
 
@@ -32,7 +32,7 @@ impl Load for Skb<'_> {
 #[inline(always)]
 pub fn queue(ctx: &SkBuffContext) -> u32 {
     let hash = flow_hash(&Skb(ctx));
-    let workers = maps::WORKERS.get(0).copied().unwrap_or(1);
+    let steering = maps::WORKERS.get(0).copied().unwrap_or(Steering { workers: 1, spread: 0 });
     let Some(rate) = maps::RATES.get_ptr_mut(hash & (FLOW_RATES - 1)) else { return 0 };
     // SAFETY: the helpers take nothing and can't fail.
     let (now, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
@@ -40,7 +40,7 @@ pub fn queue(ctx: &SkBuffContext) -> u32 {
     // SAFETY: the pointer is a live map value; words that another CPU writes are still numbers.
     let rate = unsafe { &mut *rate };
     let was = rate.bulk;
-    let queue = steer::queue(rate, &packet, workers);
+    let queue = steer::queue(rate, &packet, steering);
     if rate.bulk > was
         && let Some(promoted) = maps::PROMOTED.get_ptr_mut(0)
     {

@@ -55,8 +55,8 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Creates the interface and loads the programs, as far as the process may. What can't be had becomes a
-    /// warning, never an error.
-    pub(super) async fn new(config: &Config, workers: usize) -> Self {
+    /// warning, never an error. `sealing`: MB/s, of one worker.
+    pub(super) async fn new(config: &Config, workers: usize, sealing: u32) -> Self {
         let mut lan = Lan {
             interface: config.meshlan.interface.clone(),
             net: None,
@@ -80,7 +80,7 @@ impl Prepared {
             }
         };
         if let Some(queues) = &mut queues
-            && let Err(error) = lan.load(queues)
+            && let Err(error) = lan.load(queues, sealing)
         {
             let text = format!(
                 "no kernel programs: user space enforces the port scope, services must listen on the mesh address, and \
@@ -115,11 +115,11 @@ impl Lan {
     }
 
     /// The programs are on the interface before it has an address: it starts closed.
-    fn load(&mut self, queues: &mut TunQueues) -> anyhow::Result<()> {
+    fn load(&mut self, queues: &mut TunQueues, sealing: u32) -> anyhow::Result<()> {
         let pins: PathBuf = bpffs::prepare(&self.interface)?;
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
         let promoted = kernel.promoted();
-        let steering = kernel.steering(queues.workers())?;
+        let steering = kernel.steering(queues.steering(sealing))?;
         queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")?;
         // Those that come later are guarded as the watch tells of them.
         for entry in std::fs::read_dir(INTERFACES)?.flatten() {

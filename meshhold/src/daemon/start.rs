@@ -49,7 +49,10 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let (control, call_queue) = Control::start(ControlConfig::from(&config))?;
 
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let mut lan = Prepared::new(&config, count).await;
+    let mut ciphers = crypto::measure();
+    ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
+    let sealing = ciphers.first().map_or(0, |(_, speed)| *speed);
+    let mut lan = Prepared::new(&config, count, sealing).await;
     let workers_config = WorkersConfig {
         interface: lan.queues.take(),
         relay: config.relay.enabled,
@@ -92,8 +95,6 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
         heard,
         drops,
     };
-    let mut ciphers = crypto::measure();
-    ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
     machine.set_wall(Instant::now(), wall_clock());
     machine.set_swarm_key(swarm_key);

@@ -1,12 +1,13 @@
 //! The program that chooses the queue of a packet, and what it tells the workers.
 
-use std::{thread::sleep, time::Duration};
+use std::{collections::BTreeSet, thread::sleep, time::Duration};
 
 use aya::programs::{TestRun, TestRunOptions};
 use meshhold::datapath::ebpf::EbpfDatapath;
+use meshhold_common::maps::Steering;
 
 use crate::{
-    packets::{ACK, TCP, ipv4, ipv6, ports},
+    packets::{ACK, TCP, UDP, ipv4, ipv6, ports},
     support::{OWN4, OWN6, PEER4, PEER6, is_root},
 };
 
@@ -15,13 +16,17 @@ const WORKERS: u32 = 2;
 const LINK: [[u8; 14]; 2] =
     [[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd]];
 
-/// Queue of one more packet of a flow that sends full segments.
+/// Queue of one more packet of a flow that sends full segments, where TCP isn't spread.
 fn queue(datapath: &mut EbpfDatapath, packet: &[u8]) -> u32 {
+    queue_as(datapath, packet, 0)
+}
+
+fn queue_as(datapath: &mut EbpfDatapath, packet: &[u8], spread: u32) -> u32 {
     let [four, six] = LINK;
     let link = if packet[0] >> 4 == 4 { four } else { six };
     let data = [&link, packet, &[0; 1_300]].concat();
     let options = TestRunOptions { data_in: Some(&data), ..TestRunOptions::default() };
-    datapath.steering(WORKERS).unwrap().test_run(options).unwrap().return_value
+    datapath.steering(Steering { workers: WORKERS, spread }).unwrap().test_run(options).unwrap().return_value
 }
 
 #[test]
@@ -72,4 +77,20 @@ fn a_flow_that_paused_is_sparse_again() {
     assert!(bulk < WORKERS);
     sleep(Duration::from_millis(300));
     assert!(queue(&mut datapath, &packet) >= WORKERS);
+}
+
+#[test]
+fn tcp_has_a_worker_for_each_direction_unless_it_is_spread() {
+    if !is_root() {
+        return;
+    }
+    let mut datapath = EbpfDatapath::open(None).unwrap();
+    let mut workers_of = |protocol, spread| {
+        let mut bulk = |port| {
+            let packet = ipv4(OWN4, PEER4, protocol, &ports(protocol, port, 443, ACK));
+            (0..20).map(|_| queue_as(&mut datapath, &packet, spread)).last().unwrap()
+        };
+        (50_000..50_020).map(&mut bulk).collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!([workers_of(TCP, 0), workers_of(TCP, 1), workers_of(UDP, 0)], [1, 2, 2]);
 }

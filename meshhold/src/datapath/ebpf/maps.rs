@@ -10,7 +10,7 @@ use meshhold_common::{
     Address, Reason,
     maps::{
         CallerEntry, CallerKey, Counter, Epoch, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry,
-        PortBits, Range, SEEN,
+        PortBits, Range, SEEN, Steering,
     },
     nat::{DeviceEntry, LanEntry},
 };
@@ -31,7 +31,7 @@ pub(super) struct Maps {
     pub(super) state: State,
     pub(super) ports: Array<MapData, PortBits>,
     pub(super) generations: Array<MapData, Generation>,
-    pub(super) workers: Array<MapData, u32>,
+    pub(super) workers: Array<MapData, Steering>,
     pub(super) epoch: Array<MapData, Epoch>,
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) events: Option<RingBuf<MapData>>,

@@ -28,7 +28,10 @@ use aya::{
         tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
-use meshhold_common::{Reason, maps::Counter};
+use meshhold_common::{
+    Reason,
+    maps::{Counter, Steering},
+};
 
 pub use self::{error::EbpfError, events::Events, judge::LEAST, relay::KernelRelay};
 use self::{
@@ -207,13 +210,13 @@ impl EbpfDatapath {
         self.maps.events.take().map(Events)
     }
 
-    /// The program that chooses a queue of the mesh interface, for `workers` of them.
+    /// The program that chooses a queue of the mesh interface, as `steering` says.
     ///
     /// # Errors
     /// [`EbpfError::Program`] where the kernel refuses it.
-    pub fn steering(&mut self, workers: u32) -> Result<&SocketFilter, EbpfError> {
+    pub fn steering(&mut self, steering: Steering) -> Result<&SocketFilter, EbpfError> {
         const NAME: &str = "mesh_steer";
-        self.maps.workers.set(0, workers, 0).map_err(of("WORKERS"))?;
+        self.maps.workers.set(0, steering, 0).map_err(of("WORKERS"))?;
         let failed = |source| EbpfError::Program { program: NAME, source };
         let found = self.ebpf.program_mut(NAME).ok_or(EbpfError::Object { what: NAME })?;
         let filter: &mut SocketFilter = found.try_into().map_err(failed)?;

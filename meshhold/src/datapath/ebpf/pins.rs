@@ -12,7 +12,7 @@ use meshhold_common::{
     maps::{
         CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
         FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS, Opened,
-        Own, PeerEntry, PortBits, Range, Tokens,
+        Own, PeerEntry, PortBits, Range, Steering, Tokens,
     },
     nat::{DeviceEntry, Inward, LanEntry, MAX_DEVICES, MAX_TRANSLATIONS, Outward},
 };
@@ -43,7 +43,7 @@ const LAYOUTS: [Layout; 21] = [
     ("COUNTERS", INDEX, size_of::<Counter>(), REASONS + 1),
     ("TOKENS", INDEX, size_of::<Tokens>(), REASONS),
     ("RATES", INDEX, size_of::<FlowRate>(), FLOW_RATES),
-    ("WORKERS", INDEX, INDEX, 1),
+    ("WORKERS", INDEX, size_of::<Steering>(), 1),
     ("PROMOTED", INDEX, size_of::<u64>(), 1),
     ("EVENTS", 0, 0, EVENT_BYTES),
     ("DEVICES", size_of::<Address>(), size_of::<DeviceEntry>(), MAX_DEVICES),

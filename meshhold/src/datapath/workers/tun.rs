@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
+use meshhold_common::maps::Steering;
 
 use super::offload::virtio;
 use crate::platform::linux::kernel_word::KernelWord;
@@ -17,6 +18,10 @@ use crate::platform::linux::sys_net::{self, TunFlags};
 const OFFLOAD_TCP: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 /// UDP segmentation: Linux 6.2.
 const OFFLOAD_UDP: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// MB/s from which sealing is the smaller part of what a worker does with a super-packet: the rest takes some 170 ms a GB
+/// (docs/performance.md).
+const FAST_SEALING: u32 = 6_000;
 
 /// What packets on the queues look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +115,15 @@ impl TunQueues {
         u32::try_from(self.bulk.len()).unwrap_or(u32::MAX)
     }
 
+    /// How packets are to be shared out, by workers that seal so many MB/s. Of two workers that seal fast and take TCP as
+    /// super-packets each can carry what two processors send, and with one for each direction the other processor is left
+    /// to the kernel and to programs: a tenth less processor time than with both for all (docs/performance.md).
+    pub fn steering(&self, sealing: u32) -> Steering {
+        let workers = self.workers();
+        let by_direction = workers == 2 && self.offload != Offload::None && sealing >= FAST_SEALING;
+        Steering { workers, spread: u32::from(!by_direction) }
+    }
+
     /// What was agreed with the kernel.
     pub fn offload(&self) -> Offload {
         self.offload
@@ -165,5 +179,26 @@ impl TunQueue {
 
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spread(workers: usize, offload: Offload, sealing: u32) -> u32 {
+        let files = (0..workers).map(|_| File::open("/dev/null").unwrap()).collect();
+        let steering = TunQueues::from_files("mesh", files, offload).steering(sealing);
+        assert_eq!(steering.workers as usize, workers);
+        steering.spread
+    }
+
+    #[test]
+    fn two_fast_workers_take_a_direction_each_and_others_all_flows() {
+        assert_eq!(spread(2, Offload::TcpAndUdp, FAST_SEALING), 0);
+        assert_eq!(spread(2, Offload::Tcp, FAST_SEALING), 0);
+        assert_eq!(spread(2, Offload::TcpAndUdp, FAST_SEALING - 1), 1, "they seal slowly");
+        assert_eq!(spread(2, Offload::None, FAST_SEALING), 1, "no super-packets");
+        assert_eq!(spread(3, Offload::TcpAndUdp, FAST_SEALING), 1, "more processors than two");
     }
 }
