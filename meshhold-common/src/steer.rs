@@ -26,7 +26,7 @@ const DIRECTION: u32 = 1;
 /// Bit of [`flow_hash`] that says that it is TCP's.
 const IS_TCP: u32 = 1 << 31;
 
-/// A number that all packets of a flow share at both ends; those of the other direction have another [`DIRECTION`].
+/// A number that all packets of a flow share at both ends; those of the other direction have another last bit.
 /// Fragments have no ports and share one for their addresses.
 #[inline(always)]
 pub fn flow_hash<L: Load>(load: &L) -> u32 {

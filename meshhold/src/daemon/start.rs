@@ -8,6 +8,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 use meshhold_core::circuit::Circuits;
 use meshhold_core::identity::NodeId;
+use meshhold_core::session::Cipher;
 use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
 
@@ -49,8 +50,7 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     let (control, call_queue) = Control::start(ControlConfig::from(&config))?;
 
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
-    let mut ciphers = crypto::measure();
-    ciphers.retain(|(cipher, _)| config.node.cipher.is_none_or(|only| only == *cipher));
+    let ciphers = ciphers(config.node.cipher);
     let sealing = ciphers.first().map_or(0, |(_, speed)| *speed);
     let mut lan = Prepared::new(&config, count, sealing).await;
     let workers_config = WorkersConfig {
@@ -140,6 +140,13 @@ pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     daemon.settle().await;
     tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");
     Ok((daemon, inputs))
+}
+
+/// The ciphers that circuits may have, with their sealing speed in MB/s, fastest first. `only`: by the configuration.
+fn ciphers(only: Option<Cipher>) -> Vec<(Cipher, u32)> {
+    let mut ciphers = crypto::measure();
+    ciphers.retain(|(cipher, _)| only.is_none_or(|only| only == *cipher));
+    ciphers
 }
 
 /// Discovery on the LAN, where it is wanted and can be had; without, nodes are found by bootstrap peers and memory.
