@@ -1,7 +1,7 @@
 //! The TUN interface as the workers see it: one queue each, with or without virtio headers.
 //!
-//! Owns creation and the choice of offloads. Addresses, routes and "up" belong to `platform`. Crate `tun` 0.8 is not
-//! used here: it refuses more than one queue.
+//! Owns creation, the choice of offloads and how packets are to be shared out to the queues. Addresses, routes and "up"
+//! belong to `platform`. Crate `tun` 0.8 is not used here: it refuses more than one queue.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -110,16 +110,11 @@ impl TunQueues {
         &self.name
     }
 
-    /// For how many workers there are queues.
-    pub fn workers(&self) -> u32 {
-        u32::try_from(self.bulk.len()).unwrap_or(u32::MAX)
-    }
-
     /// How packets are to be shared out, by workers that seal so many MB/s. Of two workers that seal fast and take TCP as
     /// super-packets each can carry what two processors send, and with one for each direction the other processor is left
     /// to the kernel and to programs: a tenth less processor time than with both for all (docs/performance.md).
     pub fn steering(&self, sealing: u32) -> Steering {
-        let workers = self.workers();
+        let workers = u32::try_from(self.bulk.len()).unwrap_or(u32::MAX);
         let by_direction = workers == 2 && self.offload != Offload::None && sealing >= FAST_SEALING;
         Steering { workers, spread: u32::from(!by_direction) }
     }
