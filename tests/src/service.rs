@@ -174,20 +174,31 @@ pub struct Transfer {
     pub mss: u64,
 }
 
-/// Runs an iperf3 client for `seconds` with further `options`.
+/// Runs an iperf3 client for `seconds` with further `options`, as soon as the server is done with the last one.
 pub fn transfer(host: &Host, address: IpAddr, port: u16, seconds: u32, options: &[&str]) -> Result<Transfer> {
     let (address, port, seconds) = (address.to_string(), port.to_string(), seconds.to_string());
     let mut arguments = vec!["-J", "-c", &address, "-p", &port, "-t", &seconds, "--connect-timeout", "5000"];
     arguments.extend(options);
-    let report: Value = serde_json::from_str(&host.run("iperf3", &arguments)?)?;
-    let end = report.get("end").with_context(|| format!("no result: {report}"))?;
-    let sum = end.get("sum_received").or_else(|| end.get("sum")).context("no sum in the result")?;
+    wait::until(START_LIMIT, "iperf3's server is free", || Ok(attempt(host, &arguments).transpose()))?
+}
+
+/// `None` if the server isn't done with the client before.
+fn attempt(host: &Host, arguments: &[&str]) -> Result<Option<Transfer>> {
+    let report: Value = serde_json::from_str(&host.run("iperf3", arguments)?)?;
+    // With -J an iperf3 that failed ends with 0 too.
+    if let Some(error) = report["error"].as_str() {
+        ensure!(error.contains("server is busy"), "iperf3: {error}");
+        return Ok(None);
+    }
+    let end = &report["end"];
+    let sum = end.get("sum_received").or_else(|| end.get("sum"));
+    let sum = sum.with_context(|| format!("no sum in the result: {report}"))?;
     let number = |key: &str| sum.get(key).and_then(Value::as_f64).unwrap_or_default();
-    Ok(Transfer {
+    Ok(Some(Transfer {
         mbits: number("bits_per_second") / 1e6,
         lost_percent: number("lost_percent"),
         mss: report["start"]["tcp_mss_default"].as_u64().unwrap_or_default(),
-    })
+    }))
 }
 
 fn ready(
