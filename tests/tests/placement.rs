@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::process::Process;
-use meshhold_tests::{Lab, Node, run, scenario, service};
+use meshhold_tests::{Lab, Node, Settings, run, service};
 
 /// Ends by itself, after half a minute of processor time.
 const BUSY: &str = "ulimit -t 30; while :; do :; done";
 /// So many leave a worker a third of the processor.
 const PROGRAMS: usize = 2;
-/// Each way, so that each worker has data. How much makes a worker wait and leaves the other processor idle depends on the
-/// machine, so one after another is tried.
-const RATES: [&str; 5] = ["1000M", "500M", "2000M", "250M", "4000M"];
+/// Each way, so that each worker has data.
+const STREAMS: &str = "4";
+/// Of a stream. How much makes a worker wait and leaves the other processor idle depends on the machine, so one after another
+/// is tried.
+const RATES: [&str; 5] = ["250M", "125M", "500M", "62M", "1000M"];
 const SECONDS: &str = "5";
 const LOOK: Duration = Duration::from_millis(20);
 /// More than workers need to forget where they went.
@@ -29,7 +31,7 @@ fn a_worker_leaves_a_busy_processor_and_comes_home() -> Result<()> {
             println!("figure: one processor, nowhere to go");
             return Ok(());
         }
-        let (a, b) = scenario::pair(lab, &["tcp:5201"])?;
+        let (a, b) = pair(lab)?;
         let _server = service::iperf(&a.host, "127.0.0.1", 5201)?;
         let (address, home) = (IpAddr::V4(a.addresses()?.0), processors(&a)?);
         ensure!(processors(&b)? == home, "two nodes of one machine begin alike");
@@ -46,18 +48,32 @@ fn a_worker_leaves_a_busy_processor_and_comes_home() -> Result<()> {
     })
 }
 
+/// With AES two nodes of one machine may differ: where it sealed a little faster at the start TCP goes by direction, at the other
+/// by flow, and one worker has nearly all. ChaCha20 goes by flow at both.
+fn pair(lab: &Lab) -> Result<(Node, Node)> {
+    let cipher = Some("chacha20-poly1305");
+    let mut a = Node::new(lab.host("a")?, Settings { cipher, ..Settings::default() })?;
+    let mut b = Node::new(lab.host("b")?, Settings { cipher, ..Settings::knowing(&[&a])? })?;
+    b.join(&a.mint(&["tcp:5201"])?, &[])?;
+    a.start_and_wait()?;
+    b.start_and_wait()?;
+    b.wait_peer_up(&a)?;
+    Ok((a, b))
+}
+
 /// Sends until two workers of one of the nodes have changed places; yields where its workers are.
 fn moved(nodes: [&Node; 2], address: IpAddr, home: &[String]) -> Result<Vec<String>> {
     let address = address.to_string();
     let shares = |workers: &[String]| BTreeSet::from_iter(workers.to_owned());
     for rate in RATES {
-        let arguments = ["-c", &address, "-p", "5201", "-t", SECONDS, "--bidir", "-b", rate];
+        let arguments = ["-c", &address, "-p", "5201", "-t", SECONDS, "-P", STREAMS, "--bidir", "-b", rate];
         let mut transfer = nodes[1].host.spawn(&format!("transfer-{rate}"), "iperf3", &arguments)?;
         while transfer.is_running()? {
             for node in nodes {
                 let now = processors(node)?;
                 if now != home && shares(&now) == shares(home) {
                     transfer.kill()?;
+                    println!("figure: moved at {rate} a stream");
                     return Ok(now);
                 }
             }
