@@ -15,12 +15,17 @@ const READY: Duration = Duration::from_secs(10);
 /// Two members of one network, connected: `a` minted the key and opens `allow`, `b` opens nothing and knows `a`.
 pub fn pair(lab: &Lab, allow: &[&str]) -> Result<(Node, Node)> {
     let (mut a, mut b) = strangers(lab)?;
-    let key = a.mint(allow)?;
-    b.join(&key, &[])?;
+    connect(&mut a, &mut b, allow)?;
+    Ok((a, b))
+}
+
+/// Makes a [`pair`] of two nodes with settings of their own.
+pub fn connect(a: &mut Node, b: &mut Node, allow: &[&str]) -> Result<()> {
+    b.join(&a.mint(allow)?, &[])?;
     a.start_and_wait()?;
     b.start_and_wait()?;
-    b.wait_peer_up(&a)?;
-    Ok((a, b))
+    b.wait_peer_up(a)?;
+    Ok(())
 }
 
 /// Two nodes without any key; `b` knows where `a` is. Neither is started.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::exchange::{self, Found, PORTS};
-use meshhold_tests::{Lab, Node, Settings, lab};
+use meshhold_tests::{Lab, Node, Settings, lab, scenario};
 
 /// Bytes of each combination, and what a soak says instead.
 const BYTES: u64 = 40_000_000;
@@ -71,10 +71,7 @@ fn pair(lab: &Lab, server: bool, caller: bool) -> Result<(Node, Node)> {
     let mut a = Node::new(lab.host("a")?, offload(server))?;
     let known = Settings { offload: Some(caller), ..Settings::knowing(&[&a])? };
     let mut b = Node::new(lab.host("b")?, known)?;
-    b.join(&a.mint(&PORTS)?, &[])?;
-    a.start_and_wait()?;
-    b.start_and_wait()?;
-    b.wait_peer_up(&a)?;
+    scenario::connect(&mut a, &mut b, &PORTS)?;
     Ok((a, b))
 }
 

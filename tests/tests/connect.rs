@@ -183,10 +183,7 @@ fn a_node_bound_to_a_cipher_uses_it() -> Result<()> {
         let mut a =
             Node::new(lab.host("a")?, Settings { cipher: Some("chacha20-poly1305"), ..Settings::default() })?;
         let mut b = Node::new(lab.host("b")?, Settings::knowing(&[&a])?)?;
-        b.join(&a.mint(&[])?, &[])?;
-        a.start_and_wait()?;
-        b.start_and_wait()?;
-        b.wait_peer_up(&a)?;
+        scenario::connect(&mut a, &mut b, &[])?;
         let cipher = b.wait_known(&a)?.cipher;
         ensure!(cipher.as_deref() == Some("ChaCha20-Poly1305"), "{cipher:?}");
         Ok(())

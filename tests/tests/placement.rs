@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::process::Process;
-use meshhold_tests::{Lab, Node, Settings, run, service};
+use meshhold_tests::{Lab, Node, Settings, run, scenario, service};
 
 /// Ends by itself, after half a minute of processor time.
 const BUSY: &str = "ulimit -t 30; while :; do :; done";
@@ -54,10 +54,7 @@ fn pair(lab: &Lab) -> Result<(Node, Node)> {
     let cipher = Some("chacha20-poly1305");
     let mut a = Node::new(lab.host("a")?, Settings { cipher, ..Settings::default() })?;
     let mut b = Node::new(lab.host("b")?, Settings { cipher, ..Settings::knowing(&[&a])? })?;
-    b.join(&a.mint(&["tcp:5201"])?, &[])?;
-    a.start_and_wait()?;
-    b.start_and_wait()?;
-    b.wait_peer_up(&a)?;
+    scenario::connect(&mut a, &mut b, &["tcp:5201"])?;
     Ok((a, b))
 }
 
