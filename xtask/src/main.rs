@@ -6,6 +6,7 @@ mod cargo;
 mod ci;
 mod demo;
 mod fuzz_api;
+mod qemu;
 mod scale;
 mod setup;
 mod sizes;
