@@ -95,9 +95,11 @@ fn reverse_path(mesh: &str) -> Vec<Finding> {
     if strict("all") {
         return vec![Finding::warning(CHECK, format!("net.ipv4.conf.all.rp_filter is {why}"), remedy("all"))];
     }
-    let names = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    // Always of this network namespace, unlike /sys, and with nothing but interfaces and the two defaults.
+    let names = fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    let underlay: Vec<String> = names.filter(|name| name != "lo" && name != mesh).collect();
+    let no_underlay = ["all", "default", "lo", mesh];
+    let underlay: Vec<String> = names.filter(|name| !no_underlay.contains(&name.as_str())).collect();
     let several = underlay.len() > 1;
     let found = underlay.iter().filter(|name| several && strict(name));
     found

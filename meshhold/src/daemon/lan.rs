@@ -14,6 +14,7 @@ use anyhow::Context;
 use meshhold_common::Reason;
 use meshhold_core::path::Path;
 
+use super::guards::Guards;
 use crate::config::Config;
 use crate::control::api::{DatapathMode, DatapathStatus, ProgramCost};
 use crate::datapath::counters::Activity;
@@ -24,12 +25,9 @@ use crate::datapath::relay::{Hop, LegTraffic};
 use crate::datapath::table::Table;
 use crate::datapath::workers::tun::Offload;
 use crate::datapath::workers::{TunQueues, Workers};
-use crate::platform::linux::watch::{Link, NetEvent};
+use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::ways::{NoWay, Way};
-use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup, reserved, sys};
-
-/// One entry an interface of this namespace.
-const INTERFACES: &str = "/sys/class/net";
+use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup, links, reserved, sys};
 
 /// The mesh interface, as far as it could be had.
 pub(super) struct Lan {
@@ -38,8 +36,7 @@ pub(super) struct Lan {
     kernel: Option<EbpfDatapath>,
     workers: Option<Workers>,
     policy: Option<Arc<Policy>>,
-    /// Interfaces with a LAN guard, and their indices.
-    guarded: BTreeMap<String, u32>,
+    guards: Guards,
     /// One sentence for each thing that is missing.
     warnings: Vec<String>,
     /// What the interface itself does without: its offloads, or all by the configuration.
@@ -63,7 +60,7 @@ impl Prepared {
             kernel: None,
             workers: None,
             policy: None,
-            guarded: BTreeMap::new(),
+            guards: Guards::default(),
             warnings: Vec::new(),
             without: (!config.node.offload).then_some("configuration"),
         };
@@ -122,18 +119,19 @@ impl Lan {
         let steering = kernel.steering(queues.steering(sealing))?;
         queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")?;
         // Those that come later are guarded as the watch tells of them.
-        for entry in std::fs::read_dir(INTERFACES)?.flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| *name != "lo" && *name != self.interface) else {
-                continue;
-            };
-            // Read before the guard: an interface that takes the name in between has another index.
-            let index = std::fs::read_to_string(entry.path().join("ifindex")).unwrap_or_default();
-            kernel.guard(name)?;
-            self.guarded.insert(name.to_owned(), index.trim().parse().unwrap_or_default());
-        }
+        links::others(&self.interface)?.iter().for_each(|link| self.guards.put(&mut kernel, link));
         self.kernel = Some(kernel);
         Ok(())
+    }
+
+    /// Tries again where a LAN guard could not be put.
+    pub(super) fn retry_guards(&mut self) {
+        if self.guards.are_missing()
+            && let Some(kernel) = &mut self.kernel
+            && let Ok(others) = links::others(&self.interface)
+        {
+            self.guards.complete(kernel, &others);
+        }
     }
 
     /// The kernel's drop events, for the first caller.
@@ -259,21 +257,8 @@ impl Lan {
 
     /// Keeps the LAN guard on every interface that comes.
     pub(super) fn on_net(&mut self, event: &NetEvent) {
-        let Some(kernel) = &mut self.kernel else { return };
-        let result = match event {
-            NetEvent::LinkUp(Link { name, index, .. }) if self.guarded.get(name) == Some(index) => Ok(()),
-            NetEvent::LinkUp(Link { name, index, .. }) => {
-                self.guarded.insert(name.clone(), *index);
-                kernel.guard(name)
-            }
-            NetEvent::LinkGone(Link { name, .. }) => {
-                self.guarded.remove(name);
-                kernel.unguard(name)
-            }
-            NetEvent::AddressesChanged | NetEvent::RoutesChanged => Ok(()),
-        };
-        if let Err(error) = result {
-            tracing::warn!("the LAN guard is missing on an interface: {error:#}");
+        if let Some(kernel) = &mut self.kernel {
+            self.guards.on_net(kernel, event);
         }
     }
 
@@ -384,8 +369,8 @@ impl Lan {
         u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn warnings(&self) -> &[String] {
-        &self.warnings
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings.iter().cloned().chain(self.guards.warnings()).collect()
     }
 
     /// Takes everything away: first the way in, then the interface, then its programs.

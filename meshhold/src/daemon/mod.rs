@@ -11,6 +11,7 @@ mod expiry;
 mod explain;
 mod figures;
 mod gateway;
+mod guards;
 mod keys;
 mod lan;
 mod mapping;
@@ -350,6 +351,7 @@ impl Daemon {
         self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.stale.table |= self.relaying.check().await;
+        self.lan.retry_guards();
         self.lan.sweep();
         self.refresh_names().await;
         let relays = self.near_relays();

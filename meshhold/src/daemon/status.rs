@@ -51,7 +51,7 @@ impl Daemon {
             dns: self.names.status(),
             relay: self.relay_status(),
             networks: networks.collect(),
-            warnings: self.warnings.iter().chain(self.lan.warnings()).cloned().collect(),
+            warnings: self.warnings.iter().cloned().chain(self.lan.warnings()).collect(),
             counters: self.lan.counters(&self.relaying.counters()),
         }
     }

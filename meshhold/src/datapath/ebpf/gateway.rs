@@ -2,11 +2,12 @@
 //!
 //! Owns where they hang. A node without devices has none of them, and none of their cost.
 
-use std::{collections::BTreeMap, fs};
+use std::collections::BTreeMap;
 
 use meshhold_common::nat::LanEntry;
 
 use super::{EbpfDatapath, EbpfError, Program, maps::of};
+use crate::platform::linux::sys;
 
 const MESH: [Program; 2] = [Program::DeviceEgress, Program::DeviceIngress];
 
@@ -38,7 +39,7 @@ impl EbpfDatapath {
             self.maps.lans.remove(index).map_err(of("LANS"))?;
             self.detach(Program::Answer, name)?;
         }
-        let mesh = LanEntry { mesh: index_of(interface) };
+        let mesh = LanEntry { mesh: sys::index_of(interface).unwrap_or_default() };
         for (index, name) in after.iter().filter(|lan| !contains(&before, *lan)) {
             self.maps.lans.insert(index, mesh, 0).map_err(of("LANS"))?;
             self.attach(Program::Answer, name)?;
@@ -75,10 +76,4 @@ impl EbpfDatapath {
 
 fn contains(lans: &BTreeMap<u32, String>, (index, name): (&u32, &String)) -> bool {
     lans.get(index) == Some(name)
-}
-
-/// 0 where the interface is gone.
-fn index_of(interface: &str) -> u32 {
-    let text = fs::read_to_string(format!("/sys/class/net/{interface}/ifindex")).unwrap_or_default();
-    text.trim().parse().unwrap_or_default()
 }

@@ -17,6 +17,7 @@ pub mod conflicts;
 pub mod echo;
 pub mod error;
 pub mod kernel_word;
+pub mod links;
 mod list;
 pub mod listeners;
 pub mod memory;

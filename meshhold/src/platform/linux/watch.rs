@@ -1,9 +1,6 @@
 //! Interfaces as they come and go, and changes of addresses.
 //!
 //! Owns the subscription and its recovery after lost notifications. Must not know what a change leads to.
-//!
-//! Messages are taken apart here down to index, type and name only: an interface whose other attributes
-//! can't be understood must still get its LAN guard.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +8,15 @@ use std::{
     io,
 };
 
-use rtnetlink::{
-    packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage},
-    packet_route::{
-        RouteNetlinkMessage,
-        link::{LinkLayerType, LinkMessage},
-    },
-    sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+use rtnetlink::sys::{
+    AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
 };
 use tokio::sync::mpsc;
 
-use super::error::NetError;
+use super::{
+    error::NetError,
+    links::{RawLink, dump_request, split_message},
+};
 
 /// How the packets of an interface begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +52,6 @@ pub enum NetEvent {
 }
 
 const QUEUE: usize = 64;
-const HEADER: usize = 16;
 
 /// Starts to watch. The interfaces there now come first, as [`NetEvent::LinkUp`]; the watch ends when the
 /// receiver is dropped, and the channel closes if the kernel's socket fails.
@@ -120,12 +114,7 @@ async fn run(socket: &TokioSocket, mut tracker: Tracker, events: &mpsc::Sender<N
 }
 
 fn request_links(socket: &TokioSocket) -> io::Result<()> {
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.socket_ref().send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    socket.socket_ref().send_to(&dump_request(), &SocketAddr::new(0, 0), 0)?;
     Ok(())
 }
 
@@ -182,8 +171,7 @@ impl Tracker {
             self.forget(found.index, events);
             return;
         }
-        let Some(kind) = found.kind() else { return };
-        let link = Link { name: found.name, index: found.index, kind };
+        let Some(link) = found.guarded() else { return };
         if self.links.get(&link.index) == Some(&link) {
             return;
         }
@@ -243,65 +231,4 @@ fn routes_changed(events: &mut Vec<NetEvent>) {
 fn is_ipv4_route(payload: &[u8]) -> bool {
     payload.first().copied().map(i32::from) == Some(libc::AF_INET)
         && payload.get(4) != Some(&libc::RT_TABLE_LOCAL)
-}
-
-/// The parts of an interface's message that matter here.
-struct RawLink {
-    family: i32,
-    layer: u16,
-    index: u32,
-    name: String,
-}
-
-impl RawLink {
-    /// Reads struct ifinfomsg and the attribute `IFLA_IFNAME` behind it.
-    fn parse(payload: &[u8]) -> Option<Self> {
-        let family = i32::from(*payload.first()?);
-        let layer = u16::from_ne_bytes(payload.get(2..4)?.try_into().ok()?);
-        let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
-        let mut rest = payload.get(HEADER..)?;
-        while let Some((kind, value, after)) = split_attribute(rest) {
-            if kind == libc::IFLA_IFNAME {
-                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
-                return Some(Self { family, layer, index, name: String::from_utf8_lossy(name).into_owned() });
-            }
-            rest = after;
-        }
-        None
-    }
-
-    fn kind(&self) -> Option<LinkKind> {
-        match LinkLayerType::from(self.layer) {
-            LinkLayerType::Loopback => None,
-            LinkLayerType::Ether => Some(LinkKind::Ethernet),
-            LinkLayerType::None
-            | LinkLayerType::Rawip
-            | LinkLayerType::Ppp
-            | LinkLayerType::Tunnel
-            | LinkLayerType::Tunnel6
-            | LinkLayerType::Sit
-            | LinkLayerType::Ipgre
-            | LinkLayerType::Ip6gre => Some(LinkKind::L3),
-            other => {
-                tracing::debug!(interface = self.name, layer = ?other, "interface type has no LAN guard");
-                None
-            }
-        }
-    }
-}
-
-/// Type, payload and the rest behind the first netlink message.
-fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let payload = bytes.get(HEADER..length)?;
-    Some((kind, payload, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-/// Type, value and the rest behind the first attribute.
-fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
-    let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
-    let value = bytes.get(4..length)?;
-    Some((kind, value, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
