@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,13 +40,15 @@ pub(crate) struct Boot {
     pub(crate) arguments: Vec<OsString>,
     /// Where everything that the guest's console shows goes.
     pub(crate) console: PathBuf,
+    /// Whether it starts again where the guest asks for that; else it ends.
+    pub(crate) again: bool,
 }
 
-/// A raw image.
+/// A raw image, which stays as it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
-    pub(crate) image: PathBuf,
-    pub(crate) read_only: bool,
+    image: PathBuf,
+    mode: &'static str,
 }
 
 /// A running machine; dropping it ends it.
@@ -74,7 +76,8 @@ impl Boot {
     pub(crate) fn start_by(&self, mut qemu: Command) -> Result<Machine> {
         let monitor = self.console.with_extension("monitor");
         qemu.args(["-accel", "tcg", "-cpu", PROCESSOR, "-smp", "1"])
-            .args(["-display", "none", "-nodefaults", "-no-reboot"])
+            .args(["-display", "none", "-nodefaults"])
+            .args((!self.again).then_some("-no-reboot"))
             .args(["-m", &self.memory_mib.to_string()])
             .arg("-kernel")
             .arg(&self.kernel)
@@ -84,13 +87,25 @@ impl Boot {
             .args(["-serial", &format!("file:{}", self.console.display())])
             .args(["-monitor", &format!("unix:{},server,nowait", monitor.display())]);
         for disk in &self.disks {
-            let read_only = if disk.read_only { ",readonly=on" } else { "" };
-            qemu.args(["-drive", &format!("file={},if=virtio,format=raw{read_only}", disk.image.display())]);
+            let Disk { image, mode } = disk;
+            qemu.args(["-drive", &format!("file={},if=virtio,format=raw,{mode}", image.display())]);
         }
         let mut command = Command::new("nice");
         command.args(["-n", NICE]).arg(qemu.get_program()).args(qemu.get_args()).args(&self.arguments);
         let process = Process::spawn(command, "qemu", &self.console.with_extension("qemu"))?;
         Ok(Machine { process, console: self.console.clone(), monitor })
+    }
+}
+
+impl Disk {
+    /// The guest can't write.
+    pub(crate) fn read_only(image: &Path) -> Self {
+        Self { image: image.to_owned(), mode: "readonly=on" }
+    }
+
+    /// The guest writes, and all that is gone with the machine.
+    pub(crate) fn scratch(image: &Path) -> Self {
+        Self { image: image.to_owned(), mode: "snapshot=on" }
     }
 }
 
