@@ -373,6 +373,17 @@ pub fn labtool() -> Result<String> {
     path.to_str().map(str::to_owned).context("the target folder's path is not UTF-8")
 }
 
+/// What `cargo xtask bench` loads and compares with; its bare tunnel is a TUN device with another end.
+pub fn benchtool() -> Result<String> {
+    let path = sibling("benchtool")?;
+    path.to_str().map(str::to_owned).context("the target folder's path is not UTF-8")
+}
+
+/// What goes before a daemon's command line so that it runs as on a kernel without IPv6.
+pub fn without_ipv6() -> Result<Vec<&'static str>> {
+    Ok(vec![labtool()?.leak(), "without-ipv6"])
+}
+
 /// A program of this build: `$MESHHOLD_BIN` for the daemon, else the file next to the running test.
 fn sibling(name: &str) -> Result<PathBuf> {
     if let (true, Some(path)) = (name == "meshhold", std::env::var_os("MESHHOLD_BIN")) {

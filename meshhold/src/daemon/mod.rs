@@ -55,7 +55,7 @@ use crate::discover::lan::LanDiscovery;
 use crate::discover::seal::swarm_seal;
 use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
-use crate::platform::linux::{InterfaceSetup, NetworkAddresses, memory};
+use crate::platform::linux::{InterfaceSetup, NetworkAddresses, families, memory};
 use callers::Callers;
 use circuits::CircuitTable;
 use clock::Clock;
@@ -307,9 +307,10 @@ impl Daemon {
     /// Looks again for the addresses at which others may reach us.
     async fn find_endpoints(&mut self) {
         let setup = self.interface_setup();
-        let port = self.config.node.listen.port();
+        let listen = self.config.node.listen;
         if let Some(found) = self.lan.candidates(&setup).await {
-            self.endpoints = found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+            let heard = found.into_iter().filter(|ip| families::serves(listen.ip(), *ip));
+            self.endpoints = heard.map(|ip| SocketAddr::new(ip, listen.port())).collect();
         }
     }
 

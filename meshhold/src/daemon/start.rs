@@ -35,13 +35,14 @@ use crate::discover::dht::DhtDiscovery;
 use crate::discover::lan::{LanDiscovery, PORT};
 use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
-use crate::platform::linux::watch;
+use crate::platform::linux::{families, watch};
 
 /// Nodes that were found and may wait for the daemon.
 const FOUND: usize = 64;
 
 /// Starts every part; what only degrades is a warning, what nothing works without is an error.
-pub(super) async fn start(config: Config) -> anyhow::Result<(Daemon, Inputs)> {
+pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)> {
+    config.node.listen = families::listenable(config.node.listen);
     let data_dir = &config.node.data_dir;
     let identity = identity::load_or_create(data_dir)?;
     let store = KeyStore::open(data_dir)?;

@@ -6,8 +6,10 @@ use super::guard::Site;
 use super::{password, site, tls};
 use crate::control::ControlConfig;
 use crate::control::connection::{self, Caller};
+use crate::platform::linux::families;
 use anyhow::{Context, ensure};
 use axum::Router;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +20,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// Most connections at a time: beyond, the oldest of those that have not proved who they are gives way.
 const MAX_CONNECTIONS: usize = 128;
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 /// A TLS handshake that takes longer is given up.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -52,9 +56,8 @@ impl Web {
             true => Some(tls::load(config)?),
             false => None,
         };
-        let listener = std::net::TcpListener::bind(address)
+        let listener = open(families::listenable(address))
             .with_context(|| format!("can't listen on {address}; set api.listen_addr to a free address"))?;
-        listener.set_nonblocking(true)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let fingerprint = tls.as_ref().and_then(|tls| tls.fingerprint.clone());
         let site = Site::new(address, &config.api.hosts, scheme, fingerprint);
@@ -83,6 +86,18 @@ impl Web {
             }
         }
     }
+}
+
+/// With `[::]` both families, whatever `net.ipv6.bindv6only` says.
+fn open(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Those that are served, oldest first.

@@ -54,15 +54,15 @@ const FOREIGN_NAMES: [&str; 27] = [
     "dummy",
     "ifb",
 ];
-/// Kinds of device that never carry the underlay.
+/// Kinds of device that don't carry the underlay, unless the default route leads there.
 const FOREIGN_KINDS: [&str; 6] = ["tun", "wireguard", "dummy", "vxlan", "geneve", "ifb"];
 
 impl Net {
     /// Usable local addresses, best first, at most [`MOST_CANDIDATES`].
     ///
     /// Left out are loopback, link-local, multicast, deprecated and duplicate addresses, the mesh itself,
-    /// 198.18.0.0/15, and interfaces of containers, hypervisors and other overlays. An interface with such a
-    /// name that carries a default route is the host's uplink all the same (inside a container, say).
+    /// 198.18.0.0/15, and interfaces of containers, hypervisors and other overlays. One of these that carries a
+    /// default route is the host's uplink all the same: `eth0` of a container, `tap0` of a rootless one.
     pub async fn candidates(&self, mesh: &InterfaceSetup) -> Result<Vec<IpAddr>, NetError> {
         Ok(self.places(mesh).await?.into_iter().map(|(ip, _)| ip).collect())
     }
@@ -107,11 +107,14 @@ fn choose(
 
 fn is_underlay(interface: &Interface, all: &[Interface], uplinks: &BTreeSet<u32>) -> bool {
     let kind = interface.kind.as_deref().unwrap_or_default();
-    if interface.loopback || FOREIGN_KINDS.contains(&kind) {
+    if interface.loopback {
         return false;
     }
     if uplinks.contains(&interface.index) {
         return true;
+    }
+    if FOREIGN_KINDS.contains(&kind) {
+        return false;
     }
     // A bridge over a hardware port is a LAN of the host, whatever its name (OpenWrt's `br-lan`); one over
     // virtual ports alone holds containers.
@@ -204,8 +207,11 @@ mod tests {
             ("br-a1b2c3", Some("bridge"), false, false),
             ("lan", Some("bridge"), false, false),
             ("lan", Some("bridge"), true, true),
-            ("tailscale0", Some("tun"), true, false),
+            ("tailscale0", Some("tun"), false, false),
+            ("tap0", Some("tun"), true, true),
+            ("mesh0", Some("tun"), true, false),
             ("wg0", Some("wireguard"), false, false),
+            ("wg0", Some("wireguard"), true, true),
             ("cni0", Some("bridge"), false, false),
             ("bond0", Some("bond"), false, true),
             ("eth0.7", Some("vlan"), false, true),

@@ -16,6 +16,7 @@ pub mod cleanup;
 pub mod conflicts;
 pub mod echo;
 pub mod error;
+pub mod families;
 pub mod kernel_word;
 pub mod links;
 mod list;

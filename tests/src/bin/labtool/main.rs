@@ -15,6 +15,7 @@ mod pour;
 mod scan;
 mod serve;
 mod storm;
+mod without_ipv6;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -44,7 +45,8 @@ labtool storm ADDRESS PORT RATE SECONDS own|SOURCE FILE...   RATE datagrams a se
 labtool hurl ADDRESS PORT FILE...            each file as one datagram
 labtool unix-junk SOCKET                     oversized and malformed messages
 labtool forget-flows                         empties this namespace's connection tracking
-labtool capture FILE                         every packet of this namespace";
+labtool capture FILE                         every packet of this namespace
+labtool without-ipv6 PROGRAM ARGUMENT...      a program that gets no socket of that family, as with ipv6.disable=1";
 
 fn main() -> Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -83,6 +85,7 @@ fn main() -> Result<()> {
         ["unix-junk", socket] => flood::unix(socket),
         ["forget-flows"] => forget::run(),
         ["capture", file] => capture::run(file),
+        ["without-ipv6", program, arguments @ ..] => without_ipv6::run(program, arguments),
         _ => bail!("usage:\n{USAGE}"),
     }
 }
