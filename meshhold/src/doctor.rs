@@ -108,19 +108,10 @@ fn reverse_path(mesh: &str) -> Vec<Finding> {
 }
 
 fn names(status: &Status) -> Vec<Finding> {
-    match status.dns.server {
-        Some(server) if !status.dns.handed_over => vec![Finding::warning(
-            "names",
-            format!("the host's resolver doesn't ask {server} for *.{}", status.dns.suffix),
-            format!(
-                "with dnsmasq: server=/{}/{}#{}; or install systemd-resolved",
-                status.dns.suffix,
-                server.ip(),
-                server.port()
-            ),
-        )],
-        _ => Vec::new(),
-    }
+    let dns = &status.dns;
+    let Some(hindrance) = &dns.hindrance else { return Vec::new() };
+    let summary = format!("programs on this host don't see names in .{}: {hindrance}", dns.suffix);
+    vec![Finding::warning("names", summary, dns.remedy.clone().unwrap_or_default())]
 }
 
 /// Ranges that something else on this host uses.

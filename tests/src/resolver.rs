@@ -15,26 +15,35 @@ use crate::wait;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the foreign name server answers to everything.
 pub const FOREIGN: &str = "192.0.2.99";
-const UPSTREAM: &str = "127.0.0.99";
+/// Where the foreign name server listens.
+pub const UPSTREAM: &str = "127.0.0.99";
 const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow send_type="signal"/>
 <allow receive_sender="*"/></policy></busconfig>"#;
+const FOLDER: &str = "/run/systemd/resolve";
 const USER: &str = "systemd-resolve:x:991:991::/:/usr/sbin/nologin\n";
 
-/// The running resolver.
+/// The resolver of a host, running or not.
 #[derive(Debug)]
 pub struct Resolver {
     host: Host,
     root: PathBuf,
     upstream: Process,
     _bus: Process,
-    _resolved: Process,
+    resolved: Option<Process>,
 }
 
 impl Resolver {
     /// Starts it on `host`.
     pub fn start(host: &Host) -> Result<Self> {
+        let mut resolver = Self::stopped(host)?;
+        resolver.launch()?;
+        Ok(resolver)
+    }
+
+    /// Everything but resolved itself, which [`Self::launch`] starts.
+    pub fn stopped(host: &Host) -> Result<Self> {
         let root = unpacked()?;
         prepare(host)?;
         let upstream = host.spawn_tool("upstream", &["dns", UPSTREAM, "53", FOREIGN])?;
@@ -43,14 +52,24 @@ impl Resolver {
             host.spawn("bus", "dbus-daemon", &[&format!("--config-file={configuration}"), "--nofork"])?;
         let socket = "/run/dbus/system_bus_socket";
         wait::until_true(PATIENCE, "the bus listens", || host.succeeds("test", &["-S", socket]))?;
-        let program = root.join("lib/systemd/systemd-resolved");
-        let variables = variables(&root);
-        let resolved = host.spawn("resolved", "env", &[&variables, &program.to_string_lossy()])?;
-        let resolver = Self { host: host.clone(), root, upstream, _bus: bus, _resolved: resolved };
-        wait::until_true(PATIENCE, "resolved answers", || {
-            Ok(resolver.run("resolvectl", &["status"]).is_ok())
-        })?;
-        Ok(resolver)
+        Ok(Self { host: host.clone(), root, upstream, _bus: bus, resolved: None })
+    }
+
+    /// Starts resolved and waits until it answers.
+    pub fn launch(&mut self) -> Result<()> {
+        let program = self.root.join("lib/systemd/systemd-resolved");
+        // Its own folder, as its unit's RuntimeDirectory.
+        self.host.run("sh", &["-c", &format!("mkdir -p {FOLDER} && chown 991:991 {FOLDER}")])?;
+        let resolved =
+            self.host.spawn("resolved", "env", &[&variables(&self.root), &program.to_string_lossy()])?;
+        self.resolved = Some(resolved);
+        wait::until_true(PATIENCE, "resolved answers", || Ok(self.run("resolvectl", &["status"]).is_ok()))
+    }
+
+    /// Ends resolved, and takes its folder away as systemd does.
+    pub fn end(&mut self) -> Result<()> {
+        self.resolved.take().context("resolved doesn't run")?.terminate(PATIENCE)?;
+        self.host.run("rm", &["-r", FOLDER]).map(drop)
     }
 
     /// What goes before a daemon's command line so that it finds `resolvectl`.
@@ -70,6 +89,11 @@ impl Resolver {
             if unpacked.exists() { unpacked.to_string_lossy().into_owned() } else { program.to_owned() };
         let variables = variables(&self.root);
         self.host.run("env", &[&[variables.as_str(), &program], arguments].concat())
+    }
+
+    /// Lets programs of the host pass resolved by: they ask `nameserver`, as another program wrote into `/etc`.
+    pub fn bypass(&self, nameserver: &str) -> Result<()> {
+        lookups(&self.host, "files dns", nameserver)
     }
 
     /// What resolved is set to, for each interface.
@@ -101,34 +125,32 @@ fn unpacked() -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Own copies of the files that name the user and the name services, over the machine's; what /run needs.
+/// A layer of its own over `/etc`, with the files that name the user and the name services; what /run needs.
 fn prepare(host: &Host) -> Result<()> {
-    let folder = host.directory();
-    std::fs::write(folder.join("bus.conf"), BUS)?;
-    for (file, line) in [("passwd", USER), ("group", "systemd-resolve:x:991:\n")] {
-        let original = format!("/etc/{file}");
-        let text = std::fs::read_to_string(&original)?;
-        over(host, &original, &(text + line))?;
+    let layer = "mkdir -p /run/etc/upper /run/etc/work && \
+        mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc";
+    host.run("sh", &["-c", layer])?;
+    std::fs::write(host.directory().join("bus.conf"), BUS)?;
+    for (file, line) in [("/etc/passwd", USER), ("/etc/group", "systemd-resolve:x:991:\n")] {
+        let text = std::fs::read_to_string(file)?;
+        write(host, file, &(text + line))?;
     }
-    over(
-        host,
-        "/etc/nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files resolve [!UNAVAIL=return] dns\n",
-    )?;
-    let settings =
-        format!("[Resolve]\nDNS={UPSTREAM}\nDNSStubListener=no\nLLMNR=no\nMulticastDNS=no\nDNSSEC=no\n");
-    let file = folder.join("resolved.conf");
-    std::fs::write(&file, settings)?;
-    let script = format!(
-        "mkdir -p /run/dbus /run/systemd/resolved.conf.d /run/systemd/resolve && chown 991:991 /run/systemd/resolve && \
-         cp {} /run/systemd/resolved.conf.d/lab.conf",
-        file.display()
-    );
-    host.run("sh", &["-c", &script]).map(drop)
+    lookups(host, "files resolve [!UNAVAIL=return] dns", UPSTREAM)?;
+    host.run("mkdir", &["-p", "/run/dbus", "/run/systemd/resolved.conf.d"])?;
+    let settings = format!("[Resolve]\nDNS={UPSTREAM}\nLLMNR=no\nMulticastDNS=no\nDNSSEC=no\n");
+    write(host, "/run/systemd/resolved.conf.d/lab.conf", &settings)
 }
 
-fn over(host: &Host, original: &str, text: &str) -> Result<()> {
-    let copy = host.directory().join(original.replace('/', "_"));
+/// Makes programs look names up by these services of `/etc/nsswitch.conf` and this name server.
+fn lookups(host: &Host, services: &str, nameserver: &str) -> Result<()> {
+    let services = format!("passwd: files\ngroup: files\nhosts: {services}\n");
+    write(host, "/etc/nsswitch.conf", &services)?;
+    write(host, "/etc/resolv.conf", &format!("nameserver {nameserver}\n"))
+}
+
+/// A new file in the place of what is there, a link or not.
+fn write(host: &Host, path: &str, text: &str) -> Result<()> {
+    let copy = host.directory().join(path.replace('/', "_"));
     std::fs::write(&copy, text)?;
-    host.run("mount", &["--bind", &copy.to_string_lossy(), original]).map(drop)
+    host.run("cp", &["--remove-destination", &copy.to_string_lossy(), path]).map(drop)
 }

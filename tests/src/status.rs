@@ -68,8 +68,14 @@ pub struct Dns {
     pub server: Option<SocketAddr>,
     /// What it answers for.
     pub suffix: String,
-    /// The host's resolver asks it.
+    /// Programs of the host get its answers.
     pub handed_over: bool,
+    /// Why they don't.
+    #[serde(default)]
+    pub hindrance: Option<String>,
+    /// What mends that.
+    #[serde(default)]
+    pub remedy: Option<String>,
 }
 
 /// The packet path.

@@ -2,7 +2,9 @@
 
 use super::output::{Outcome, printable, table};
 use crate::config::{Config, identity};
-use crate::control::api::{DatapathMode, NetworkStatus, PeerState, PeerStatus, Request, Response, Status};
+use crate::control::api::{
+    DatapathMode, DnsStatus, NetworkStatus, PeerState, PeerStatus, Request, Response, Status,
+};
 use crate::control::client::{self, ClientError};
 use std::fmt::Write;
 
@@ -68,15 +70,16 @@ fn render(status: &Status) -> String {
 }
 
 fn dns(status: &Status) -> String {
-    match (status.dns.server, status.dns.handed_over) {
-        (None, _) => String::new(),
-        (Some(server), true) => {
-            format!("names: .{}, by {server}, which this host's resolver asks\n", status.dns.suffix)
-        }
-        (Some(server), false) => {
-            format!("names: .{}, by {server}, which nobody asks by itself\n", status.dns.suffix)
-        }
+    let DnsStatus { server, suffix, handed_over, hindrance, remedy } = &status.dns;
+    let Some(server) = server else { return String::new() };
+    let mut text = match handed_over {
+        true => format!("names: .{suffix}, by {server}, which this host's resolver asks\n"),
+        false => format!("names: .{suffix}, by {server}, which nobody asks by itself\n"),
+    };
+    if let (Some(hindrance), Some(remedy)) = (hindrance, remedy) {
+        let _ = writeln!(text, "warning: {}; to mend it: {}", printable(hindrance), printable(remedy));
     }
+    text
 }
 
 /// Two legs are one circuit.

@@ -313,8 +313,14 @@ pub struct DnsStatus {
     pub server: Option<SocketAddr>,
     /// What it answers for.
     pub suffix: String,
-    /// The host's resolver asks it.
+    /// Programs on this host get its answers: one was asked for as they ask.
     pub handed_over: bool,
+    /// Why they don't, a sentence; none while they do, and while that isn't known yet.
+    #[serde(default)]
+    pub hindrance: Option<String>,
+    /// What brings them there.
+    #[serde(default)]
+    pub remedy: Option<String>,
 }
 
 /// How packets are handled on this node.

@@ -28,7 +28,7 @@ impl Daemon {
     pub(super) async fn on_call(&mut self, call: Asked) {
         let (request, reply) = call;
         // Who asks sees what is known, not what was a moment ago.
-        self.refresh_names().await;
+        self.refresh_names();
         let response = match request {
             Request::Status => {
                 self.tally();

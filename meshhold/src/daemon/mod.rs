@@ -12,6 +12,7 @@ mod explain;
 mod figures;
 mod gateway;
 mod guards;
+mod handover;
 mod keys;
 mod lan;
 mod mapping;
@@ -340,6 +341,7 @@ impl Daemon {
             tracing::info!("the clock jumped or this host slept: looking at all paths again");
             self.circuits.machine.set_wall(now, wall_clock());
             self.networks.values_mut().for_each(|network| network.clocks.forget());
+            self.names.compare();
             self.shake(now);
         }
         self.account(now);
@@ -354,7 +356,7 @@ impl Daemon {
         self.stale.table |= self.relaying.check().await;
         self.lan.retry_guards();
         self.lan.sweep();
-        self.refresh_names().await;
+        self.refresh_names();
         let relays = self.near_relays();
         let said = Said { endpoints: &endpoints, devices: &self.gateway.devices(), relays: &relays };
         for network in self.networks.values_mut() {
@@ -377,14 +379,14 @@ impl Daemon {
         }
     }
 
-    async fn refresh_names(&mut self) {
+    fn refresh_names(&mut self) {
         // The store has them in the order in which they were added.
         let by_age = self.store.keys().iter().map(|key| key.network);
         let networks: Vec<&Network> =
             by_age.filter_map(|id| self.networks.values().find(|network| network.id == id)).collect();
         let own = (self.identity.node_id(), self.config.node.name.as_str());
         let connected = self.lan.is_there();
-        self.names.refresh(&networks, own, &self.gateway.devices(), connected).await;
+        self.names.refresh(&networks, own, &self.gateway.devices(), connected);
     }
 
     fn expire(&mut self, unix: u64) {
@@ -427,7 +429,7 @@ impl Daemon {
             self.set_addresses().await;
         }
         if self.names.is_due() {
-            self.refresh_names().await;
+            self.refresh_names();
         }
     }
 

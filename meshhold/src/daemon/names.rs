@@ -12,12 +12,12 @@ use meshhold_core::device::Device;
 use meshhold_core::identity::NodeId;
 use meshhold_core::key::NetworkId;
 use meshhold_core::name::{Claim, assign, label};
-use tokio::task::JoinHandle;
 
+use super::handover::{HandOver, Wanted};
 use super::network::Network;
 use crate::control::api::DnsStatus;
 use crate::dns::{Host, Name, NameServer, Zone, reverse_zones};
-use crate::platform::linux::resolved::{self, ResolvedError};
+use crate::platform::linux::names::Settings;
 
 /// A busy network doesn't have its names sorted for every record.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -29,11 +29,10 @@ pub(super) struct Names {
     interface: String,
     stale: bool,
     refreshed_at: Option<Instant>,
-    /// What resolved is to ask us for, and what it was last told.
+    /// What the host's resolver is to ask us for, and a name of ours with its addresses to see whether it does.
     zones: Vec<String>,
-    told: Vec<String>,
-    telling: Option<JoinHandle<Result<(), ResolvedError>>>,
-    handed_over: bool,
+    own: Option<(String, Vec<IpAddr>)>,
+    hand_over: HandOver,
     zone: Arc<Zone>,
     /// Who doesn't answer to its own name, a sentence each, by network.
     conflicts: BTreeMap<NetworkId, Vec<String>>,
@@ -56,6 +55,7 @@ impl Names {
                 None
             }
         };
+        let hand_over = HandOver::start(interface);
         let (suffix, interface) = (suffix.to_owned(), interface.to_owned());
         Self {
             server,
@@ -64,9 +64,8 @@ impl Names {
             stale: true,
             refreshed_at: None,
             zones: Vec::new(),
-            told: Vec::new(),
-            telling: None,
-            handed_over: false,
+            own: None,
+            hand_over,
             zone: Arc::default(),
             conflicts: BTreeMap::new(),
         }
@@ -82,21 +81,24 @@ impl Names {
         self.stale && self.refreshed_at.is_none_or(|at| at.elapsed() >= PAUSE)
     }
 
+    /// Compares what the host's resolver knows with what it was told, now: something may have changed it.
+    pub(super) fn compare(&self) {
+        self.hand_over.compare();
+    }
+
     /// Brings what is said up to date. `networks` oldest first; `connected`: there is an interface.
-    pub(super) async fn refresh(
+    pub(super) fn refresh(
         &mut self,
         networks: &[&Network],
         own: (NodeId, &str),
         devices: &[Device],
         connected: bool,
     ) {
-        self.hear().await;
         if std::mem::take(&mut self.stale) {
             self.gather(networks, own, devices);
         }
-        if connected && !networks.is_empty() {
-            self.tell();
-        }
+        self.hand_over.want(self.wanted().filter(|_| connected));
+        self.hand_over.look();
     }
 
     /// What there is to say now.
@@ -121,11 +123,16 @@ impl Names {
     ) -> (Vec<String>, Vec<Host>) {
         let (mut labels, mut hosts) = (Vec::new(), Vec::new());
         self.conflicts.clear();
+        self.own = None;
         for (at, network) in networks.iter().enumerate() {
             let named = members(network, own, devices);
             let claims: Vec<Claim<'_>> = named.iter().map(|named| named.claim).collect();
             let names = assign(&claims);
             self.conflicts.insert(network.id, conflicts(&claims, &names));
+            if let (None, Some(node), Some(label)) = (&self.own, named.first(), names.first()) {
+                let addresses = node.ipv4.map(IpAddr::V4).into_iter().chain([node.ipv6.into()]);
+                self.own = Some((format!("{label}.{}", self.suffix), addresses.collect()));
+            }
             let host = |(named, label): (&Named<'_>, String)| Host {
                 label,
                 network: at,
@@ -138,33 +145,12 @@ impl Names {
         (labels, hosts)
     }
 
-    /// Lets the host's resolver ask us, in the background: it may take its time.
-    fn tell(&mut self) {
-        let Some(server) = &self.server else { return };
-        if self.telling.is_some() || self.told == self.zones {
-            return;
-        }
-        self.told.clone_from(&self.zones);
-        let (server, interface, zones) = (server.address(), self.interface.clone(), self.zones.clone());
-        self.telling =
-            Some(tokio::spawn(async move { resolved::hand_over(&interface, server, &zones).await }));
-    }
-
-    /// What became of it.
-    async fn hear(&mut self) {
-        let Some(telling) = self.telling.take_if(|telling| telling.is_finished()) else { return };
-        let outcome = telling.await.unwrap_or(Err(ResolvedError::Absent));
-        let before = std::mem::replace(&mut self.handed_over, outcome.is_ok());
-        if let (Err(error), Some(server)) = (outcome, &self.server) {
-            tracing::warn!(
-                "programs on this host don't see names in .{}: {error}; addresses work, and a resolver that is told to ask {} for .{} does too",
-                self.suffix,
-                server.address(),
-                self.suffix
-            );
-        } else if !before {
-            tracing::info!("names in .{} are resolved on this host", self.suffix);
-        }
+    /// What programs of this host are to get; nothing while there is no network.
+    fn wanted(&self) -> Option<Wanted> {
+        let (server, (name, addresses)) = (self.server.as_ref()?.address(), self.own.clone()?);
+        let (interface, zones) = (self.interface.clone(), self.zones.clone());
+        let settings = Settings { interface, server, zones };
+        Some(Wanted { settings, suffix: self.suffix.clone(), name, addresses })
     }
 
     /// An IP address, or that of a name with or without the suffix, or of a display name; IPv4 where there are both.
@@ -179,10 +165,14 @@ impl Names {
     }
 
     pub(super) fn status(&self) -> DnsStatus {
+        let outcome = self.hand_over.outcome();
+        let (hindrance, remedy) = outcome.hindrance.map(|found| (found.why, found.remedy)).unzip();
         DnsStatus {
             server: self.server.as_ref().map(NameServer::address),
             suffix: self.suffix.clone(),
-            handed_over: self.handed_over,
+            handed_over: outcome.works,
+            hindrance,
+            remedy,
         }
     }
 
@@ -199,15 +189,7 @@ impl Names {
 
     /// Leaves the host's resolver as it was.
     pub(super) async fn close(self) {
-        if let Some(telling) = self.telling {
-            let _ = telling.await;
-        } else if !self.handed_over {
-            return;
-        }
-        match resolved::take_back(&self.interface).await {
-            Ok(()) | Err(ResolvedError::Absent) => {}
-            Err(error) => tracing::warn!("{error}"),
-        }
+        self.hand_over.close().await;
     }
 }
 
