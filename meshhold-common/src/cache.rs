@@ -203,17 +203,21 @@ impl Key {
         Some(place)
     }
 
-    /// Sum of products of pairs of words (the NH of UMAC, RFC 4418): quick, for no product waits for another. Who
-    /// finds colliding flows makes them slower, and no more than that. Returns the number of the place and its tag.
+    /// Sum of products of pairs of words (the NH of UMAC, RFC 4418, with `^` for its additions): quick, for no product
+    /// waits for another. Who finds colliding flows makes them slower, and no more than that. Returns the number of the
+    /// place and its tag.
+    ///
+    /// An index is made by masks and `^`, never by adding constants: verifiers from Linux 6.11 on, until it was mended in
+    /// 6.12.107 and after 6.18.15, take the constant for an offset of whatever is computed from the sum, and refuse the program.
     #[inline(always)]
     fn hash(&self) -> (u32, u16) {
         let [a, b, c, d] = self.source;
         let [e, f, g, h] = self.destination;
-        let sum = product(a.wrapping_add(0x3c6e_f372), e.wrapping_add(0x1b87_3593))
-            .wrapping_add(product(b.wrapping_add(0x165e_67b1), f.wrapping_add(0x27d4_eb2f)))
-            .wrapping_add(product(c.wrapping_add(0x05eb_ca6b), g.wrapping_add(0x42b2_ae35)))
-            .wrapping_add(product(d.wrapping_add(0x1e37_79b9), h.wrapping_add(0x4cf5_ad43)))
-            .wrapping_add(product(self.ports.wrapping_add(0x38b3_4ae5), self.kind.wrapping_add(0x6543_2f1b)));
+        let sum = product(a ^ 0x3c6e_f372, e ^ 0x1b87_3593)
+            .wrapping_add(product(b ^ 0x165e_67b1, f ^ 0x27d4_eb2f))
+            .wrapping_add(product(c ^ 0x05eb_ca6b, g ^ 0x42b2_ae35))
+            .wrapping_add(product(d ^ 0x1e37_79b9, h ^ 0x4cf5_ad43))
+            .wrapping_add(product(self.ports ^ 0x38b3_4ae5, self.kind ^ 0x6543_2f1b));
         let mixed = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((mixed >> (64 - CACHE_BITS)) as u32, (mixed >> (48 - CACHE_BITS)) as u16)
     }
