@@ -16,6 +16,8 @@ const LOOPBACK4: u32 = 127;
 impl Address {
     /// `127.0.0.1`, where loopback-only services listen.
     pub const LOOPBACK4: [u8; 4] = [127, 0, 0, 1];
+    /// `::1`, likewise.
+    pub const LOOPBACK6: Self = Self { bytes: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] };
 
     /// From four octets.
     #[inline(always)]

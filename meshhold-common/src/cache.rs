@@ -117,6 +117,13 @@ impl Pair {
     /// To fill up from.
     pub(crate) const NOTHING: Self =
         Self { network: 0, source: Address { bytes: [0; 16] }, destination: Address { bytes: [0; 16] } };
+
+    /// Egress: what has one of these goes back from a loopback service to its caller.
+    #[inline(always)]
+    pub(crate) fn is_from_loopback(&self) -> bool {
+        let [a, b, c, d] = self.source.raw();
+        (a | b | c | d) != 0
+    }
 }
 
 /// What is known about the packet's two addresses.
@@ -234,6 +241,7 @@ const fn change(number: u32) -> Change {
         1 => Change::Rewrite,
         2 => Change::ToIpv4,
         3 => Change::ToIpv6,
+        4 => Change::ByLoopback,
         _ => Change::Keep,
     }
 }

@@ -41,8 +41,8 @@ pub enum Delivery {
     Loopback = 1,
     /// IPv4: to the mesh address that the service is bound to, from the peer's caller address.
     Caller = 2,
-    /// IPv6: to a listener on `::1`, to which the host has handed this one packet; the next needs that again.
-    Assigned = 3,
+    /// IPv6: to `::1`, from the peer's mesh address, by the loopback interface: by no other the kernel takes it.
+    Loopback6 = 3,
 }
 
 impl Delivery {
@@ -52,6 +52,7 @@ impl Delivery {
         match number {
             1 => Self::Loopback,
             2 => Self::Caller,
+            3 => Self::Loopback6,
             _ => Self::Native,
         }
     }
@@ -119,6 +120,8 @@ pub enum Change {
     ToIpv4,
     /// IPv4 becomes IPv6.
     ToIpv6,
+    /// New addresses, of the same family, and on by the loopback interface.
+    ByLoopback,
 }
 
 /// What is to be done with a passed packet. (No enum with fields: an unset field must not reach a register in the
@@ -249,7 +252,7 @@ fn ingress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action
         host.keep_fragment(packet, delivery);
     }
     deliver(packet, &peer, delivery, action);
-    if is_flow && delivery != Delivery::Assigned {
+    if is_flow {
         cache::remember(host, packet, INGRESS, stamp, reason, action);
     }
     Ok(reason)
@@ -297,7 +300,12 @@ fn ingress_echo<H: Host>(host: &mut H, packet: &Packet) -> Outcome {
 
 #[inline(always)]
 fn deliver(packet: &Packet, peer: &Peer, delivery: Delivery, action: &mut Action) {
-    if matches!(delivery, Delivery::Native | Delivery::Assigned) || u32::from_ne_bytes(peer.caller) == 0 {
+    if delivery == Delivery::Native || u32::from_ne_bytes(peer.caller) == 0 {
+        return;
+    }
+    if delivery == Delivery::Loopback6 {
+        action.change = Change::ByLoopback;
+        action.readdress(packet, packet.source, Address::LOOPBACK6);
         return;
     }
     let change = if packet.version == 4 { Change::Rewrite } else { Change::ToIpv4 };
@@ -330,7 +338,7 @@ fn egress<L: Load, H: Host>(load: &L, host: &mut H, packet: &mut Packet, action:
         }
     };
     transport?;
-    if !packet.destination.is_caller() {
+    if !pair.is_from_loopback() {
         return egress_mesh(host, packet, &pair, stamp, is_flow);
     }
     let reason = egress_loopback(host, packet, &pair, action)?;
@@ -355,6 +363,9 @@ fn egress_pair<H: Host>(host: &mut H, packet: &Packet) -> Result<Pair, Reason> {
         let Some(caller) = host.caller(packet.destination.octets4()) else { return Err(Reason::NoCaller) };
         return Ok(Pair { network: caller.network, source: caller.own, destination: caller.peer });
     }
+    if packet.source.is(&Address::LOOPBACK6) {
+        return loopback6_pair(host, packet);
+    }
     if packet.destination.is_loopback() || packet.source.is_loopback() {
         return Err(Reason::LoopbackAddress);
     }
@@ -363,6 +374,14 @@ fn egress_pair<H: Host>(host: &mut H, packet: &Packet) -> Result<Pair, Reason> {
         return Err(Reason::SpoofedSource);
     }
     Ok(Pair { network, ..Pair::NOTHING })
+}
+
+/// From a service on `::1` to a peer's mesh address, as which it knows its caller.
+#[inline(always)]
+fn loopback6_pair<H: Host>(host: &mut H, packet: &Packet) -> Result<Pair, Reason> {
+    let Some(peer) = host.peer(&packet.destination) else { return Err(Reason::LoopbackAddress) };
+    let Some(caller) = host.caller(peer.caller) else { return Err(Reason::LoopbackAddress) };
+    Ok(Pair { network: peer.network, source: caller.own, destination: packet.destination })
 }
 
 #[inline(always)]
@@ -408,7 +427,8 @@ fn egress_loopback<H: Host>(host: &mut H, packet: &Packet, caller: &Pair, action
         }
         Reason::PassEgress
     };
-    action.change = if caller.destination.is_v4() { Change::Rewrite } else { Change::ToIpv6 };
+    let is_of_one_family = packet.version == 6 || caller.destination.is_v4();
+    action.change = if is_of_one_family { Change::Rewrite } else { Change::ToIpv6 };
     if action.change == Change::ToIpv6 && !packet.is_plain() {
         return Err(Reason::ProtocolUnknown);
     }

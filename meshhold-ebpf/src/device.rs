@@ -50,10 +50,9 @@ pub fn ingress(ctx: &TcContext) -> i32 {
 fn leave(ctx: &TcContext, interface: u32) -> i32 {
     // The helper takes off the link header of the interface that a packet came by (`__bpf_redirect_neigh` in
     // net/core/filter.c); packets of an L3 interface have none, so they get an empty one.
-    const LINK_HEADER: u32 = 14;
     // SAFETY: the context is the program's own. Without a next hop the helper looks it up, and takes no pointer.
     unsafe {
-        if bpf_skb_change_head(ctx.skb.skb, LINK_HEADER, 0) != 0 {
+        if bpf_skb_change_head(ctx.skb.skb, rewrite::LINK_HEADER, 0) != 0 {
             return DROP;
         }
         bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32
@@ -164,7 +163,7 @@ fn transport(packet: &Packet, change: Change) -> u32 {
     match change {
         Change::ToIpv4 => IPV4_BYTES,
         Change::ToIpv6 => IPV6_BYTES + fragment,
-        Change::Keep | Change::Rewrite => packet.transport,
+        Change::Keep | Change::Rewrite | Change::ByLoopback => packet.transport,
     }
 }
 

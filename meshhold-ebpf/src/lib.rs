@@ -16,7 +16,7 @@ pub mod socket;
 pub mod steer;
 
 use aya_ebpf::programs::TcContext;
-use meshhold_common::{Packet, Reason, Verdict, classify_egress, classify_ingress, event, guard};
+use meshhold_common::{Change, Packet, Reason, Verdict, classify_egress, classify_ingress, event, guard};
 
 use crate::{account::account, host::KernelHost, maps::Scratch};
 
@@ -74,7 +74,11 @@ fn finish(ctx: &TcContext, scratch: &mut Scratch, mut verdict: Verdict, directio
         reason = Reason::RewriteFailed;
     }
     account(&scratch.packet, reason, direction, length);
-    if reason.is_pass() { NEXT } else { DROP }
+    match (reason.is_pass(), verdict.action.change) {
+        (false, _) => DROP,
+        (true, Change::ByLoopback) => rewrite::come_in_by_loopback(),
+        (true, _) => NEXT,
+    }
 }
 
 #[cfg(not(test))]

@@ -4,10 +4,10 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_NET,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0,
+        BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_NET,
     },
-    helpers::generated::{bpf_get_prandom_u32, bpf_skb_change_proto},
+    helpers::generated::{bpf_get_prandom_u32, bpf_redirect, bpf_skb_change_head, bpf_skb_change_proto},
     programs::TcContext,
 };
 use meshhold_common::{
@@ -23,6 +23,8 @@ pub struct Failed;
 /// `ETH_P_IP` and `ETH_P_IPV6` in network order.
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
 const ETHERTYPE_IPV6: u16 = 0x86dd_u16.to_be();
+/// Length of an Ethernet header, which the loopback interface has too.
+pub const LINK_HEADER: u32 = 14;
 const DONT_FRAGMENT: u32 = 0x4000;
 /// Whole IPv6 packets up to so many bytes pass every path as they are (RFC 7915 section 5.1); from longer datagrams a
 /// narrower IPv4 path may cut fragments, as its "too big" would not reach their sender.
@@ -41,7 +43,30 @@ pub fn apply(ctx: &TcContext, packet: &Packet, action: &Action) -> Result<(), Fa
         Change::Rewrite => rewrite6(ctx, packet, ends6(action)),
         Change::ToIpv4 => to_ipv4(ctx, packet, action),
         Change::ToIpv6 => to_ipv6(ctx, packet, action),
+        Change::ByLoopback => {
+            rewrite6(ctx, packet, ends6(action))?;
+            frame(ctx)
+        }
     }
+}
+
+/// Puts a link header before an IPv6 packet, as the loopback interface wants one.
+#[inline(always)]
+fn frame(ctx: &TcContext) -> Result<(), Failed> {
+    // SAFETY: the context is the program's own.
+    if unsafe { bpf_skb_change_head(ctx.skb.skb, LINK_HEADER, 0) } != 0 {
+        return Err(Failed);
+    }
+    ctx.store(LINK_HEADER as usize - size_of::<u16>(), &ETHERTYPE_IPV6, 0).or(Err(Failed))
+}
+
+/// Lets a packet that has been given its link header come in by the loopback interface. Returns the program's verdict.
+#[inline(always)]
+pub fn come_in_by_loopback() -> i32 {
+    /// `LOOPBACK_IFINDEX`, in every namespace.
+    const LOOPBACK: u32 = 1;
+    // SAFETY: the helper takes numbers only.
+    unsafe { bpf_redirect(LOOPBACK, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 #[inline(always)]

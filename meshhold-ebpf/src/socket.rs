@@ -5,7 +5,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_sk_assign, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
 use meshhold_common::{
@@ -17,9 +17,6 @@ use meshhold_common::{
 const LISTEN: u32 = 10;
 /// `BPF_F_CURRENT_NETNS`.
 const THIS_NAMESPACE: u64 = u64::MAX;
-/// `::1`.
-const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
-
 /// `bpf_sock_tuple` for IPv4; the kernel tells the family by the size.
 #[repr(C)]
 struct Tuple4 {
@@ -63,7 +60,7 @@ impl Found {
     }
 }
 
-/// Decides between the mesh address and `127.0.0.1`.
+/// Decides between the mesh address, `127.0.0.1` and `::1`.
 #[inline(always)]
 pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     let native = match (packet.version, packet.protocol) {
@@ -72,9 +69,7 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
         (4, UDP) => return udp4(ctx, packet, peer),
         (6, _) if !packet.is_plain() => true,
         (6, TCP) => return tcp6(ctx, packet, peer),
-        (6, UDP) => {
-            lookup::<UDP, _>(ctx, &real6(packet)).is_some() || !is_served_on_loopback(ctx, packet, peer)
-        }
+        (6, UDP) => return udp6(ctx, packet, peer),
         _ => true,
     };
     if native { Delivery::Native } else { Delivery::Loopback }
@@ -133,10 +128,29 @@ fn tcp6(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
     if has_loopback_connection(ctx, packet, peer) {
         return Delivery::Loopback;
     }
+    // For a new connection only listeners matter: what waits on all addresses takes it without a second look.
+    if packet.is_syn() && found.is_some() {
+        return Delivery::Native;
+    }
+    let on_loopback = lookup::<TCP, _>(ctx, &on_loopback6(packet));
+    if on_loopback.is_connection() {
+        return Delivery::Loopback6;
+    }
     if found.is_some() {
         return Delivery::Native;
     }
-    if assign_loopback6(ctx, packet) { Delivery::Assigned } else { Delivery::Loopback }
+    if on_loopback.is_some() { Delivery::Loopback6 } else { Delivery::Loopback }
+}
+
+#[inline(always)]
+fn udp6(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
+    if lookup::<UDP, _>(ctx, &real6(packet)).is_some() {
+        return Delivery::Native;
+    }
+    if lookup::<UDP, _>(ctx, &on_loopback6(packet)).is_some() {
+        return Delivery::Loopback6;
+    }
+    if is_served_on_loopback(ctx, packet, peer) { Delivery::Loopback } else { Delivery::Native }
 }
 
 /// True for a connection between the caller address and `127.0.0.1` on the packet's ports.
@@ -156,14 +170,12 @@ fn on_loopback(packet: &Packet, peer: &Peer) -> Tuple4 {
     }
 }
 
-/// Hands the packet to a listener on `::1`, if there is one; the service sees the caller's mesh address.
+/// The packet as a service on `::1` would see it. (`bpf_sk_assign` would hand it over untouched, but beside a NAT chain
+/// and connection tracking the kernel forgets that: `nf_nat_ipv6_local_in` takes the listener, whose remote port is 0, for
+/// the wrong socket.)
 #[inline(always)]
-fn assign_loopback6(ctx: &TcContext, packet: &Packet) -> bool {
-    let tuple = Tuple6 { destination: LOOPBACK6, ..real6(packet) };
-    find::<TCP, _, _>(ctx, &tuple, |socket| {
-        // SAFETY: `find` passes a live socket and releases it afterwards; the kernel takes its own reference.
-        unsafe { (*socket).state == LISTEN && bpf_sk_assign(ctx.as_ptr(), socket.cast(), 0) == 0 }
-    })
+fn on_loopback6(packet: &Packet) -> Tuple6 {
+    Tuple6 { destination: Address::LOOPBACK6.bytes, ..real6(packet) }
 }
 
 #[inline(always)]

@@ -93,7 +93,7 @@ fn every_bind_is_reached_by_ipv4_and_ipv6() -> Result<()> {
         let (a, b) = scenario::pair(lab, &["tcp:1000-1100", "udp:1000-1100"])?;
         let (own4, own6) = a.addresses()?;
         let any6 = Ipv6Addr::UNSPECIFIED.into();
-        let cases: [(IpAddr, &str, &[IpAddr]); 11] = [
+        let cases: [(IpAddr, &str, &[IpAddr]); 12] = [
             (Ipv4Addr::LOCALHOST.into(), "tcp", &[own4.into(), own6.into()]),
             (Ipv4Addr::UNSPECIFIED.into(), "tcp", &[own4.into(), own6.into()]),
             (any6, "tcp", &[own4.into(), own6.into()]),
@@ -105,6 +105,7 @@ fn every_bind_is_reached_by_ipv4_and_ipv6() -> Result<()> {
             (any6, "udp", &[own4.into(), own6.into()]),
             (own4.into(), "udp", &[own4.into()]),
             (own6.into(), "udp", &[own6.into()]),
+            (Ipv6Addr::LOCALHOST.into(), "udp", &[own6.into()]),
         ];
         let mut failures = Vec::new();
         for (port, (bind, protocol, targets)) in (1000..).zip(cases) {

@@ -12,6 +12,12 @@ use crate::{
     support::{NEUTRAL_CALLER4, NEUTRAL_CALLER6, is_root, open, policy},
 };
 
+/// As firewalld, Docker or libvirt make the kernel work, whatever rules they put in.
+const TRACKING: &str = "table inet lab {
+    chain nat { type nat hook prerouting priority -100; }
+    chain source { type nat hook postrouting priority 100; }
+    chain filter { type filter hook input priority 0; ct state established,related accept; ct state invalid drop; }
+}";
 const WIRE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernel/wire.py");
 
 #[test]
@@ -39,6 +45,8 @@ fn services_on_every_bind_are_reachable_by_both_families() {
     (caller.caller4, caller.caller6) = (NEUTRAL_CALLER4.into(), NEUTRAL_CALLER6.into());
     datapath.apply(&policy).unwrap();
     assert!(check(), "with caller addresses that change none");
+    let rules = Command::new("nft").args(["--", TRACKING]).status().unwrap();
+    assert!(rules.success() && check(), "beside chains that track connections and translate addresses");
     let (seen, reasons) = datapath.detailed_counters().unwrap();
     println!("seen {seen:?}");
     for (reason, counter) in reasons.iter().filter(|(_, counter)| counter.packets > 0) {

@@ -178,6 +178,7 @@ def check(pid):
         (udp, "::", False, False, True),
         (udp, OWN4, False, True, False),
         (udp, OWN6, False, False, True),
+        (udp, "::1", False, False, True),
     ]
     cases = []
     for number, (kind, bind, dual, four, six) in enumerate(plan):
