@@ -6,6 +6,7 @@ mod cargo;
 mod ci;
 mod demo;
 mod fuzz_api;
+mod machines;
 mod qemu;
 mod scale;
 mod setup;
@@ -45,6 +46,8 @@ enum Task {
     Soak(soak::Arguments),
     /// Hundreds of daemons on this machine, and what each costs while nothing happens (as root)
     Scale(scale::Arguments),
+    /// Debian systems under qemu with the package installed: reboots, upgrades, other managers of the network (as root)
+    Machines(machines::Arguments),
     /// Send schemathesis' requests to a node's HTTP API (as root; installs it from PyPI)
     FuzzApi {
         /// Generated requests an operation
@@ -68,6 +71,7 @@ fn main() -> Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Scale(arguments) => scale::run(&arguments),
+        Task::Machines(arguments) => machines::run(&arguments),
         Task::FuzzApi { examples } => fuzz_api::fuzz(examples),
         Task::Test => test::run(),
         Task::Ci => ci::run(),
