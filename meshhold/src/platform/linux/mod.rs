@@ -31,6 +31,7 @@ pub mod sched;
 pub mod sys;
 pub mod sys_net;
 mod sysctl;
+pub mod tc;
 pub mod watch;
 pub mod ways;
 
