@@ -88,9 +88,9 @@ fn restarted(node: &mut Node) -> Result<bool> {
         && before.iter().all(|line| !after.contains(line)))
 }
 
-/// Our filters on the mesh interface and the underlay.
+/// Our filters on the underlay.
 fn ours(host: &Host) -> Result<Vec<String>> {
-    let all = filters(host, "eth0")? + &filters(host, "mesh0")?;
+    let all = filters(host, "eth0")?;
     Ok(all.lines().filter(|line| line.contains("meshhold:")).map(|line| line.trim().to_owned()).collect())
 }
 
