@@ -124,6 +124,7 @@ fn node() {
     run(&format!("ip link set {INTERFACE} mtu 1420 up"));
     let config = WorkersConfig {
         relay: false,
+        interface_may_come: false,
         interface: Some(queues),
         listen: "[::]:7777".parse().unwrap(),
         count: usize::from(LANES),

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod igd;
 pub mod lab;
 pub mod nat;
+pub mod networkd;
 pub mod node;
 pub mod path;
 pub mod process;

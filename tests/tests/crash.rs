@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use meshhold_tests::process::Process;
 use meshhold_tests::snapshot::Snapshot;
-use meshhold_tests::{run, scenario, service, wait};
+use meshhold_tests::{Node, run, scenario, service, wait};
 
 const PROBES_LIMIT: Duration = Duration::from_secs(10);
 const KILLS: usize = 5;
@@ -63,8 +63,27 @@ fn last_line(prober: &Process) -> Result<String> {
     Ok(whole.lines().last().unwrap_or_default().to_owned())
 }
 
+/// What a node leaves on purpose when it ends: its interface and programs, for the next start to go on with, and what keeps
+/// mesh packets off the other interfaces.
+fn is_left_on_purpose(left: &str) -> bool {
+    let closes = left.starts_with("rule") && (left.contains("5100:") || left.contains("5101:"));
+    closes
+        || left.starts_with("pin")
+        || left.contains("mesh0")
+        || left.contains("unreachable") && left.contains("proto 77")
+}
+
+fn cleaned_up(node: &Node, before: &Snapshot) -> Result<()> {
+    node.meshhold(&["cleanup"])?;
+    let after = Snapshot::settled(&node.host)?;
+    let (left, lost) = (after.added_since(before), after.lost_since(before));
+    ensure!(left.is_empty() && lost.is_empty(), "left: {left:#?}, lost: {lost:#?}");
+    ensure!(node.meshhold(&["cleanup"])? == "nothing was left", "a second time");
+    Ok(())
+}
+
 #[test]
-fn sigterm_leaves_nothing_behind() -> Result<()> {
+fn stop_leaves_what_closes_and_cleanup_leaves_nothing() -> Result<()> {
     run("sigterm", |lab| {
         let (mut a, mut b) = scenario::strangers(lab)?;
         let key = a.mint(&["tcp:80"])?;
@@ -77,19 +96,23 @@ fn sigterm_leaves_nothing_behind() -> Result<()> {
         ensure!(running.iter().any(|line| line.starts_with("link")), "the snapshot misses the interface");
         ensure!(running.iter().any(|line| line.starts_with("pin")), "the snapshot misses the pinned maps");
         for (node, before) in [&mut a, &mut b].into_iter().zip(before) {
+            let refused = node.try_meshhold(&["cleanup"], "")?;
+            ensure!(!refused.status.success() && refused.stderr.contains("running"), "{}", refused.stderr);
             node.stop()?;
             let after = Snapshot::settled(&node.host)?;
             let (left, lost) = (after.added_since(&before), after.lost_since(&before));
-            ensure!(left.is_empty() && lost.is_empty(), "left: {left:#?}, lost: {lost:#?}");
+            ensure!(
+                left.iter().all(|line| is_left_on_purpose(line)) && lost.is_empty(),
+                "{left:#?}, lost: {lost:#?}"
+            );
+            for (family, ranges) in [("rule ", 1), ("rule6 ", 1)] {
+                let rules = left.iter().filter(|line| line.starts_with(family)).count();
+                ensure!(rules == 2 * ranges, "a rule and its barrier for each range: {left:#?}");
+            }
+            cleaned_up(node, &before)?;
         }
         Ok(())
     })
-}
-
-/// What may stay after SIGKILL: pins of maps that nothing uses, and what keeps mesh packets off the other interfaces.
-fn is_harmless(left: &str) -> bool {
-    let refuses = left.contains("unreachable") || left.starts_with("rule");
-    left.starts_with("pin") || refuses && left.contains("proto 77")
 }
 
 #[test]
@@ -103,13 +126,12 @@ fn a_killed_daemon_leaves_nothing_that_does_harm() -> Result<()> {
         b.wait_peer_up(&a)?;
         a.kill()?;
         let after = Snapshot::settled(&a.host)?;
-        let left: Vec<_> = after.added_since(&before).into_iter().filter(|line| !is_harmless(line)).collect();
+        let left: Vec<_> =
+            after.added_since(&before).into_iter().filter(|line| !is_left_on_purpose(line)).collect();
         ensure!(left.is_empty(), "left: {left:#?}");
         a.start_and_wait()?;
         b.wait_peer_up(&a)?;
-        a.stop()?;
-        let left = Snapshot::settled(&a.host)?.added_since(&before);
-        ensure!(left.is_empty(), "left after the next clean exit: {left:#?}");
-        Ok(())
+        a.kill()?;
+        cleaned_up(&a, &before)
     })
 }

@@ -7,8 +7,6 @@ mod ci;
 mod demo;
 mod fuzz_api;
 mod machines;
-#[cfg(test)]
-mod old_verifiers;
 mod qemu;
 mod scale;
 mod setup;

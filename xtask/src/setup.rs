@@ -55,7 +55,8 @@ const NODE_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
 /// For the lab, unpacked into a folder and not installed: their scripts would replace the machine's own resolver, or start
 /// a gateway on it. With the folder and the program in it.
-const UNPACKED: [(&str, &str, &[&str]); 3] = [
+const UNPACKED: [(&str, &str, &[&str]); 4] = [
+    ("networkd", "lib/systemd/systemd-networkd", &["systemd", "libsystemd-shared"]),
     (
         "resolved",
         "lib/systemd/systemd-resolved",

@@ -42,6 +42,9 @@ pub(super) enum Command {
     Netcheck,
     /// Say what keeps this node from doing its work, and what mends it; exit code 1 where something doesn't work
     Doctor,
+    /// Take away what a node that ended left on this host: interface, programs, routes, and what keeps mesh addresses off
+    /// the other interfaces. Keys stay. Refuses while the daemon runs
+    Cleanup,
     /// Print a link to the Web UI, good for one login within 60 seconds
     #[command(args_conflicts_with_subcommands = true)]
     Web {

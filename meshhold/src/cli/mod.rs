@@ -4,6 +4,7 @@
 //! daemon owns: where one answers, it does the work.
 
 mod args;
+mod cleanup;
 mod doctor;
 mod drops;
 mod explain;
@@ -91,6 +92,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
             forwards::run(&config, command, args.json)
         }
+        Command::Cleanup => cleanup::run(&config, args.json),
         Command::Doctor => doctor::run(&config, args.json),
         Command::Web { open, command } => web::run(&config, command, open, args.json),
         Command::Id => id(&config, args.json),

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize, Serializer};
 
 /// 127.64.0.0/10.
 const FIRST: u32 = 0x7f40_0000;
-const LAST: u32 = 0x7f7f_ffff;
+/// Prefix length of what one daemon has of it: several of one host share the rest.
+const PIECE: u8 = 12;
+const PIECES: u32 = 4;
 
 /// One peer of one network on this node.
 pub(super) type PeerKey = (NetworkId, NodeId);
@@ -47,6 +49,8 @@ impl Caller {
 #[derive(Clone, Debug, Default, Hash, Deserialize)]
 #[serde(from = "Vec<Assignment>")]
 pub(super) struct Callers {
+    /// Number of the piece that they are out of.
+    piece: u32,
     known: BTreeMap<PeerKey, Caller>,
     used: BTreeSet<Ipv4Addr>,
 }
@@ -89,6 +93,22 @@ impl Callers {
         self.known.get(&peer).map(|caller| caller.number())
     }
 
+    /// The addresses that are given out: base and prefix length.
+    pub(super) fn piece(&self) -> (Ipv4Addr, u8) {
+        (base(self.piece), PIECE)
+    }
+
+    /// Keeps to a piece that shares no address with those `taken` by other daemons of this host: the one so far, else the
+    /// first. False where there is none.
+    pub(super) fn settle(&mut self, taken: &[(Ipv4Addr, u8)]) -> bool {
+        let is_free = |piece: &u32| taken.iter().all(|other| !shares(*piece, *other));
+        let Some(piece) = [self.piece].into_iter().chain(0..PIECES).find(is_free) else { return false };
+        if piece != self.piece {
+            *self = Self { piece, ..Self::default() };
+        }
+        true
+    }
+
     /// Forgets the peers for which `keep` is false.
     pub(super) fn retain(&mut self, keep: impl Fn(&PeerKey) -> bool) {
         self.known.retain(|peer, _| keep(peer));
@@ -104,19 +124,42 @@ impl Callers {
         /// Sum of 127.0.0.1.
         const LOCALHOST: u32 = 0x7f00 + 0x0001;
         let wanted = u32::from(u16::from_be(sum([one, other]))) + 2 * ZERO - LOCALHOST;
-        let neutral = (FIRST >> 16..=LAST >> 16).map(|upper| (upper << 16) | ((wanted - upper) % ZERO));
-        let mut candidates = neutral.chain(FIRST..=LAST).map(Ipv4Addr::from_bits);
+        let (first, last) = bounds(self.piece);
+        let neutral = (first >> 16..=last >> 16).map(|upper| (upper << 16) | ((wanted - upper) % ZERO));
+        let mut candidates = neutral.chain(first..=last).map(Ipv4Addr::from_bits);
         candidates.find(|candidate| self.used.insert(*candidate))
     }
 }
 
+fn base(piece: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(bounds(piece).0)
+}
+
+/// First and last address of a piece.
+fn bounds(piece: u32) -> (u32, u32) {
+    let size = 1 << (32 - PIECE);
+    let first = FIRST + piece * size;
+    (first, first + size - 1)
+}
+
+fn shares(piece: u32, (other, prefix): (Ipv4Addr, u8)) -> bool {
+    let differing = base(piece).to_bits() ^ other.to_bits();
+    differing.leading_zeros() >= u32::from(prefix.min(PIECE))
+}
+
+/// The piece that an address is out of.
+fn piece_of(address: Ipv4Addr) -> Option<u32> {
+    (0..PIECES).find(|piece| (bounds(*piece).0..=bounds(*piece).1).contains(&address.to_bits()))
+}
+
 impl From<Vec<Assignment>> for Callers {
+    /// All come out of the piece of the first that is out of any.
     fn from(list: Vec<Assignment>) -> Self {
-        let mut callers = Self::default();
+        let piece = list.iter().find_map(|assignment| piece_of(assignment.ipv6)).unwrap_or_default();
+        let mut callers = Self { piece, ..Self::default() };
         for Assignment { network, node, ipv4, ipv6 } in list {
-            let mut take = |address: Ipv4Addr| {
-                (FIRST..=LAST).contains(&address.to_bits()) && callers.used.insert(address)
-            };
+            let mut take =
+                |address: Ipv4Addr| piece_of(address) == Some(piece) && callers.used.insert(address);
             if take(ipv6) {
                 let ipv4 = if take(ipv4) { ipv4 } else { unassigned() };
                 callers.known.insert((network, node), Caller { ipv4, ipv6 });
@@ -184,12 +227,29 @@ mod tests {
             // All ask for the same addresses, so each gets another one that does as well.
             let Ends { ipv4: Some(four), ipv6: six } = ends(n % 3) else { panic!() };
             let caller = callers.caller(peer(n), &ends(n % 3)).unwrap();
-            assert!([caller.ipv4, caller.ipv6].iter().all(|address| address.to_bits() >> 22 == FIRST >> 22));
+            assert!([caller.ipv4, caller.ipv6].iter().all(|address| piece_of(*address) == Some(0)));
             let [one, other] = four.map(|end| Address::v4(end.octets()));
             assert_eq!(beside_localhost(caller.ipv4), sum([&one, &other]), "{caller:?}");
             let [one, other] = six.map(|end| Address::v6(end.octets()));
             assert_eq!(beside_localhost(caller.ipv6), sum([&one, &other]), "{caller:?}");
         }
+    }
+
+    #[test]
+    fn daemons_of_one_host_take_different_pieces_and_keep_them() {
+        let mut first = Callers::default();
+        let before = first.caller(peer(1), &ends(1)).unwrap();
+        assert!(first.settle(&[]));
+        assert_eq!(first.caller(peer(1), &ends(1)), Some(before));
+        let mut second = Callers::default();
+        second.caller(peer(1), &ends(1)).unwrap();
+        assert!(second.settle(&[first.piece()]));
+        let moved = second.caller(peer(1), &ends(1)).unwrap();
+        assert_eq!(moved.ipv4.octets()[..2], [127, 80]);
+        let mut again = restarted(&second);
+        assert!(again.settle(&[]));
+        assert_eq!((again.piece(), again.caller(peer(1), &ends(1))), (second.piece(), Some(moved)));
+        assert!(!second.settle(&[(Ipv4Addr::new(127, 64, 0, 0), 10)]), "a daemon of before has all");
     }
 
     #[test]

@@ -33,6 +33,13 @@ impl Drops {
         Self(ready.ok().flatten())
     }
 
+    /// Listens to events that came to be later than the daemon, if any.
+    pub(super) fn take_up(&mut self, events: Option<Events>) {
+        if events.is_some() {
+            *self = Self::new(events);
+        }
+    }
+
     /// Waits for events; for ever where there are none.
     pub(super) async fn next(&mut self) -> Vec<Event> {
         let Some(ring) = &mut self.0 else { return std::future::pending().await };

@@ -70,6 +70,11 @@ impl Guards {
         }
     }
 
+    /// Names of the interfaces that have a guard.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.on.values().cloned().collect()
+    }
+
     /// Whether an interface refused its guard.
     pub(super) fn are_missing(&self) -> bool {
         !self.refused.is_empty()

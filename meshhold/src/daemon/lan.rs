@@ -15,6 +15,7 @@ use meshhold_common::Reason;
 use meshhold_core::path::Path;
 
 use super::guards::Guards;
+use super::renew::{self, Plan};
 use crate::config::Config;
 use crate::control::api::{DatapathMode, DatapathStatus, ProgramCost};
 use crate::datapath::counters::Activity;
@@ -27,18 +28,25 @@ use crate::datapath::workers::tun::Offload;
 use crate::datapath::workers::{TunQueues, Workers};
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::ways::{NoWay, Way};
-use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, cleanup, links, reserved, sys};
+use crate::platform::linux::{InterfaceSetup, Net, bpffs, caps, links, reserved, sys};
 
 /// The mesh interface, as far as it could be had.
 pub(super) struct Lan {
-    interface: String,
-    net: Option<Net>,
-    kernel: Option<EbpfDatapath>,
-    workers: Option<Workers>,
+    pub(super) interface: String,
+    pub(super) plan: Plan,
+    /// Of the interface, once it was made.
+    pub(super) index: Option<u32>,
+    /// It was not there for a reason that may pass.
+    pub(super) may_come: bool,
+    pub(super) net: Option<Net>,
+    pub(super) kernel: Option<EbpfDatapath>,
+    pub(super) workers: Option<Workers>,
     policy: Option<Arc<Policy>>,
-    guards: Guards,
+    pub(super) guards: Guards,
+    /// Whether ports are reserved for LAN devices, once that was decided.
+    pub(super) reserves: Option<bool>,
     /// One sentence for each thing that is missing.
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
     /// What the interface itself does without: its offloads, or all by the configuration.
     without: Option<&'static str>,
 }
@@ -56,11 +64,15 @@ impl Prepared {
     pub(super) async fn new(config: &Config, workers: usize, sealing: u32) -> Self {
         let mut lan = Lan {
             interface: config.meshlan.interface.clone(),
+            plan: Plan { workers, offload: config.node.offload, sealing },
+            index: None,
+            may_come: false,
             net: None,
             kernel: None,
             workers: None,
             policy: None,
             guards: Guards::default(),
+            reserves: None,
             warnings: Vec::new(),
             without: (!config.node.offload).then_some("configuration"),
         };
@@ -72,6 +84,7 @@ impl Prepared {
         let mut queues = match lan.create(workers, config.node.offload).await {
             Ok(queues) => Some(queues),
             Err(error) => {
+                lan.may_come = renew::may_pass(&error);
                 lan.warn_unless(!missing.is_empty(), format!("no mesh interface: {error:#}"));
                 None
             }
@@ -91,6 +104,17 @@ impl Prepared {
         Self { lan, queues }
     }
 
+    /// Whether the interface may still be had.
+    pub(super) fn may_come(&self) -> bool {
+        self.lan.may_come
+    }
+
+    /// The pieces of the caller addresses that other daemons of this host have.
+    pub(super) async fn taken_callers(&self) -> Vec<(Ipv4Addr, u8)> {
+        let Some(net) = &self.lan.net else { return Vec::new() };
+        net.other_callers(&self.lan.interface).await.unwrap_or_default()
+    }
+
     /// Completes the interface with its workers.
     pub(super) fn with(mut self, workers: Workers) -> Lan {
         self.lan.workers = Some(workers);
@@ -99,12 +123,12 @@ impl Prepared {
 }
 
 impl Lan {
-    async fn create(&mut self, workers: usize, offload: bool) -> anyhow::Result<TunQueues> {
+    pub(super) async fn create(&mut self, workers: usize, offload: bool) -> anyhow::Result<TunQueues> {
         let net = Net::new()?;
         net.require_free(&self.interface).await?;
-        cleanup::stale(&net, &self.interface).await?;
         let queues = TunQueues::create(&self.interface, workers, offload)?;
         self.net = Some(net);
+        self.index = sys::index_of(&self.interface);
         if offload && queues.offload() != Offload::TcpAndUdp {
             self.without = Some("interface");
         }
@@ -112,14 +136,12 @@ impl Lan {
     }
 
     /// The programs are on the interface before it has an address: it starts closed.
-    fn load(&mut self, queues: &mut TunQueues, sealing: u32) -> anyhow::Result<()> {
+    pub(super) fn load(&mut self, queues: &mut TunQueues, sealing: u32) -> anyhow::Result<()> {
         let pins: PathBuf = bpffs::prepare(&self.interface)?;
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
-        if let Err(error) = steer(&mut kernel, queues, sealing) {
-            // What stays attached would go on filtering under the user-space path.
-            EbpfDatapath::take_off(&self.interface, &pins)?;
-            return Err(error);
-        }
+        let promoted = kernel.promoted();
+        let steering = kernel.steering(queues.steering(sealing))?;
+        queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")?;
         // Those that come later are guarded as the watch tells of them.
         links::others(&self.interface)?.iter().for_each(|link| self.guards.put(&mut kernel, link));
         self.kernel = Some(kernel);
@@ -157,13 +179,14 @@ impl Lan {
         {
             tracing::error!("the kernel refused the new policy, the old one stays: {error:#}");
         }
-        if self.kernel.is_some()
-            && let Err(error) =
-                reserved::set(policy.networks.iter().any(|network| !network.devices.is_empty()))
-        {
-            tracing::warn!(
-                "cannot reserve the ports of flows to LAN devices (ip_local_reserved_ports): {error}"
-            );
+        if self.kernel.is_some() {
+            let wanted = policy.networks.iter().any(|network| !network.devices.is_empty());
+            self.reserves = Some(wanted);
+            if let Err(error) = reserved::set(wanted) {
+                tracing::warn!(
+                    "cannot reserve the ports of flows to LAN devices (ip_local_reserved_ports): {error}"
+                );
+            }
         }
         self.policy = Some(policy);
     }
@@ -191,8 +214,8 @@ impl Lan {
     pub(super) async fn set_addresses(&self, setup: &InterfaceSetup) -> bool {
         let Some(net) = &self.net else { return false };
         match net.set_up(setup).await {
-            Ok(notices) => {
-                notices.iter().for_each(|notice| tracing::warn!("{notice}"));
+            Ok(outcome) => {
+                outcome.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
                 true
             }
             Err(error) => {
@@ -337,11 +360,11 @@ impl Lan {
     /// The kernel programs and what they cost.
     pub(super) fn programs(&self) -> Vec<ProgramCost> {
         let costs = self.kernel.as_ref().map(|kernel| kernel.costs()).unwrap_or_default().into_iter();
-        let hook = self.kernel.as_ref().map_or_else(String::new, |kernel| kernel.hook().name().to_owned());
+        let hook = || "tcx".to_owned();
         let cost = |(name, runs, time): (String, u64, Duration)| {
             let run_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             let mean_ns = run_ns as f64 / runs.max(1) as f64;
-            ProgramCost { name, hook: hook.clone(), runs, mean_ns, run_ns }
+            ProgramCost { name, hook: hook(), runs, mean_ns, run_ns }
         };
         costs.map(cost).collect()
     }
@@ -354,7 +377,7 @@ impl Lan {
         };
         DatapathStatus {
             mode,
-            hook: self.kernel.as_ref().map(|kernel| kernel.hook().name().to_owned()),
+            hook: self.kernel.is_some().then(|| "tcx".to_owned()),
             workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.lanes()).unwrap_or(u32::MAX)),
             translations: self.translations(),
             without_offloads: self.without_offloads(),
@@ -377,11 +400,6 @@ impl Lan {
 
     /// Takes everything away: first the way in, then the interface, then its programs.
     pub(super) async fn close(mut self) {
-        if let Some(net) = &self.net
-            && let Err(error) = net.tear_down(&self.interface).await
-        {
-            tracing::warn!("cannot remove the routes of {}: {error:#}", self.interface);
-        }
         if let Some(workers) = &mut self.workers {
             workers.stop();
         }
@@ -395,10 +413,4 @@ impl Lan {
             bpffs::remove(&self.interface);
         }
     }
-}
-
-fn steer(kernel: &mut EbpfDatapath, queues: &mut TunQueues, sealing: u32) -> anyhow::Result<()> {
-    let promoted = kernel.promoted();
-    let steering = kernel.steering(queues.steering(sealing))?;
-    queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")
 }

@@ -22,7 +22,9 @@ mod network;
 mod paths;
 mod place;
 mod ports;
+mod reconcile;
 mod relaying;
+mod renew;
 mod skew;
 mod start;
 mod state;
@@ -68,6 +70,7 @@ use names::Names;
 use network::Network;
 use paths::{Waiting, Ways};
 use ports::{Heard, Ports};
+use reconcile::Reconciler;
 use relaying::Relaying;
 use state::StateFile;
 use traffic::Traffic;
@@ -135,6 +138,7 @@ struct Daemon {
     ways: Ways,
     ports: Ports,
     relaying: Relaying,
+    reconciler: Reconciler,
     control: Control,
     links: Links,
     discovery: Option<LanDiscovery>,
@@ -180,6 +184,10 @@ impl Daemon {
                 _ = tick.tick() => {
                     self.on_tick().await;
                     self.look_at_routes().await;
+                }
+                () = tokio::time::sleep_until(self.reconciler.due().into()) => {
+                    self.reconcile().await;
+                    inputs.drops.take_up(self.lan.events());
                 }
                 events = inputs.drops.next() => self.recent.keep(&events),
                 _ = hup.recv() => drop(self.reload_keys()),
@@ -227,11 +235,7 @@ impl Daemon {
             }
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
             WorkerEvent::Busy => self.lan.place_workers(now),
-            WorkerEvent::Failed { worker, error } => {
-                let text = format!("worker {worker} stopped: {error}; restart the daemon");
-                tracing::error!("{text}");
-                self.warnings.push(text);
-            }
+            WorkerEvent::Failed { worker, error } => self.on_worker_failed(worker, &error),
         }
     }
 
@@ -293,6 +297,9 @@ impl Daemon {
 
     async fn on_net(&mut self, event: &NetEvent) {
         self.lan.on_net(event);
+        if *event == NetEvent::OwnChanged {
+            return self.reconciler.soon(Instant::now());
+        }
         self.gateway.look_soon();
         self.stale.table |= self.relaying.look_again();
         self.routes_changed();
@@ -331,6 +338,7 @@ impl Daemon {
             } else {
                 WHOLE
             },
+            callers: self.callers.piece(),
             networks: networks.collect(),
         }
     }
@@ -355,6 +363,7 @@ impl Daemon {
         self.stale.policy |= self.gateway.look(&self.lan).await;
         self.stale.table |= self.relaying.check().await;
         self.lan.retry_guards();
+        self.look_at_host(now);
         self.lan.sweep();
         self.refresh_names();
         let relays = self.near_relays();

@@ -21,6 +21,7 @@ use super::mapping::Mapped;
 use super::names::Names;
 use super::paths::Ways;
 use super::ports::Ports;
+use super::reconcile::Reconciler;
 use super::relaying::Relaying;
 use super::state::StateFile;
 use super::traffic::Traffic;
@@ -40,6 +41,11 @@ use crate::platform::linux::{families, watch};
 /// Nodes that were found and may wait for the daemon.
 const FOUND: usize = 64;
 
+/// Why a fifth daemon doesn't start.
+const NO_CALLERS: &str = "all loopback addresses for callers (127.64.0.0/10) are in use by other MeshHold daemons of this \
+     network namespace: end one, `meshhold cleanup` what an ended one left, or start this one in a namespace of its own \
+     (systemd: PrivateNetwork=, NetworkNamespacePath=)";
+
 /// Starts every part; what only degrades is a warning, what nothing works without is an error.
 pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)> {
     config.node.listen = families::listenable(config.node.listen);
@@ -54,9 +60,12 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
     let ciphers = ciphers(config.node.cipher);
     let sealing = ciphers.first().map_or(0, |(_, speed)| *speed);
     let mut lan = Prepared::new(&config, count, sealing).await;
+    let mut callers = state.callers.into_owned();
+    anyhow::ensure!(callers.settle(&lan.taken_callers().await), NO_CALLERS);
     let workers_config = WorkersConfig {
         interface: lan.queues.take(),
         relay: config.relay.enabled,
+        interface_may_come: lan.may_come(),
         listen: config.node.listen,
         count,
         mtu: config.meshlan.mtu,
@@ -108,11 +117,12 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         ways,
         ports,
         relaying,
+        reconciler: Reconciler::default(),
         identity,
         store,
         state: state_file,
         networks: BTreeMap::new(),
-        callers: state.callers.into_owned(),
+        callers,
         circuits: CircuitTable::new(machine),
         links,
         discovery,

@@ -51,7 +51,13 @@ impl Daemon {
             dns: self.names.status(),
             relay: self.relay_status(),
             networks: networks.collect(),
-            warnings: self.warnings.iter().cloned().chain(self.lan.warnings()).collect(),
+            warnings: self
+                .warnings
+                .iter()
+                .cloned()
+                .chain(self.lan.warnings())
+                .chain(self.reconciler.warnings())
+                .collect(),
             counters: self.lan.counters(&self.relaying.counters()),
         }
     }

@@ -5,7 +5,6 @@
 
 mod attach;
 mod cache;
-mod clsact;
 mod deny;
 mod device;
 mod fuzz;

@@ -54,6 +54,7 @@ impl Node {
             queues.push(far);
         }
         let config = WorkersConfig {
+            interface_may_come: false,
             relay,
             interface: Some(TunQueues::from_files("test", files, offload)),
             listen: "[::]:0".parse().unwrap(),

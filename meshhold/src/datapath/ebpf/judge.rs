@@ -54,7 +54,8 @@ impl EbpfDatapath {
             let before = self.counters()?;
             let options = TestRunOptions { data_in: Some(packet), ..TestRunOptions::default() };
             let name = program.name();
-            self.program(*program)?.test_run(options).map_err(EbpfError::program(name))?;
+            let failed = |source| EbpfError::Program { program: name, source };
+            self.program(*program)?.test_run(options).map_err(failed)?;
             let after = self.counters()?;
             let counted =
                 Reason::ALL.iter().zip(before.iter().zip(&after)).find(|(_, (old, new))| old != new);

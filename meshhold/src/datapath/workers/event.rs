@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use meshhold_core::path::Path;
 
+use super::tun::TunEnd;
 use crate::datapath::relay::Hop;
 use crate::platform::linux::sys_net;
 
@@ -80,6 +81,8 @@ pub enum WorkerEvent {
 pub(super) enum Command {
     /// Treat these bytes as received from there.
     Datagram(Path, Vec<u8>),
+    /// Use this end of a new interface from now on.
+    Interface(TunEnd),
     /// Send an empty data datagram on this session.
     Keepalive(u32),
     /// Send this message about paths on this session, by this path.

@@ -59,8 +59,10 @@ const SLICE: Duration = Duration::from_micros(100);
 pub struct WorkersConfig {
     /// The TUN queues, one a worker; `None` starts only the control socket, unless this node relays.
     pub interface: Option<TunQueues>,
-    /// Relay: start workers where there is no interface too.
+    /// Relay.
     pub relay: bool,
+    /// Start workers where there is no interface, for one that may come.
+    pub interface_may_come: bool,
     /// The shared UDP port; `[::]:7777` serves IPv4 too. Port 0 picks a free one.
     pub listen: SocketAddr,
     /// Number of lanes, 1 to [`MAX_LANES`]: each has a worker for bulk and one for what is sparse.
@@ -97,7 +99,8 @@ impl Workers {
         let promoted = config.interface.as_mut().and_then(TunQueues::take_promoted);
         let ends = config.interface.map(TunQueues::into_ends).transpose().context("copying TUN queues")?;
         let ends = ends.unwrap_or_default();
-        let most = if ends.is_empty() && config.relay { config.count } else { ends.len() / 2 };
+        let without = config.relay || config.interface_may_come;
+        let most = if ends.is_empty() && without { config.count } else { ends.len() / 2 };
         let lanes = config.count.min(most).min(usize::from(MAX_LANES));
         let ends = ends.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
         let port = Port::open(config.listen, lanes, config.offload)?;
@@ -171,6 +174,20 @@ impl Workers {
         for mailbox in &self.mailboxes {
             mailbox.wake();
         }
+    }
+
+    /// Makes the workers use the queues of an interface that was made anew, from their next command on. To be steered by the
+    /// same program as those before.
+    ///
+    /// # Errors
+    /// There are no workers, or the system has no descriptors left.
+    pub fn renew(&self, interface: TunQueues) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.mailboxes.is_empty(), "no worker is there to use an interface");
+        let ends = interface.into_ends().context("copying TUN queues")?;
+        for (mailbox, end) in self.mailboxes.iter().zip(ends) {
+            anyhow::ensure!(mailbox.send(Command::Interface(end)), "a worker takes no commands");
+        }
+        Ok(())
     }
 
     /// Whether the kernel joins what arrives (UDP_GRO), where offloads are not switched off. It then joins what only passes

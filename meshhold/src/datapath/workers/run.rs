@@ -252,6 +252,7 @@ impl Worker {
             self.refresh(snapshot);
             let wake = Wake { snapshot, now: Instant::now() };
             match command {
+                Command::Interface(end) => self.take_tun(end),
                 Command::Keepalive(local_index) => self.send_keepalive(local_index, &wake),
                 Command::Control(local_index, path, message) => {
                     // One whose session ended in between is of no use to anybody.
@@ -294,14 +295,32 @@ impl Worker {
         }
     }
 
+    /// The interface was made anew.
+    fn take_tun(&mut self, end: TunEnd) {
+        self.leave_tun();
+        self.coalescer = Coalescer::new(end.queue.offload() == Offload::TcpAndUdp);
+        if end.reads {
+            let queue = end.queue.descriptor();
+            let watched = self.epoll.watch(queue, TUN).and_then(|()| self.watch_sparse(queue));
+            if let Err(error) = watched {
+                return self.report(WorkerEvent::Failed { worker: self.id, error });
+            }
+        }
+        self.tun = Some(end);
+    }
+
     /// The interface went away. What still arrives is authenticated (the session lives) and counted.
     fn lose_tun(&mut self, error: io::Error) {
+        self.leave_tun();
+        self.report(WorkerEvent::Failed { worker: self.id, error });
+    }
+
+    fn leave_tun(&mut self) {
         if let Some(TunEnd { queue, reads: true }) = self.tun.take() {
             // Closing the descriptor would take it out of the sets as well, unless somebody else holds a copy.
             let _ = self.epoll.forget(queue.descriptor());
             self.forget_sparse(queue.descriptor());
         }
-        self.report(WorkerEvent::Failed { worker: self.id, error });
     }
 
     /// The queue that packets are written to.

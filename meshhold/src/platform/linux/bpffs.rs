@@ -70,7 +70,40 @@ pub fn directory(interface: &str) -> PathBuf {
     [MOUNT_POINT, "meshhold", &name, LAYOUT].iter().collect()
 }
 
-/// Removes the interface's directories after a clean exit, as far as they are empty.
+/// Removes all pins of an interface. Programs end with their pins where nothing else holds them.
+pub fn discard(interface: &str) {
+    let entries = fs::read_dir(directory(interface)).into_iter().flatten().flatten();
+    let mut pins: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    // Links first: a program must not run on while its tables change hands.
+    pins.sort_by_key(|pin| !is_link(pin));
+    pins.iter().for_each(|pin| unpin(pin));
+    remove(interface);
+}
+
+fn is_link(pin: &Path) -> bool {
+    pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
+}
+
+fn unpin(pin: &Path) {
+    if let Err(error) = fs::remove_file(pin)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!("a former daemon's pin stays: {}: {error}", pin.display());
+    }
+}
+
+/// Names of the interfaces of this network namespace that have pins.
+pub fn interfaces() -> Vec<String> {
+    let entries = fs::read_dir(Path::new(MOUNT_POINT).join("meshhold")).into_iter().flatten().flatten();
+    let own = foreign_namespace().map(|inode| format!("@{inode}"));
+    let name = |folder: String| match &own {
+        Some(mark) => folder.strip_suffix(mark).map(str::to_owned),
+        None => Some(folder).filter(|folder| !folder.contains('@')),
+    };
+    entries.filter_map(|entry| name(entry.file_name().into_string().ok()?)).collect()
+}
+
+/// Removes the interface's directories, as far as they are empty.
 pub fn remove(interface: &str) {
     let path = directory(interface);
     for level in levels(&path).into_iter().rev() {

@@ -189,6 +189,7 @@ mod tests {
             interface: String::from("mesh0"),
             mtu: 1420,
             gso_max: 60_000,
+            callers: (Ipv4Addr::new(127, 64, 0, 0), 12),
             networks: vec![network],
         }
     }

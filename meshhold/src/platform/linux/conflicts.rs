@@ -10,7 +10,7 @@ use super::{
     error::NetError,
     list::{Interface, Route, overlap},
     net::Net,
-    routes::{LOCAL_TABLE, is_ours, table_of},
+    routes::{LOCAL_TABLE, MAIN_TABLE, is_our_table, is_ours, table_of},
 };
 
 /// Shorter prefixes are default routes in disguise (`0.0.0.0/1` of VPNs, `2000::/3`): ours is more specific.
@@ -37,7 +37,14 @@ impl Net {
                 found.push(format!("address {}/{} of interface {name}", address.ip, address.prefix));
             }
         }
-        for route in self.routes(family).await? {
+        let alive = self.tables_alive().await?;
+        // Another daemon's range counts by its table, while it has an interface; its barrier in main says nothing more.
+        let is_barrier = |route: &Route| {
+            let refuses = route.message.header.kind == RouteType::Unreachable;
+            is_ours(route) && refuses && route.table == MAIN_TABLE
+                || is_our_table(route.table) && !alive.contains(&route.table)
+        };
+        for route in self.routes(family).await?.into_iter().filter(|route| !is_barrier(route)) {
             if counts(&route, own_index, table_of(own)) && overlap(range, route.destination) {
                 found.push(describe(&route, &interfaces));
             }

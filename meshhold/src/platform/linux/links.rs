@@ -16,6 +16,8 @@ use rtnetlink::{
 
 use super::watch::{Link, LinkKind};
 
+/// How the alias of an interface begins that a daemon of MeshHold made: it needs no guard, its own programs judge all.
+const MARK: &[u8] = b"MeshHold ";
 /// Of struct nlmsghdr, and of struct ifinfomsg.
 const HEADER: usize = 16;
 
@@ -66,12 +68,14 @@ pub(super) struct RawLink {
     layer: u16,
     pub(super) index: u32,
     pub(super) name: String,
+    /// A daemon of MeshHold made it.
+    is_mesh: bool,
 }
 
 impl RawLink {
     /// As an interface for a LAN guard; `None` where it takes none.
     pub(super) fn guarded(self) -> Option<Link> {
-        let kind = self.kind()?;
+        let kind = self.kind().filter(|_| !self.is_mesh)?;
         Some(Link { name: self.name, index: self.index, kind })
     }
 
@@ -80,18 +84,14 @@ impl RawLink {
         let family = i32::from(*payload.first()?);
         let layer = u16::from_ne_bytes(payload.get(2..4)?.try_into().ok()?);
         let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
-        let mut rest = payload.get(HEADER..)?;
-        while let Some((kind, value, after)) = split_attribute(rest) {
-            if kind == libc::IFLA_IFNAME {
-                let name = value.split(|byte| *byte == 0).next().unwrap_or_default();
-                return Some(Self { family, layer, index, name: String::from_utf8_lossy(name).into_owned() });
-            }
-            rest = after;
-        }
-        None
+        let attributes = payload.get(HEADER..)?;
+        let name = attribute(attributes, libc::IFLA_IFNAME)?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let is_mesh = attribute(attributes, libc::IFLA_IFALIAS).is_some_and(|alias| alias.starts_with(MARK));
+        Some(Self { family, layer, index, name: String::from_utf8_lossy(name).into_owned(), is_mesh })
     }
 
-    pub(super) fn kind(&self) -> Option<LinkKind> {
+    fn kind(&self) -> Option<LinkKind> {
         match LinkLayerType::from(self.layer) {
             LinkLayerType::Loopback => None,
             LinkLayerType::Ether => Some(LinkKind::Ethernet),
@@ -119,8 +119,19 @@ pub(super) fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, payload, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
+/// Value of the first attribute of that type.
+pub(super) fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+    while let Some((kind, value, after)) = split_attribute(rest) {
+        if kind == wanted {
+            return Some(value);
+        }
+        rest = after;
+    }
+    None
+}
+
 /// Type, value and the rest behind the first attribute.
-pub(super) fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
     let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
     let value = bytes.get(4..length)?;

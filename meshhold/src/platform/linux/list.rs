@@ -9,8 +9,9 @@ use rtnetlink::packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol},
 };
+use rtnetlink::sys::AsyncSocket as _;
 
 use super::{
     error::{NetError, errno},
@@ -65,8 +66,38 @@ impl Net {
     }
 
     pub(super) async fn addresses(&self) -> Result<Vec<(Address, AddressMessage)>, NetError> {
-        let messages = collect("list addresses", self.handle.address().get().execute()).await?;
+        self.addresses_by(AddressMessage::default()).await
+    }
+
+    /// As [`Net::addresses`], of one interface.
+    pub(super) async fn addresses_of(&self, index: u32) -> Result<Vec<(Address, AddressMessage)>, NetError> {
+        let mut filter = AddressMessage::default();
+        filter.header.index = index;
+        let found = self.addresses_by(filter).await?;
+        Ok(found.into_iter().filter(|(found, _)| found.interface == index).collect())
+    }
+
+    async fn addresses_by(&self, filter: AddressMessage) -> Result<Vec<(Address, AddressMessage)>, NetError> {
+        let mut request = self.handle.address().get();
+        *request.message_mut() = filter;
+        let messages = collect("list addresses", request.execute()).await?;
         Ok(messages.into_iter().filter_map(|message| Some((address(&message)?, message))).collect())
+    }
+
+    /// Routes of one table, made with the protocol number if one is given; more come where the kernel filters nothing
+    /// (before Linux 4.20).
+    pub(super) async fn routes_in(
+        &self,
+        family: AddressFamily,
+        table: u32,
+        protocol: Option<u8>,
+    ) -> Result<Vec<Route>, NetError> {
+        let mut filter = RouteMessage::default();
+        filter.header.address_family = family;
+        filter.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
+        filter.attributes.push(RouteAttribute::Table(table));
+        let messages = collect("list routes", self.handle.route().get(filter).execute()).await?;
+        Ok(messages.into_iter().filter_map(route).filter(|route| route.table == table).collect())
     }
 
     /// Routes of all tables of one family; none when the family is switched off.
@@ -194,7 +225,12 @@ pub(super) fn settled(
 
 /// Opens the netlink connection of [`Net`]; its task ends when the last handle is dropped.
 pub(super) fn connect() -> io::Result<rtnetlink::Handle> {
-    let (connection, handle, _messages) = rtnetlink::new_connection()?;
+    let (mut connection, handle, _messages) = rtnetlink::new_connection()?;
+    // Then the kernel filters what it lists: a host may have a million routes.
+    let filtered = connection.socket_mut().socket_ref().set_netlink_get_strict_chk(true);
+    if let Err(error) = filtered {
+        tracing::debug!(%error, "the kernel lists everything");
+    }
     tokio::spawn(connection);
     Ok(handle)
 }

@@ -4,10 +4,8 @@
 //! Owns every rtnetlink request, sysctl and mount of the daemon; all of them act in the network namespace
 //! that the process runs in. Must not know keys, circuits, maps or programs.
 //!
-//! What survives a `kill -9`: the mesh interface vanishes with its file descriptor, and with it its
-//! addresses, its routes and its sysctls. A rule and one `unreachable` route a mesh range stay, on purpose:
-//! packets for mesh addresses are refused at once instead of leaving by the default route in the clear.
-//! The next start ([`cleanup::stale`]) or a reboot removes them.
+//! What survives the daemon, however it ends: the barrier ([`routes`]). Packets to mesh addresses never leave by the
+//! default route in the clear; the next start changes it by difference, and [`cleanup`] or a reboot removes it.
 
 pub mod bpffs;
 pub mod candidates;
@@ -28,10 +26,10 @@ pub mod processors;
 pub mod reserved;
 mod routes;
 pub mod sched;
+pub mod suspects;
 pub mod sys;
 pub mod sys_net;
-mod sysctl;
-pub mod tc;
+pub mod sysctl;
 pub mod watch;
 pub mod ways;
 
@@ -41,4 +39,4 @@ mod test_ns;
 mod tests;
 
 pub use error::NetError;
-pub use net::{InterfaceSetup, Net, NetworkAddresses};
+pub use net::{InterfaceSetup, Net, NetworkAddresses, Outcome, tun_holder};

@@ -14,15 +14,15 @@ use futures_util::TryStreamExt as _;
 use rtnetlink::{
     LinkUnspec,
     packet_route::{
-        address::{AddressAttribute, AddressFlags, AddressMessage},
-        link::{LinkAttribute, LinkMessage},
+        address::{AddressAttribute, AddressFlags},
+        link::{LinkAttribute, LinkFlags, LinkMessage},
     },
 };
 
 use super::{
     error::{NetError, errno},
-    list::{Address, connect, settled},
-    routes::Wanted,
+    list::{connect, settled},
+    routes::{Owner, Wanted},
     sysctl,
 };
 
@@ -42,8 +42,19 @@ pub struct InterfaceSetup {
     pub mtu: u32,
     /// Largest super-packet that the kernel may hand over, bytes with the room that it keeps for headers.
     pub gso_max: u32,
+    /// The caller addresses of this interface: base and prefix length.
+    pub callers: (Ipv4Addr, u8),
     /// One entry a network of this node.
     pub networks: Vec<NetworkAddresses>,
+}
+
+/// What [`Net::set_up`] found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What can't be had and is done without, a sentence each (IPv6 switched off, say).
+    pub notices: Vec<String>,
+    /// What was not as it should be and now is, a phrase each.
+    pub changed: Vec<String>,
 }
 
 /// One network's addresses on this node.
@@ -95,50 +106,34 @@ impl Net {
         Err(NetError::NameTaken { name: interface.to_owned(), owner })
     }
 
-    /// Brings the interface to the given state, whatever it was before: call it again with a changed set.
+    /// Brings the interface to the given state, whatever it was before: call it again with a changed set, or with the same
+    /// to put back what others took away. What is as it should be is not touched.
     ///
-    /// Returns what could not be had and is done without, a sentence each (IPv6 switched off, say).
-    pub async fn set_up(&self, setup: &InterfaceSetup) -> Result<Vec<String>, NetError> {
-        let Some(index) = self.index_of(&setup.interface).await? else {
+    /// # Errors
+    /// There is no such interface, or netlink failed. The barrier of the ranges is up before anything else is tried.
+    pub async fn set_up(&self, setup: &InterfaceSetup) -> Result<Outcome, NetError> {
+        let mut outcome = Outcome::default();
+        let index = self.index_of(&setup.interface).await?;
+        let owner = Owner { interface: &setup.interface, index };
+        let Some(index) = index else {
+            self.add_routes(owner, &setup.barrier()).await?;
             return Err(NetError::NoInterface(setup.interface.clone()));
         };
-        let mut notices = Vec::new();
-        let ipv6 = self.prepare_link(index, setup, &mut notices).await?;
+        outcome.changed.extend(self.add_routes(owner, &setup.barrier()).await?.added);
+        let ipv6 = self.prepare_link(index, setup, &mut outcome).await?;
         if !loopback_is_up() {
-            notices.push(String::from(
+            outcome.notices.push(String::from(
                 "interface lo is down: services on loopback addresses can't be reached, `ip link set lo up`",
             ));
         }
-        let mut addresses = Vec::new();
-        let mut routes = Vec::new();
-        for network in &setup.networks {
-            if let Some(own4) = network.own4 {
-                addresses.push((IpAddr::V4(own4), 32));
-                routes.push(range_route(network.range, own4));
-            }
-            if ipv6 {
-                addresses.push((IpAddr::V6(network.own6), 128));
-                routes.push(range_route(network.prefix6, network.own6));
-            }
-        }
-        if loopback_is_up() && !routes.is_empty() {
-            routes.push(Wanted::Callers { mtu: setup.mtu.saturating_sub(TRANSLATION) });
-        }
         // A route's source address must exist, and goes only once no route needs it.
-        self.add_addresses(index, &addresses).await?;
-        self.reconcile_routes(&setup.interface, Some(index), &routes).await?;
-        self.remove_other_addresses(index, &addresses).await?;
-        Ok(notices)
-    }
-
-    /// Takes away everything that [`Net::set_up`] made; also right when the interface is gone already.
-    pub async fn tear_down(&self, interface: &str) -> Result<(), NetError> {
-        let index = self.index_of(interface).await?;
-        self.reconcile_routes(interface, index, &[]).await?;
-        if let Some(index) = index {
-            self.remove_other_addresses(index, &[]).await?;
-        }
-        Ok(())
+        let addresses = setup.addresses(ipv6);
+        self.add_addresses(index, &addresses, &mut outcome).await?;
+        let changes = self.reconcile_routes(owner, &setup.routes(ipv6)).await?;
+        outcome.changed.extend(changes.added);
+        outcome.changed.extend(changes.removed);
+        self.remove_other_addresses(index, &addresses, &mut outcome).await?;
+        Ok(outcome)
     }
 
     /// Settings, MTU and state of the link; tells whether IPv6 can be used on it.
@@ -146,33 +141,63 @@ impl Net {
         &self,
         index: u32,
         setup: &InterfaceSetup,
-        notices: &mut Vec<String>,
+        outcome: &mut Outcome,
     ) -> Result<bool, NetError> {
         let name = &setup.interface;
-        self.set_link(format!("apply IPv4 settings to {name}"), sysctl::ipv4_request(index)).await?;
-        let mut link = LinkUnspec::new_with_index(index).mtu(setup.mtu).build();
-        link.attributes.push(LinkAttribute::TxQueueLen(TRANSMIT_QUEUE));
-        link.attributes.push(LinkAttribute::GsoMaxSize(setup.gso_max));
-        self.set_link(format!("set the MTU of {name} to {}", setup.mtu), link).await?;
-
-        let ipv6 = setup.mtu >= IPV6_MINIMUM_MTU && sysctl::apply_ipv6(name);
-        if ipv6 {
+        let link = self.link(index).await?;
+        let differing = sysctl::ipv4_differing(&link);
+        if !differing.is_empty() {
+            self.set_link(format!("apply IPv4 settings to {name}"), sysctl::ipv4_request(index)).await?;
+            outcome.changed.extend(differing.into_iter().map(|setting| format!("setting {setting}")));
+        }
+        let limits = [
+            ("MTU", LinkAttribute::Mtu(setup.mtu)),
+            ("queue length", LinkAttribute::TxQueueLen(TRANSMIT_QUEUE)),
+            ("largest super-packet", LinkAttribute::GsoMaxSize(setup.gso_max)),
+        ];
+        for (what, attribute) in limits {
+            if link.attributes.contains(&attribute) {
+                continue;
+            }
+            let mut message = LinkUnspec::new_with_index(index).build();
+            message.attributes.push(attribute);
+            self.set_link(format!("set the {what} of {name}"), message).await?;
+            outcome.changed.push(what.to_owned());
+        }
+        let ipv6 = setup.mtu >= IPV6_MINIMUM_MTU && sysctl::apply_ipv6(name, &mut outcome.changed);
+        let makes_link_local = !sysctl::has_no_link_local(&link);
+        if ipv6 && makes_link_local {
             let what = format!("switch off link-local addresses on {name}");
             self.set_link(what, sysctl::no_link_local_request(index)).await?;
-        } else {
-            notices.push(format!(
+        } else if !ipv6 {
+            outcome.notices.push(format!(
                 "IPv6 is not available on {name} (switched off in the kernel, or an MTU below 1280): IPv4 only"
             ));
         }
-        self.set_link(format!("bring {name} up"), LinkUnspec::new_with_index(index).up().build()).await?;
+        if !link.header.flags.contains(LinkFlags::Up) {
+            self.set_link(format!("bring {name} up"), LinkUnspec::new_with_index(index).up().build()).await?;
+            outcome.changed.push(String::from("state \"up\""));
+        }
         Ok(ipv6)
+    }
+
+    async fn link(&self, index: u32) -> Result<LinkMessage, NetError> {
+        let what = format!("look up interface {index}");
+        let found = self.handle.link().get().match_index(index).execute().try_next().await;
+        let found = found.map_err(|error| NetError::new(&what, error))?;
+        found.ok_or(NetError::NoInterface(index.to_string()))
     }
 
     async fn set_link(&self, what: String, message: LinkMessage) -> Result<(), NetError> {
         self.handle.link().set(message).execute().await.map_err(|error| NetError::new(what, error))
     }
 
-    async fn add_addresses(&self, index: u32, wanted: &[(IpAddr, u8)]) -> Result<(), NetError> {
+    async fn add_addresses(
+        &self,
+        index: u32,
+        wanted: &[(IpAddr, u8)],
+        outcome: &mut Outcome,
+    ) -> Result<(), NetError> {
         let existing = self.addresses_of(index).await?;
         for (ip, prefix) in wanted {
             if existing.iter().any(|(found, _)| (found.ip, found.prefix) == (*ip, *prefix)) {
@@ -185,28 +210,64 @@ impl Net {
                 request.message_mut().attributes.push(AddressAttribute::Flags(flags));
             }
             settled(format!("add address {ip}/{prefix}"), &[libc::EEXIST], request.execute().await)?;
+            outcome.changed.push(format!("address {ip}"));
         }
         Ok(())
     }
 
-    async fn remove_other_addresses(&self, index: u32, wanted: &[(IpAddr, u8)]) -> Result<(), NetError> {
+    async fn remove_other_addresses(
+        &self,
+        index: u32,
+        wanted: &[(IpAddr, u8)],
+        outcome: &mut Outcome,
+    ) -> Result<(), NetError> {
         for (found, message) in self.addresses_of(index).await? {
             if wanted.contains(&(found.ip, found.prefix)) {
                 continue;
             }
             let what = format!("remove address {}/{}", found.ip, found.prefix);
             settled(what, &[libc::EADDRNOTAVAIL], self.handle.address().del(message).execute().await)?;
+            outcome.changed.push(format!("foreign address {}/{}", found.ip, found.prefix));
         }
         Ok(())
     }
-
-    async fn addresses_of(&self, index: u32) -> Result<Vec<(Address, AddressMessage)>, NetError> {
-        Ok(self.addresses().await?.into_iter().filter(|(found, _)| found.interface == index).collect())
-    }
 }
 
-fn range_route(range: (impl Into<IpAddr>, u8), source: impl Into<IpAddr>) -> Wanted {
-    Wanted::Range { range: (range.0.into(), range.1), source: source.into() }
+impl InterfaceSetup {
+    fn addresses(&self, ipv6: bool) -> Vec<(IpAddr, u8)> {
+        let of = |network: &NetworkAddresses| {
+            let ipv4 = network.own4.map(|own| (IpAddr::V4(own), 32));
+            ipv4.into_iter().chain(ipv6.then_some((IpAddr::V6(network.own6), 128)))
+        };
+        self.networks.iter().flat_map(of).collect()
+    }
+
+    /// All routes; a range without an address here is only closed.
+    fn routes(&self, ipv6: bool) -> Vec<Wanted> {
+        let of = |network: &NetworkAddresses| {
+            let (base, prefix) = network.range;
+            let ipv4 = network
+                .own4
+                .map(|own| Wanted::Range { range: (base.into(), prefix), source: Some(own.into()) });
+            let (base, prefix) = network.prefix6;
+            let source = ipv6.then_some(network.own6.into());
+            ipv4.into_iter().chain([Wanted::Range { range: (base.into(), prefix), source }])
+        };
+        let mut routes: Vec<Wanted> = self.networks.iter().flat_map(of).collect();
+        if loopback_is_up() && !routes.is_empty() {
+            routes.push(Wanted::Callers { range: self.callers, mtu: self.mtu.saturating_sub(TRANSLATION) });
+        }
+        routes
+    }
+
+    /// What closes the ranges.
+    fn barrier(&self) -> Vec<Wanted> {
+        let ranges = self.routes(false).into_iter().filter_map(|want| match want {
+            Wanted::Range { range, .. } => Some(Wanted::Range { range, source: None }),
+            Wanted::Callers { .. } => None,
+        });
+        ranges.collect()
+    }
 }
 
 /// Whether 127.0.0.1 is an address of this namespace: only then the kernel takes it as a route's source.
@@ -214,23 +275,25 @@ fn loopback_is_up() -> bool {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok()
 }
 
-/// Says which process holds a TUN device, as far as `/proc` shows it.
+/// Says whose a TUN device is.
 fn tun_owner(interface: &str) -> String {
+    tun_holder(interface).unwrap_or_else(|| {
+        format!("a TUN device whose process can't be seen (left over? `ip link del {interface}`)")
+    })
+}
+
+/// The process of this network namespace that holds a TUN device, as far as `/proc` shows it.
+pub fn tun_holder(interface: &str) -> Option<String> {
     let namespace = |process: &Path| fs::metadata(process.join("ns/net")).map(|metadata| metadata.ino()).ok();
     let own = namespace(Path::new("/proc/self"));
-    let holder = fs::read_dir("/proc").ok().and_then(|entries| {
-        let mut processes = entries.flatten().filter(|entry| is_number(&entry.file_name()));
-        // The same name may exist in other namespaces.
-        processes.find(|entry| {
-            let path = entry.path();
-            namespace(&path) == own && holds_tun(&path.join("fdinfo"), interface)
-        })
-    });
-    let Some(holder) = holder else {
-        return format!("a TUN device whose process can't be seen (left over? `ip link del {interface}`)");
-    };
+    let mut processes = fs::read_dir("/proc").ok()?.flatten().filter(|entry| is_number(&entry.file_name()));
+    // The same name may exist in other namespaces.
+    let holder = processes.find(|entry| {
+        let path = entry.path();
+        namespace(&path) == own && holds_tun(&path.join("fdinfo"), interface)
+    })?;
     let command = fs::read_to_string(holder.path().join("comm")).unwrap_or_default();
-    format!("process {} ({})", holder.file_name().display(), command.trim())
+    Some(format!("process {} ({})", holder.file_name().display(), command.trim()))
 }
 
 fn is_number(name: &OsStr) -> bool {

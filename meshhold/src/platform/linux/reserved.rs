@@ -9,14 +9,23 @@ use meshhold_common::nat::FIRST_PORT;
 
 const FILE: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
-/// Adds the entry, or takes it out.
+/// Adds the entry, or takes it out; true where that changed something.
 ///
 /// # Errors
 /// The file can't be read or written (a read-only `/proc/sys`).
-pub fn set(wanted: bool) -> io::Result<()> {
+pub fn set(wanted: bool) -> io::Result<bool> {
     let before = fs::read_to_string(FILE)?;
     let after = with_entry(before.trim(), wanted);
-    if after == before.trim() { Ok(()) } else { fs::write(FILE, format!("{after}\n")) }
+    if after == before.trim() {
+        return Ok(false);
+    }
+    fs::write(FILE, format!("{after}\n")).map(|()| true)
+}
+
+/// Whether the entry is there; `None` where that can't be read.
+pub fn is_set() -> Option<bool> {
+    let list = fs::read_to_string(FILE).ok()?;
+    Some(with_entry(list.trim(), true) == list.trim())
 }
 
 fn with_entry(list: &str, wanted: bool) -> String {

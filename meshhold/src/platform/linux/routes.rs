@@ -4,8 +4,11 @@
 //!
 //! Every mesh range has a route in a table of the interface's own, reached by a rule that comes before the
 //! main table: a more specific route that DHCP or a VPN puts into main can't pull mesh packets beside the
-//! tunnel (CVE-2024-3661). An `unreachable` route with the worst metric lies below it for the case that
-//! the interface is gone. A kernel without policy routing gets the same routes in main.
+//! tunnel (CVE-2024-3661). What of that others take away must not open a way out, so there is a barrier in
+//! layers, each enough alone: an `unreachable` route with the worst metric below the interface's, an
+//! `unreachable` rule behind the one to the table, and the same route in main. That rule has the rtnetlink protocol
+//! of the kernel's own: systemd-networkd takes away all others when it starts. The barrier outlives interface and daemon;
+//! `meshhold cleanup` takes it down. A kernel without policy routing gets the routes in main alone.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -24,11 +27,13 @@ use super::{
     net::Net,
 };
 
-/// rtnetlink protocol number of every route and rule that MeshHold makes (`ip route show proto 77`).
+/// rtnetlink protocol number of the routes and rules that MeshHold makes (`ip route show proto 77`).
 pub(super) const PROTOCOL: u8 = 0x4d;
 /// The rules' priority: after `local` (0), before the usual VPNs (Tailscale 5210…) and main (32766).
 pub(super) const RULE_PRIORITY: u32 = 5100;
-/// Where caller addresses live; routed back to the mesh instead of to `lo`.
+/// Priority of the rules that refuse what the table of the rule before didn't take.
+const BARRIER_PRIORITY: u32 = RULE_PRIORITY + 1;
+/// Where all caller addresses of a host live; each interface has a piece of it, routed back to the mesh instead of to `lo`.
 pub(super) const CALLERS: (Ipv4Addr, u8) = (Ipv4Addr::new(127, 64, 0, 0), 10);
 
 /// Numbers of the kernel's own tables (linux/rtnetlink.h).
@@ -39,14 +44,14 @@ const TABLE_BASE: u32 = 0x4d48_0000;
 const TABLE_MASK: u32 = 0xffff_0000;
 const WORST_METRIC: u32 = u32::MAX;
 
-/// One wanted route of the mesh interface.
+/// What is wanted of the routes of the mesh interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// A network's range, with the source address of packets into it.
-    Range { range: (IpAddr, u8), source: IpAddr },
-    /// The caller addresses, in the `local` table. Packets of this size at most, in bytes: what goes back to an
-    /// IPv6 caller grows on its way.
-    Callers { mtu: u32 },
+    /// A network's range. `source`: of packets into it; `None` leaves it closed.
+    Range { range: (IpAddr, u8), source: Option<IpAddr> },
+    /// The caller addresses of this interface, in the `local` table. Packets of this size at most, in bytes: what goes back
+    /// to an IPv6 caller grows on its way.
+    Callers { range: (Ipv4Addr, u8), mtu: u32 },
 }
 
 impl Wanted {
@@ -56,6 +61,24 @@ impl Wanted {
             _ => AddressFamily::Inet,
         }
     }
+}
+
+/// Whose routes and rules are meant.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner<'a> {
+    /// Name of the interface.
+    pub(super) interface: &'a str,
+    /// Its index while it exists.
+    pub(super) index: Option<u32>,
+}
+
+/// What a comparison found and did, a phrase for each route and rule.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Put there.
+    pub(super) added: Vec<String>,
+    /// Taken away.
+    pub(super) removed: Vec<String>,
 }
 
 /// The routing table of one interface name, the same at each start.
@@ -68,112 +91,160 @@ pub(super) fn table_of(interface: &str) -> u32 {
 }
 
 impl Net {
-    /// Makes the interface's routes and rules exactly those wanted; returns how many were removed.
+    /// Makes the interface's routes and rules exactly those wanted.
     pub(super) async fn reconcile_routes(
         &self,
-        interface: &str,
-        index: Option<u32>,
+        owner: Owner<'_>,
         wanted: &[Wanted],
-    ) -> Result<usize, NetError> {
-        let mut removed = 0;
+    ) -> Result<Changes, NetError> {
+        self.bring_routes(owner, wanted, true).await
+    }
+
+    /// Puts there what is missing of those wanted, and takes nothing away.
+    pub(super) async fn add_routes(&self, owner: Owner<'_>, wanted: &[Wanted]) -> Result<Changes, NetError> {
+        self.bring_routes(owner, wanted, false).await
+    }
+
+    async fn bring_routes(
+        &self,
+        owner: Owner<'_>,
+        wanted: &[Wanted],
+        prune: bool,
+    ) -> Result<Changes, NetError> {
+        let mut changes = Changes::default();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let of_family: Vec<Wanted> =
                 wanted.iter().copied().filter(|want| want.family() == family).collect();
-            removed += self.reconcile_family(interface, index, family, &of_family).await?;
+            self.bring_family(owner, family, (&of_family, prune), &mut changes).await?;
         }
-        Ok(removed)
+        Ok(changes)
     }
 
-    async fn reconcile_family(
+    async fn bring_family(
         &self,
-        interface: &str,
-        index: Option<u32>,
+        owner: Owner<'_>,
         family: AddressFamily,
-        wanted: &[Wanted],
-    ) -> Result<usize, NetError> {
+        (wanted, prune): (&[Wanted], bool),
+        changes: &mut Changes,
+    ) -> Result<(), NetError> {
         let rules = self.our_rules(family).await?;
-        let own_table = table_of(interface);
-        let table = if rules.is_some() { own_table } else { MAIN_TABLE };
-        let messages: Vec<RouteMessage> = index
-            .map(|index| wanted.iter().flat_map(|want| messages(*want, index, table)).collect())
-            .unwrap_or_default();
+        let table = if rules.is_some() { table_of(owner.interface) } else { MAIN_TABLE };
+        let messages: Vec<RouteMessage> =
+            wanted.iter().flat_map(|want| messages(*want, owner.index, table)).collect();
+        let existing = self.routes_about(owner, family).await?;
 
         // Routes before the rule that leads to them, and the rule away before they go: no moment in which
         // a mesh packet finds the rule and no route.
-        for message in &messages {
+        for message in messages.iter().filter(|message| !existing.iter().any(|route| is_as(route, message))) {
             self.add_route(message.clone()).await?;
+            changes.added.push(describe(message));
         }
-        let mut removed = 0;
+        let others = rules.iter().flatten().filter(|rule| rule_table(rule) != table);
+        let others: Vec<(IpAddr, u8)> = others.filter_map(rule_destination).collect();
         if let Some(rules) = rules {
-            removed += self.reconcile_rules(family, table, &rules, wanted).await?;
+            self.bring_rules((family, table), &rules, (wanted, prune), changes).await?;
         }
-        let ours = |route: &&Route| {
-            is_ours(route)
-                && (route.table == table || index.is_some_and(|index| route.devices.contains(&index)))
-        };
-        for route in self.routes(family).await?.iter().filter(ours) {
-            if messages.iter().any(|message| same_place(message, &route.message)) {
+        for route in existing.iter().filter(|_| prune) {
+            let shared =
+                route.table != table && !route.devices.iter().any(|index| Some(*index) == owner.index);
+            let of_another = shared && (others.contains(&route.destination) || route.table == LOCAL_TABLE);
+            // One with our destination through another device is somebody's way out of the mesh.
+            let is_wanted = |message| same_place(message, &route.message) && same_devices(message, route);
+            if of_another || messages.iter().any(is_wanted) {
                 continue;
             }
             self.remove_route(route).await?;
-            removed += 1;
+            changes.removed.push(describe(&route.message));
+        }
+        Ok(())
+    }
+
+    /// Takes away what keeps caller addresses from `lo`: for when no daemon's interface is left.
+    pub(super) async fn open_callers(&self) -> Result<Vec<String>, NetError> {
+        let routes = self.routes_in(AddressFamily::Inet, LOCAL_TABLE, Some(PROTOCOL)).await?;
+        let mut removed = Vec::new();
+        for route in routes.iter().filter(|route| is_ours(route)) {
+            self.remove_route(route).await?;
+            removed.push(describe(&route.message));
         }
         Ok(removed)
+    }
+
+    /// The pieces of the caller addresses that other interfaces than the one of this name have.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub async fn other_callers(&self, interface: &str) -> Result<Vec<(Ipv4Addr, u8)>, NetError> {
+        let own = self.index_of(interface).await?;
+        let routes = self.routes_in(AddressFamily::Inet, LOCAL_TABLE, Some(PROTOCOL)).await?;
+        let others = routes.into_iter().filter(is_ours).filter(|route| {
+            route.message.header.kind == RouteType::Unicast
+                && !own.is_some_and(|own| route.devices.contains(&own))
+        });
+        let piece = |route: Route| match route.destination {
+            (IpAddr::V4(base), prefix) => Some((base, prefix)),
+            _ => None,
+        };
+        Ok(others.filter_map(piece).collect())
+    }
+
+    /// Everything in the interface's own table, and what MeshHold has made in those of the kernel.
+    async fn routes_about(&self, owner: Owner<'_>, family: AddressFamily) -> Result<Vec<Route>, NetError> {
+        let mut found = self.routes_in(family, table_of(owner.interface), None).await?;
+        let kernels: &[u32] =
+            if family == AddressFamily::Inet { &[MAIN_TABLE, LOCAL_TABLE] } else { &[MAIN_TABLE] };
+        for table in kernels {
+            found.extend(self.routes_in(family, *table, Some(PROTOCOL)).await?.into_iter().filter(is_ours));
+        }
+        Ok(found)
     }
 
     async fn add_route(&self, message: RouteMessage) -> Result<(), NetError> {
-        let what = format!("add route {}", describe(&message));
-        settled(what, &[libc::EEXIST], self.handle.route().add(message).replace().execute().await)
+        let what = format!("add {}", describe(&message));
+        // A family that is switched off has no packets either.
+        let ignored = [libc::EEXIST, libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
+        settled(what, &ignored, self.handle.route().add(message).replace().execute().await)
     }
 
     pub(super) async fn remove_route(&self, route: &Route) -> Result<(), NetError> {
-        let what = format!("remove route {}", describe(&route.message));
+        let what = format!("remove {}", describe(&route.message));
         settled(what, &[libc::ESRCH], self.handle.route().del(route.message.clone()).execute().await)
     }
 
-    async fn reconcile_rules(
+    async fn bring_rules(
         &self,
-        family: AddressFamily,
-        table: u32,
+        (family, table): (AddressFamily, u32),
         existing: &[RuleMessage],
-        wanted: &[Wanted],
-    ) -> Result<usize, NetError> {
-        let ranges: Vec<(IpAddr, u8)> = wanted
-            .iter()
-            .filter_map(|want| match want {
-                Wanted::Range { range, .. } => Some(*range),
-                Wanted::Callers { .. } => None,
-            })
-            .collect();
+        (wanted, prune): (&[Wanted], bool),
+        changes: &mut Changes,
+    ) -> Result<(), NetError> {
+        let ranges = wanted.iter().filter_map(|want| match want {
+            Wanted::Range { range, .. } => Some(*range),
+            Wanted::Callers { .. } => None,
+        });
+        let wanted: Vec<RuleMessage> =
+            ranges.flat_map(|range| Layer::ALL.map(|layer| layer.rule(family, table, range))).collect();
         let ours: Vec<&RuleMessage> = existing.iter().filter(|rule| rule_table(rule) == table).collect();
-        for range in &ranges {
-            if !ours.iter().any(|rule| rule_destination(rule) == Some(*range)) {
-                self.add_rule(family, table, *range).await?;
-            }
+        for rule in wanted.iter().filter(|rule| !ours.iter().any(|found| same_rule(found, rule))) {
+            self.add_rule(rule).await?;
+            changes.added.push(describe_rule(rule));
         }
-        let mut removed = 0;
-        for rule in ours {
-            if !rule_destination(rule).is_some_and(|destination| ranges.contains(&destination)) {
-                self.remove_rule(rule).await?;
-                removed += 1;
-            }
+        let surplus = |rule: &&RuleMessage| prune && !wanted.iter().any(|wanted| same_rule(wanted, rule));
+        for rule in ours.into_iter().filter(surplus) {
+            self.remove_rule(rule).await?;
+            changes.removed.push(describe_rule(rule));
         }
-        Ok(removed)
+        Ok(())
     }
 
-    async fn add_rule(&self, family: AddressFamily, table: u32, range: (IpAddr, u8)) -> Result<(), NetError> {
-        let mut request =
-            self.handle.rule().add().action(RuleAction::ToTable).priority(RULE_PRIORITY).table_id(table);
-        let message = request.message_mut();
-        message.header.family = family;
-        message.header.dst_len = range.1;
-        message.attributes.push(RuleAttribute::Destination(range.0));
-        message.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        settled(format!("add rule to {}/{}", range.0, range.1), &[libc::EEXIST], request.execute().await)
+    async fn add_rule(&self, rule: &RuleMessage) -> Result<(), NetError> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule.clone();
+        settled(format!("add {}", describe_rule(rule)), &[libc::EEXIST], request.execute().await)
     }
 
     pub(super) async fn remove_rule(&self, rule: &RuleMessage) -> Result<(), NetError> {
-        let what = format!("remove rule to table {:#x}", rule_table(rule));
+        let what = format!("remove {}", describe_rule(rule));
         settled(what, &[libc::ENOENT, libc::ESRCH], self.handle.rule().del(rule.clone()).execute().await)
     }
 
@@ -188,8 +259,64 @@ impl Net {
         if all.is_empty() {
             return Ok(None);
         }
-        let ours = RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL));
-        Ok(Some(all.into_iter().filter(|rule| rule.attributes.contains(&ours)).collect()))
+        Ok(Some(all.into_iter().filter(is_our_rule).collect()))
+    }
+}
+
+/// The rules that each range has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    /// Leads to the interface's table.
+    Table,
+    /// Refuses. Its table number says whose it is and is not looked at.
+    Barrier,
+}
+
+impl Layer {
+    const ALL: [Self; 2] = [Self::Barrier, Self::Table];
+
+    const fn parts(self) -> (RuleAction, u32, RouteProtocol) {
+        match self {
+            Self::Table => (RuleAction::ToTable, RULE_PRIORITY, RouteProtocol::Other(PROTOCOL)),
+            Self::Barrier => (RuleAction::Unreachable, BARRIER_PRIORITY, RouteProtocol::Kernel),
+        }
+    }
+
+    fn rule(self, family: AddressFamily, table: u32, range: (IpAddr, u8)) -> RuleMessage {
+        let (action, priority, protocol) = self.parts();
+        let mut rule = RuleMessage::default();
+        (rule.header.family, rule.header.action, rule.header.dst_len) = (family, action, range.1);
+        rule.attributes = vec![
+            RuleAttribute::Priority(priority),
+            RuleAttribute::Table(table),
+            RuleAttribute::Destination(range.0),
+            RuleAttribute::Protocol(protocol),
+        ];
+        rule
+    }
+}
+
+/// Made by MeshHold, for whichever interface.
+fn is_our_rule(rule: &RuleMessage) -> bool {
+    let has = |layer: Layer| {
+        let (action, priority, protocol) = layer.parts();
+        let has = |wanted| rule.attributes.contains(&wanted);
+        rule.header.action == action
+            && has(RuleAttribute::Priority(priority))
+            && has(RuleAttribute::Protocol(protocol))
+    };
+    is_our_table(rule_table(rule)) && Layer::ALL.into_iter().any(has)
+}
+
+fn same_rule(left: &RuleMessage, right: &RuleMessage) -> bool {
+    left.header.action == right.header.action && rule_destination(left) == rule_destination(right)
+}
+
+fn describe_rule(rule: &RuleMessage) -> String {
+    let to = rule_destination(rule).map_or_else(String::new, |(ip, prefix)| format!(" to {ip}/{prefix}"));
+    match rule.header.action {
+        RuleAction::Unreachable => format!("barrier rule{to}"),
+        _ => format!("rule{to}"),
     }
 }
 
@@ -217,22 +344,33 @@ fn rule_destination(rule: &RuleMessage) -> Option<(IpAddr, u8)> {
     })
 }
 
-/// The routes that one wish needs.
-fn messages(want: Wanted, index: u32, table: u32) -> Vec<RouteMessage> {
+/// The routes that one wish needs, those that close first. Without an interface these alone.
+fn messages(want: Wanted, index: Option<u32>, table: u32) -> Vec<RouteMessage> {
     match want {
         Wanted::Range { range, source } => {
-            let through = device_route(range, index, table, source);
-            let refuse =
-                builder(range).table_id(table).kind(RouteType::Unreachable).priority(WORST_METRIC).build();
-            vec![through, refuse]
+            let mut tables = vec![MAIN_TABLE, table];
+            tables.dedup();
+            let mut messages: Vec<RouteMessage> =
+                tables.into_iter().map(|table| refusal(range, table)).collect();
+            let ends = index.zip(source);
+            messages.extend(ends.map(|(index, source)| device_route(range, index, table, source)));
+            messages
         }
-        Wanted::Callers { mtu } => {
-            let range = (CALLERS.0.into(), CALLERS.1);
-            let mut message = device_route(range, index, LOCAL_TABLE, Ipv4Addr::LOCALHOST.into());
-            message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
-            vec![message]
+        Wanted::Callers { range, mtu } => {
+            let mut messages = vec![refusal((CALLERS.0.into(), CALLERS.1), LOCAL_TABLE)];
+            messages.extend(index.map(|index| {
+                let range = (range.0.into(), range.1);
+                let mut message = device_route(range, index, LOCAL_TABLE, Ipv4Addr::LOCALHOST.into());
+                message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+                message
+            }));
+            messages
         }
     }
+}
+
+fn refusal(range: (IpAddr, u8), table: u32) -> RouteMessage {
+    builder(range).table_id(table).kind(RouteType::Unreachable).priority(WORST_METRIC).build()
 }
 
 fn device_route(range: (IpAddr, u8), index: u32, table: u32, source: IpAddr) -> RouteMessage {
@@ -264,7 +402,31 @@ fn same_place(left: &RouteMessage, right: &RouteMessage) -> bool {
     place(left) == place(right)
 }
 
+fn same_devices(message: &RouteMessage, found: &Route) -> bool {
+    message.header.kind == RouteType::Unreachable
+        || route(message.clone()).is_some_and(|wanted| wanted.devices == found.devices)
+}
+
+/// Whether the route is there already, as the message wants it.
+fn is_as(found: &Route, wanted: &RouteMessage) -> bool {
+    // What the kernel shows of a refusal differs between families (`dev lo`, an error code).
+    let parts = |message: &RouteMessage| -> Vec<RouteAttribute> {
+        let matters = |part: &&RouteAttribute| {
+            matches!(
+                part,
+                RouteAttribute::PrefSource(_) | RouteAttribute::Oif(_) | RouteAttribute::Metrics(_)
+            )
+        };
+        message.attributes.iter().filter(matters).cloned().collect()
+    };
+    let existing = parts(&found.message);
+    same_place(&found.message, wanted)
+        && (wanted.header.kind == RouteType::Unreachable
+            || parts(wanted).iter().all(|part| existing.contains(part)))
+}
+
 fn describe(message: &RouteMessage) -> String {
     let Some(route) = route(message.clone()) else { return String::from("of another family") };
-    format!("{}/{} in table {:#x}", route.destination.0, route.destination.1, route.table)
+    let kind = if message.header.kind == RouteType::Unreachable { "barrier route" } else { "route" };
+    format!("{kind} {}/{} in table {:#x}", route.destination.0, route.destination.1, route.table)
 }

@@ -54,3 +54,44 @@ pub fn effective_uid() -> u32 {
     // SAFETY: takes no argument and can't fail.
     unsafe { libc::geteuid() }
 }
+
+/// Ids of the programs that hang on an interface by tcx, on its way in or out.
+///
+/// # Errors
+/// The kernel has no tcx (EINVAL), doesn't tell (EPERM), or the interface is gone (ENODEV).
+pub fn tcx_programs(interface: u32, egress: bool) -> io::Result<Vec<u32>> {
+    /// `BPF_PROG_QUERY` of linux/bpf.h.
+    const QUERY: libc::c_long = 16;
+    const TCX_INGRESS: u32 = 46;
+    /// More than an interface takes.
+    const MOST: usize = 64;
+    /// The part of union bpf_attr that the command reads.
+    #[repr(C)]
+    struct Query {
+        interface: u32,
+        attach_type: u32,
+        flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+        more: [u64; 4],
+    }
+    let mut ids = [0_u32; MOST];
+    let mut query = Query {
+        interface,
+        attach_type: TCX_INGRESS + u32::from(egress),
+        flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: MOST as u32,
+        padding: 0,
+        more: [0; 4],
+    };
+    // SAFETY: the kernel reads and writes the live local up to the size given, and writes at most `count` numbers to `ids`.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, QUERY, &raw mut query, size_of::<Query>()) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(ids.iter().copied().take(query.count as usize).collect())
+}

@@ -8,10 +8,11 @@ use std::{
 };
 
 use super::{
-    bpffs, cleanup,
+    bpffs,
     error::NetError,
     net::{InterfaceSetup, Net, NetworkAddresses},
     routes::table_of,
+    sysctl,
     test_ns::{ip, isolated, snapshot, wait_for},
     watch::{Link, LinkKind, NetEvent, watch},
 };
@@ -35,7 +36,13 @@ fn network(number: u8) -> NetworkAddresses {
 }
 
 fn setup(networks: Vec<NetworkAddresses>) -> InterfaceSetup {
-    InterfaceSetup { interface: String::from("mesh0"), mtu: 1420, gso_max: 60_000, networks }
+    InterfaceSetup {
+        interface: String::from("mesh0"),
+        mtu: 1420,
+        gso_max: 60_000,
+        callers: (Ipv4Addr::new(127, 64, 0, 0), 12),
+        networks,
+    }
 }
 
 /// A UDP datagram in an IPv4 packet, without checksums that the kernel would miss (UDP 0 = none).
@@ -76,11 +83,12 @@ fn the_interface_carries_its_networks_and_leaves_nothing() {
         let before = snapshot();
         let mut device = create_tun("mesh0");
         let net = Net::new().unwrap();
-        let notices = net.set_up(&setup(vec![network(0), network(1)])).await.unwrap();
-        assert_eq!(notices, [""; 0]);
+        let outcome = net.set_up(&setup(vec![network(0), network(1)])).await.unwrap();
+        assert_eq!(outcome.notices, [""; 0]);
         let once = snapshot();
-        net.set_up(&setup(vec![network(0), network(1)])).await.unwrap();
-        assert_eq!(snapshot(), once, "a second call changes nothing");
+        let outcome = net.set_up(&setup(vec![network(0), network(1)])).await.unwrap();
+        assert_eq!(outcome.changed, [""; 0], "a second call changes nothing");
+        assert_eq!(snapshot(), once);
 
         let ways = [
             ("route get 198.18.9.9", "dev mesh0 table", "src 198.18.0.17"),
@@ -120,9 +128,10 @@ fn the_interface_carries_its_networks_and_leaves_nothing() {
         own.send_to(b"self", own.local_addr().unwrap()).unwrap();
         assert_eq!(own.recv_from(&mut buffer).unwrap().0, 4);
 
-        net.tear_down("mesh0").await.unwrap();
         drop(device);
+        assert_ne!(net.clean_up("mesh0").await.unwrap(), [""; 0]);
         assert_eq!(snapshot(), before, "nothing is left");
+        assert_eq!(net.clean_up("mesh0").await.unwrap(), [""; 0], "and nothing was");
     });
 }
 
@@ -147,10 +156,13 @@ fn a_changed_set_is_applied_as_a_difference() {
         let table = table_of("mesh0");
         assert_eq!(ip(&format!("route show table {table}")).lines().count(), 2, "one range and its refusal");
         assert_eq!(ip(&format!("-6 route show table {table}")).lines().count(), 4);
-        assert_eq!(ip("rule show priority 5100").lines().count(), 1);
-
+        for priority in ["5100", "5101"] {
+            assert_eq!(ip(&format!("rule show priority {priority}")).lines().count(), 1, "{priority}");
+        }
         net.set_up(&setup(Vec::new())).await.unwrap();
-        assert!(!snapshot().contains("proto 77"), "{}", snapshot());
+        let left: Vec<String> =
+            snapshot().lines().filter(|line| line.contains("proto 77")).map(str::to_owned).collect();
+        assert!(left.len() == 1 && left[0].contains("unreachable 127.64.0.0/10"), "{left:?}");
     });
 }
 
@@ -170,38 +182,123 @@ fn a_route_from_dhcp_pulls_nothing_out_of_the_mesh() {
     });
 }
 
+/// Both families refuse to send to a mesh address.
+fn assert_closed(why: &str) {
+    for (from, to) in [("0.0.0.0:0", "198.18.9.9:9"), ("[::]:0", "[fd12:0:0:9::1]:9")] {
+        let refused = UdpSocket::bind(from).unwrap().send_to(b"x", to).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable, "{why}, {to}");
+    }
+}
+
+fn plug_in_a_default_route() {
+    ip("link add lan0 type veth peer name lan1");
+    ip("addr add 192.0.2.2/24 dev lan0");
+    ip("-6 addr add 2001:db8::2/64 dev lan0 nodad");
+    ip("link set lan0 up");
+    ip("link set lan1 up");
+    ip("route add default via 192.0.2.1");
+    ip("-6 route add default via 2001:db8::1");
+}
+
 #[test]
-fn after_a_kill_mesh_packets_are_refused_until_the_next_start() {
-    isolated(module_path!(), "after_a_kill_mesh_packets_are_refused_until_the_next_start", async || {
-        ip("link add lan0 type veth peer name lan1");
-        ip("addr add 192.0.2.2/24 dev lan0");
-        ip("link set lan0 up");
-        ip("link set lan1 up");
-        ip("route add default via 192.0.2.1");
-        let before = snapshot();
-        let net = Net::new().unwrap();
-        // The second time the user has renamed the interface in between.
-        for next in ["mesh0", "mesh1"] {
+fn without_a_daemon_mesh_packets_are_refused_until_somebody_cleans_up() {
+    isolated(
+        module_path!(),
+        "without_a_daemon_mesh_packets_are_refused_until_somebody_cleans_up",
+        async || {
+            plug_in_a_default_route();
+            let before = snapshot();
+            let net = Net::new().unwrap();
             let device = create_tun("mesh0");
             net.set_up(&setup(vec![network(0)])).await.unwrap();
             drop(device);
-            let refused = UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", "198.18.9.9:9").unwrap_err();
-            assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable);
-            let refused = UdpSocket::bind("[::]:0").unwrap().send_to(b"x", "[fd12:0:0:9::1]:9").unwrap_err();
-            assert_eq!(refused.kind(), std::io::ErrorKind::HostUnreachable);
+            assert_closed("the interface is gone");
+            let error = net.set_up(&setup(vec![network(0)])).await.unwrap_err();
+            assert!(matches!(error, NetError::NoInterface(_)));
 
-            assert_eq!(cleanup::stale(&net, next).await.unwrap(), 4, "a rule and a route a family");
+            // Each layer is enough, whatever is taken from the others.
+            for family in ["-4", "-6"] {
+                ip(&format!("{family} route flush table {}", table_of("mesh0")));
+            }
+            assert_closed("its table is empty");
+            for family in ["-4", "-6"] {
+                ip(&format!("{family} rule del priority 5100"));
+                ip(&format!("{family} route flush table main proto 77"));
+            }
+            assert_closed("the rule that the kernel's own protocol has is left");
+            net.set_up(&setup(vec![network(0)])).await.unwrap_err();
+            for (family, priority) in [("-4", "5100"), ("-4", "5101"), ("-6", "5100"), ("-6", "5101")] {
+                ip(&format!("{family} rule del priority {priority}"));
+            }
+            assert_closed("main refuses");
+            net.set_up(&setup(vec![network(0)])).await.unwrap_err();
+
+            // A live interface of another daemon loses nothing.
+            let _device = create_tun("mesh1");
+            let other = InterfaceSetup {
+                interface: String::from("mesh1"),
+                callers: (Ipv4Addr::new(127, 80, 0, 0), 12),
+                ..setup(vec![network(1)])
+            };
+            net.set_up(&other).await.unwrap();
+            assert_eq!(net.other_callers("mesh0").await.unwrap(), [other.callers]);
+            assert_ne!(net.clean_up_dead().await.unwrap(), [""; 0], "mesh0 is dead");
+            net.clean_up("mesh0").await.unwrap();
+            assert_eq!(net.set_up(&other).await.unwrap().changed, [""; 0]);
+            assert!(ip("route get 127.80.0.9").contains("dev mesh1"));
+            net.clean_up("mesh1").await.unwrap();
             assert_eq!(snapshot(), before);
-        }
+        },
+    );
+}
 
-        // A live interface of another daemon loses nothing.
+#[test]
+fn what_others_change_is_put_back_and_named() {
+    isolated(module_path!(), "what_others_change_is_put_back_and_named", async || {
+        plug_in_a_default_route();
         let _device = create_tun("mesh0");
-        net.set_up(&setup(vec![network(0)])).await.unwrap();
-        // The kernel adds the local route of an IPv6 address a moment after the address.
+        let net = Net::new().unwrap();
+        let wanted = setup(vec![network(0)]);
+        net.set_up(&wanted).await.unwrap();
         wait_for(|| snapshot().contains("local fd12:0:0:5::1 dev mesh0"));
-        let live = snapshot();
-        assert_eq!(cleanup::stale(&net, "mesh1").await.unwrap(), 0);
-        assert_eq!(snapshot(), live);
+        let good = snapshot();
+        let table = table_of("mesh0");
+        let acts = [
+            ("rule del priority 5100", "rule to 198.18.0.0/18"),
+            ("-6 rule del priority 5101", "barrier rule to fd12::/32"),
+            (&format!("route flush table {table}"), "route 198.18.0.0/18"),
+            (&format!("-6 route flush table {table}"), "route fd12::/32"),
+            (&format!("route add 198.18.7.0/24 dev lan0 table {table}"), "route 198.18.7.0/24"),
+            (
+                "route del unreachable 198.18.0.0/18 proto 77 metric 4294967295",
+                "barrier route 198.18.0.0/18 in table 0xfe",
+            ),
+            ("route del 127.64.0.0/12 dev mesh0 table local", "route 127.64.0.0/12"),
+            ("addr flush dev mesh0", "address 198.18.0.17"),
+            ("addr add 10.9.9.9/24 dev mesh0", "foreign address 10.9.9.9/24"),
+            ("link set mesh0 down", "state"),
+            ("link set mesh0 mtu 1300", "MTU"),
+            ("link set mesh0 txqueuelen 5", "queue length"),
+        ];
+        for (act, named) in acts {
+            ip(act);
+            let changed = net.set_up(&wanted).await.unwrap().changed;
+            assert!(changed.iter().any(|one| one.contains(named)), "{act}: {changed:?}");
+            wait_for(|| snapshot() == good);
+            assert_eq!(net.set_up(&wanted).await.unwrap().changed, [""; 0], "{act}");
+        }
+        for (path, value) in [("ipv4/conf/mesh0/route_localnet", "0"), ("ipv6/conf/mesh0/disable_ipv6", "1")]
+        {
+            assert!(!sysctl::differs("mesh0"));
+            std::fs::write(format!("/proc/sys/net/{path}"), value).unwrap();
+            assert!(sysctl::differs("mesh0"), "{path}");
+            let changed = net.set_up(&wanted).await.unwrap().changed;
+            assert!(
+                changed.iter().any(|one| path.contains(one.split(' ').nth(1).unwrap_or("-"))),
+                "{changed:?}"
+            );
+            wait_for(|| snapshot() == good);
+        }
     });
 }
 
@@ -211,7 +308,7 @@ fn without_ipv6_the_rest_works() {
         let _device = create_tun("mesh0");
         let mut small = setup(vec![network(0)]);
         small.mtu = 1200;
-        let notices = Net::new().unwrap().set_up(&small).await.unwrap();
+        let notices = Net::new().unwrap().set_up(&small).await.unwrap().notices;
         assert!(notices.iter().any(|notice| notice.contains("IPv6")), "{notices:?}");
         assert!(ip("route get 198.18.9.9").contains("dev mesh0"));
     });
@@ -225,10 +322,10 @@ fn sysctls_of_the_host_are_followed_where_they_must_be() {
         std::fs::write("/proc/sys/net/ipv4/conf/default/forwarding", "1").unwrap();
         {
             let _device = create_tun("mesh0");
-            assert_eq!(net.set_up(&setup(vec![network(0)])).await.unwrap(), [""; 0]);
+            assert_eq!(net.set_up(&setup(vec![network(0)])).await.unwrap().notices, [""; 0]);
             assert!(ip("-6 route get fd12:0:0:9::1").contains("dev mesh0"));
         }
-        cleanup::stale(&net, "mesh0").await.unwrap();
+        net.clean_up("mesh0").await.unwrap();
 
         // As in a container: what can't be written is asked for by netlink, or done without.
         for arguments in ["--bind /proc/sys /proc/sys", "-o remount,ro,bind /proc/sys"] {
@@ -236,7 +333,7 @@ fn sysctls_of_the_host_are_followed_where_they_must_be() {
             assert!(mount.args(arguments.split(' ')).status().unwrap().success());
         }
         let _device = create_tun("mesh0");
-        let notices = net.set_up(&setup(vec![network(0)])).await.unwrap();
+        let notices = net.set_up(&setup(vec![network(0)])).await.unwrap().notices;
         assert!(notices.len() == 1 && notices[0].contains("IPv6"), "{notices:?}");
         for (name, value) in [("route_localnet", "1"), ("rp_filter", "1"), ("forwarding", "0")] {
             let path = format!("/proc/sys/net/ipv4/conf/mesh0/{name}");
@@ -329,7 +426,7 @@ async fn until_links(
                 appeared.push(link);
             }
             NetEvent::LinkGone(link) => assert!(links.remove(&link.name), "{} was not there", link.name),
-            NetEvent::AddressesChanged | NetEvent::RoutesChanged => {}
+            NetEvent::AddressesChanged | NetEvent::RoutesChanged | NetEvent::OwnChanged => {}
         }
     }
     appeared
@@ -359,7 +456,7 @@ fn the_watch_sees_interfaces_come_and_go() {
         until_links(&mut events, &mut links, &["eth7", "far0", "vpn0"]).await;
 
         while let Ok(event) = events.try_recv() {
-            assert_eq!(event, NetEvent::AddressesChanged, "links have settled");
+            assert!(matches!(event, NetEvent::AddressesChanged | NetEvent::OwnChanged), "links have settled");
         }
         ip("addr add 192.0.2.9/24 dev eth7");
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();

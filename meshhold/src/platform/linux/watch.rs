@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 
 use super::{
     error::NetError,
-    links::{RawLink, dump_request, split_message},
+    links::{RawLink, attribute, dump_request, split_message},
+    routes::{PROTOCOL, is_our_table},
 };
 
 /// How the packets of an interface begin.
@@ -47,11 +48,17 @@ pub enum NetEvent {
     LinkGone(Link),
     /// IPv4 routes other than default routes changed: a range may be in use that was free.
     RoutesChanged,
+    /// The mesh interface changed, or rules or routes that MeshHold made. Comes for changes of our own too.
+    OwnChanged,
     /// Addresses or default routes changed. Comes too often rather than too seldom: compare the results.
     AddressesChanged,
 }
 
 const QUEUE: usize = 64;
+/// Bytes of struct rtmsg, and of struct fib_rule_hdr.
+const ROUTE_HEADER: usize = 12;
+/// `RTA_TABLE` and `FRA_TABLE`.
+const TABLE: u16 = 15;
 
 /// Starts to watch. The interfaces there now come first, as [`NetEvent::LinkUp`]; the watch ends when the
 /// receiver is dropped, and the channel closes if the kernel's socket fails.
@@ -64,6 +71,8 @@ pub fn watch(mesh: &str) -> Result<mpsc::Receiver<NetEvent>, NetError> {
         libc::RTNLGRP_IPV6_IFADDR,
         libc::RTNLGRP_IPV4_ROUTE,
         libc::RTNLGRP_IPV6_ROUTE,
+        libc::RTNLGRP_IPV4_RULE,
+        libc::RTNLGRP_IPV6_RULE,
     ];
     let mask = groups.iter().fold(0_u32, |mask, group| mask | 1 << (group - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask)).map_err(failed)?;
@@ -101,7 +110,7 @@ async fn run(socket: &TokioSocket, mut tracker: Tracker, events: &mpsc::Sender<N
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 tracing::debug!("network changes came too fast, listing interfaces again");
                 listing_due = true;
-                vec![NetEvent::AddressesChanged]
+                vec![NetEvent::AddressesChanged, NetEvent::OwnChanged]
             }
             Err(error) => return Err(error),
         };
@@ -146,14 +155,19 @@ impl Tracker {
         let mut events = Vec::new();
         let mut rest = datagram;
         while let Some((kind, payload, after)) = split_message(rest) {
+            if is_of_ours(kind, is_replacement(rest), payload) {
+                push(&mut events, NetEvent::OwnChanged);
+            }
             rest = after;
             match kind {
                 libc::RTM_NEWLINK => self.link(payload, &mut events),
                 libc::RTM_DELLINK => self.link_gone(payload, &mut events),
                 libc::RTM_NEWADDR | libc::RTM_DELADDR => self.address(payload, &mut events),
                 // Byte 1 of rtmsg is the destination's prefix length: default routes only.
-                libc::RTM_NEWROUTE | libc::RTM_DELROUTE if payload.get(1) == Some(&0) => changed(&mut events),
-                libc::RTM_NEWROUTE if is_ipv4_route(payload) => routes_changed(&mut events),
+                libc::RTM_NEWROUTE | libc::RTM_DELROUTE if payload.get(1) == Some(&0) => {
+                    push(&mut events, NetEvent::AddressesChanged);
+                }
+                libc::RTM_NEWROUTE if is_ipv4_route(payload) => push(&mut events, NetEvent::RoutesChanged),
                 kind if i32::from(kind) == libc::NLMSG_DONE => self.listing_ends(&mut events),
                 _ => {}
             }
@@ -166,12 +180,14 @@ impl Tracker {
         if let Some(listed) = &mut self.listed {
             listed.insert(found.index);
         }
-        if found.name == self.mesh {
-            self.mesh_index = Some(found.index);
-            self.forget(found.index, events);
-            return;
+        let is_mesh = found.name == self.mesh;
+        if is_mesh || self.mesh_index == Some(found.index) {
+            self.mesh_index = is_mesh.then_some(found.index);
+            push(events, NetEvent::OwnChanged);
         }
-        let Some(link) = found.guarded() else { return };
+        // Another daemon's turns out to be one when it is marked.
+        let index = found.index;
+        let Some(link) = found.guarded().filter(|_| !is_mesh) else { return self.forget(index, events) };
         if self.links.get(&link.index) == Some(&link) {
             return;
         }
@@ -186,17 +202,17 @@ impl Tracker {
         if found.family == libc::AF_BRIDGE {
             return;
         }
-        if self.mesh_index == Some(found.index) {
+        if self.mesh_index == Some(found.index) || found.name == self.mesh {
             self.mesh_index = None;
+            push(events, NetEvent::OwnChanged);
         }
         self.forget(found.index, events);
     }
 
     fn address(&self, payload: &[u8], events: &mut Vec<NetEvent>) {
         let index = payload.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-        if index.is_none() || index != self.mesh_index {
-            changed(events);
-        }
+        let is_mesh = index.is_some() && index == self.mesh_index;
+        push(events, if is_mesh { NetEvent::OwnChanged } else { NetEvent::AddressesChanged });
     }
 
     fn listing_ends(&mut self, events: &mut Vec<NetEvent>) {
@@ -215,15 +231,32 @@ impl Tracker {
 }
 
 /// One notice a datagram says as much as many.
-fn changed(events: &mut Vec<NetEvent>) {
-    if events.last() != Some(&NetEvent::AddressesChanged) {
-        events.push(NetEvent::AddressesChanged);
+fn push(events: &mut Vec<NetEvent>, event: NetEvent) {
+    if !events.contains(&event) {
+        events.push(event);
     }
 }
 
-fn routes_changed(events: &mut Vec<NetEvent>) {
-    if events.last() != Some(&NetEvent::RoutesChanged) {
-        events.push(NetEvent::RoutesChanged);
+/// Whether the message that begins here is about something that took another's place.
+fn is_replacement(message: &[u8]) -> bool {
+    let flags = message.get(6..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
+    i32::from(flags) & libc::NLM_F_REPLACE != 0
+}
+
+/// Rules of our tables; routes that we made, that came into our tables, or that took some other's place.
+fn is_of_ours(kind: u16, replaces: bool, payload: &[u8]) -> bool {
+    // Struct rtmsg and struct fib_rule_hdr have the same size.
+    let in_our_table = || {
+        let table = attribute(payload.get(ROUTE_HEADER..).unwrap_or_default(), TABLE);
+        table.and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes).is_some_and(is_our_table)
+    };
+    // Byte 5 of rtmsg: who made it.
+    let by_us = || payload.get(5) == Some(&PROTOCOL);
+    match kind {
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => in_our_table(),
+        libc::RTM_DELROUTE => by_us(),
+        libc::RTM_NEWROUTE => !by_us() && (replaces || in_our_table()),
+        _ => false,
     }
 }
 

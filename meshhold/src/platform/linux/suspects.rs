@@ -1,0 +1,33 @@
+//! Programs of this network namespace that manage its network, and may undo what others configure.
+//!
+//! Owns their names and how each is told to leave the mesh alone. Must not know what was undone.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// As `/proc/PID/comm` has it (15 bytes at most), and what keeps it off.
+const KNOWN: [(&str, &str); 6] = [
+    (
+        "systemd-network",
+        "systemd-networkd: ManageForeignRoutingPolicyRules=no and ManageForeignRoutes=no in networkd.conf, and a .network file \
+         with Unmanaged=yes for the mesh interface",
+    ),
+    ("NetworkManager", "NetworkManager: unmanaged-devices=interface-name:NAME in its configuration"),
+    ("connmand", "ConnMan: NetworkInterfaceBlacklist in main.conf"),
+    ("dhcpcd", "dhcpcd: denyinterfaces in dhcpcd.conf"),
+    ("tailscaled", "tailscaled"),
+    ("netifd", "netifd"),
+];
+
+/// Those that run, a phrase each.
+pub fn running() -> Vec<&'static str> {
+    // Those of containers have networks of their own.
+    let namespace = |process: &Path| fs::metadata(process.join("ns/net")).map(|metadata| metadata.ino()).ok();
+    let own = namespace(Path::new("/proc/self"));
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours = processes.filter(|path| namespace(path) == own);
+    let names: Vec<String> = ours.filter_map(|path| fs::read_to_string(path.join("comm")).ok()).collect();
+    let runs = |name: &str| names.iter().any(|found| found.trim() == name);
+    KNOWN.iter().filter(|(name, _)| runs(name)).map(|(_, advice)| *advice).collect()
+}
