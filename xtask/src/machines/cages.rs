@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::calm;
+use super::calm::{self, ONCE};
 use super::stage::Stage;
 
 /// What a daemon elsewhere must leave as it is.
@@ -68,7 +68,7 @@ fn difference(before: &str, after: &str) -> Option<String> {
 }
 
 pub(super) fn second(stage: &mut Stage) -> Result<String> {
-    calm::undisturbed(stage, |stage| {
+    calm::undisturbed(stage, ONCE, |stage| {
         let said = stage.guest.ask(&daemon(9))?.output;
         ensure!(!said.contains("panicked"), "{said}");
         Ok(())

@@ -17,6 +17,9 @@ use serde_json::{Value, json};
 /// How long one command may take on a slow machine.
 const COMMAND: Duration = Duration::from_secs(300);
 
+/// Systemd's own tools give up on each other after 25 s, which is little for an emulated machine.
+const ENVIRONMENT: &str = "export SYSTEMD_BUS_TIMEOUT=600s";
+
 /// The way in.
 #[derive(Debug)]
 pub(super) enum Guest {
@@ -115,7 +118,7 @@ impl Port {
 
     fn exchange(&mut self, limit: Duration, command: &str) -> Result<Answer> {
         self.number += 1;
-        let request = json!({ "id": self.number, "run": command });
+        let request = json!({ "id": self.number, "run": format!("{ENVIRONMENT}; {command}") });
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => BufReader::new(UnixStream::connect(&self.socket).context("no socket of qemu's")?),

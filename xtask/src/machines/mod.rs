@@ -23,6 +23,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::{cargo, qemu, setup};
+use calm::Plan;
 use image::System;
 use rows::{ROWS, Row, Trial};
 use stage::{Packages, Stage};
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     /// Only these rows; what a row needs of those before it must be named too
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// How often each row's command is run
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
     /// The daemon, in place of a release build of this tree
     #[arg(long)]
     meshhold: Option<PathBuf>,
@@ -80,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let how = if arguments.boxed { "boxed on" } else { "kernel" };
         let title = format!("{}, {how} {}", system.title(), kernel.trim());
         for row in &rows {
-            lines.push(try_row(&mut stage, row, &title));
+            lines.push(try_row(&mut stage, row, arguments.rounds, &title));
         }
     }
     print!("\n{}", table::markdown(&lines));
@@ -112,12 +116,14 @@ fn built(named: Option<&Path>, profile: &str) -> Result<PathBuf> {
     Ok(cargo::target_dir().join(profile).join("meshhold"))
 }
 
-fn try_row(stage: &mut Stage, row: &Row, system: &str) -> Line {
+fn try_row(stage: &mut Stage, row: &Row, rounds: u32, system: &str) -> Line {
     let begin = Instant::now();
     println!("{system}: {} ({})", row.name, row.situation);
     let outcome = match row.trial {
         Trial::Act(act) => act(stage),
-        Trial::Command(command) => calm::undisturbed(stage, |stage| stage.guest.run(command).map(drop)),
+        Trial::Command(command, away) => {
+            calm::undisturbed(stage, Plan { rounds, away }, |stage| stage.guest.run(command).map(drop))
+        }
     };
     let outcome = outcome.map_err(|error| format!("{error:#}"));
     let seen = outcome.as_ref().map_or_else(|fault| format!("FAILED: {fault}"), Clone::clone);

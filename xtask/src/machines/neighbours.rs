@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::calm;
+use super::calm::{self, ONCE};
 use super::stage::Stage;
 
 const STARTED: Duration = Duration::from_secs(120);
@@ -56,7 +56,7 @@ fn firewall_remedies(stage: &mut Stage) -> Result<Vec<String>> {
 /// for one of these, nor a boot wait for it to get one.
 pub(super) fn catch_all(stage: &mut Stage) -> Result<String> {
     const FILE: &str = "/etc/systemd/network/90-all.network";
-    let seen = calm::undisturbed(stage, |stage| {
+    let seen = calm::undisturbed(stage, ONCE, |stage| {
         stage.guest.run(&format!("printf '[Match]\\nName=*\\n[Network]\\nDHCP=yes\\n' > {FILE}"))?;
         stage.guest.run("systemctl restart systemd-networkd && systemctl restart meshhold")?;
         stage.guest.run("/usr/lib/systemd/systemd-networkd-wait-online --timeout=90").map(drop)
@@ -68,7 +68,7 @@ pub(super) fn catch_all(stage: &mut Stage) -> Result<String> {
 }
 
 pub(super) fn network_manager(stage: &mut Stage) -> Result<String> {
-    let seen = calm::undisturbed(stage, |stage| {
+    let seen = calm::undisturbed(stage, ONCE, |stage| {
         stage.guest.run("systemctl disable --quiet --now systemd-networkd.socket systemd-networkd")?;
         stage.guest.run("systemctl enable --quiet --now NetworkManager")?;
         stage.guest.wait(STARTED, "nmcli -t -f DEVICE,STATE device | grep -qx eth0:connected").map(drop)

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use super::calm::{self, ONCE, Plan};
 use super::stage::Stage;
-use super::{cages, calm, neighbours, power, unit};
+use super::{cages, neighbours, power, unit};
 
 /// One thing that is tried.
 pub(super) struct Row {
@@ -18,14 +19,14 @@ pub(super) struct Row {
 
 /// How.
 pub(super) enum Trial {
-    /// A command in the machine, while there is traffic that mustn't notice.
-    Command(&'static str),
+    /// A command in the machine, while there is traffic that mustn't notice, and for how many seconds it takes the way away.
+    Command(&'static str, f64),
     /// Whatever this does; yields what was seen.
     Act(fn(&mut Stage) -> Result<String>),
 }
 
 const fn command(name: &'static str, situation: &'static str, command: &'static str) -> Row {
-    Row { name, situation, trial: Trial::Command(command), emulated: false }
+    Row { name, situation, trial: Trial::Command(command, 0.0), emulated: false }
 }
 
 const fn act(name: &'static str, situation: &'static str, act: fn(&mut Stage) -> Result<String>) -> Row {
@@ -44,6 +45,10 @@ const RULES: &str = "for family in -4 -6; do ip $family rule | sed -nE 's/^(51[0
 const ROUTES: &str = "for family in -4 -6; do ip $family route flush dev mesh0; \
     ip $family route show table all type unreachable | while read -r route; do ip $family route delete $route; done; done; true";
 
+const fn away(name: &'static str, situation: &'static str, line: &'static str, seconds: f64) -> Row {
+    Row { trial: Trial::Command(line, seconds), ..command(name, situation, line) }
+}
+
 const fn boot(name: &'static str, situation: &'static str, trial: fn(&mut Stage) -> Result<String>) -> Row {
     Row { emulated: true, ..act(name, situation, trial) }
 }
@@ -53,7 +58,7 @@ pub(super) const ROWS: &[Row] = &[
     act("unit", "the package is installed, systemd has looked at the unit", unit::verified),
     command("nothing", "nothing happens for 5 s", "sleep 5"),
     command("restart", "systemctl restart meshhold", "systemctl restart meshhold"),
-    command("stop", "stopped, 3 s later started", STOP),
+    away("stop", "stopped, 3 s later started", STOP, 3.0),
     command("crash", "SIGKILL; systemd starts it again", CRASH),
     act("upgrade", "dpkg installs another build, and the first again", unit::upgraded),
     act("by mesh", "dpkg run over ssh through the mesh", unit::upgraded_by_mesh),
@@ -73,7 +78,7 @@ pub(super) const ROWS: &[Row] = &[
     command("down", "somebody sets the interface down", "ip link set mesh0 down"),
     command("deleted", "somebody deletes the interface", "ip link delete mesh0"),
     act("cable", "the cable is pulled for 5 s", |stage| {
-        calm::undisturbed(stage, |stage| {
+        calm::undisturbed(stage, Plan { away: 5.0, ..ONCE }, |stage| {
             stage.cable(false)?;
             std::thread::sleep(Duration::from_secs(5));
             stage.cable(true)
@@ -89,7 +94,7 @@ pub(super) const ROWS: &[Row] = &[
     act("NetworkManager", "NetworkManager takes over from networkd", neighbours::network_manager),
     command("NM restart", "systemctl restart NetworkManager", "systemctl restart NetworkManager"),
     command("NM reapply", "nmcli device reapply eth0", "nmcli device reapply eth0"),
-    command("NM off", "nmcli networking off, on", "nmcli networking off && sleep 2 && nmcli networking on"),
+    away("NM off", "nmcli networking off, on", "nmcli networking off && sleep 2 && nmcli networking on", 2.0),
     act("cleanup", "meshhold cleanup after a stop leaves nothing", unit::cleaned),
     act("purge", "the package is purged", unit::purged),
 ];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::calm;
+use super::calm::{self, ONCE};
 use super::stage::Stage;
 
 /// `systemd-analyze security` counts 0 (nothing open) to 10.
@@ -42,10 +42,10 @@ pub(super) fn upgraded(stage: &mut Stage) -> Result<String> {
         }
     };
     let running = "readlink /proc/$(systemctl show --property MainPID --value meshhold)/exe";
-    let there = calm::undisturbed(stage, install("other"))?;
+    let there = calm::undisturbed(stage, ONCE, install("other"))?;
     let program = stage.guest.run(running)?;
     ensure!(program.trim() == "/usr/bin/meshhold", "what runs is still {program}");
-    let back = calm::undisturbed(stage, install("first"))?;
+    let back = calm::undisturbed(stage, ONCE, install("first"))?;
     Ok(format!("{there}; back: {back}"))
 }
 
