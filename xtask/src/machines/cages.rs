@@ -7,7 +7,7 @@ use super::stage::Stage;
 
 /// What a daemon elsewhere must leave as it is.
 const HOST: &str = "ip rule; ip -6 rule; ip route show table local; ip -o address show dev mesh0; resolvectl dns; resolvectl domain; \
-    cat /proc/sys/net/ipv4/conf/mesh0/route_localnet; find /sys/fs/bpf/meshhold | sort";
+    cat /proc/sys/net/ipv4/conf/mesh0/route_localnet; find /sys/fs/bpf/meshhold/mesh0 | sort";
 /// Words before the daemon, and what the cage is.
 const CAGES: [(&str, &str); 6] = [
     (

@@ -130,6 +130,7 @@ fn try_row(stage: &mut Stage, row: &Row, rounds: u32, system: &str) -> Line {
     println!("    {seen} (in {:.0?})", begin.elapsed());
     if outcome.is_err() {
         stage.account().lines().for_each(|line| println!("    | {line}"));
+        stage.heal();
     }
     Line { system: system.to_owned(), name: row.name, situation: row.situation, outcome }
 }

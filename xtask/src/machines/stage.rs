@@ -250,6 +250,15 @@ impl Stage {
         }
     }
 
+    /// Starts the daemon anew after a row that failed, so that the next one is judged for itself.
+    pub(super) fn heal(&mut self) {
+        self.sessions = None;
+        let healed = self.guest.run("systemctl reset-failed meshhold; systemctl restart meshhold");
+        if let Err(error) = healed.and_then(|_| self.wait_mesh()) {
+            println!("    not healed: {error:#}");
+        }
+    }
+
     /// The machine's own words on the daemon, for a row that failed.
     pub(super) fn account(&mut self) -> String {
         let look = "ip -br address; ip rule; ip -6 rule; ip route show table all | grep -vE '^(ff|multicast)' | head -60; \
