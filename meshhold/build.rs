@@ -2,11 +2,18 @@
 //!
 //! With `MESHHOLD_SKIP_EBPF=1` the object is empty and the daemon reports that it was built without eBPF.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 #[path = "../xtask/src/build_ebpf.rs"]
 #[allow(dead_code, reason = "xtask uses more of it")]
 mod build_ebpf;
+#[path = "../xtask/src/old_verifiers.rs"]
+mod old_verifiers;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=MESHHOLD_SKIP_EBPF");
@@ -18,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "meshhold-common/src",
         "meshhold-common/Cargo.toml",
         "xtask/src/build_ebpf.rs",
+        "xtask/src/old_verifiers.rs",
     ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
@@ -29,11 +37,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     } else {
         build_ebpf::build(&root, &out.join("ebpf"))?
     };
+    for name in ["meshhold", "relay", "bench"].into_iter().filter(|_| !skipped()) {
+        refuse(name, &object.with_file_name(name))?;
+    }
     let beside = |name| if skipped() { object.clone() } else { object.with_file_name(name) };
     println!("cargo::rustc-env=MESHHOLD_EBPF_OBJ={}", object.display());
     println!("cargo::rustc-env=MESHHOLD_EBPF_RELAY={}", beside("relay").display());
     println!("cargo::rustc-env=MESHHOLD_EBPF_BENCH={}", beside("bench").display());
     Ok(())
+}
+
+/// Ends the build where verifiers of some kernels would not take a program.
+fn refuse(name: &str, object: &Path) -> Result<(), Box<dyn Error>> {
+    let found = old_verifiers::find(&fs::read(object)?)?;
+    let Some((section, places)) = found.first() else { return Ok(()) };
+    Err(format!(
+        "object {name}, section {section}: instructions {places:?} use an address that comes from adding a constant, which \
+         Linux 6.11 to 6.18.15 refuse; make it by masks and ^ (Key::hash in meshhold-common/src/cache.rs)"
+    )
+    .into())
 }
 
 /// Where there is no Linux kernel to load them, there is nothing to build.

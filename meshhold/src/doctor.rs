@@ -183,7 +183,11 @@ fn node(status: &Status) -> Vec<Finding> {
         findings.push(Finding::error("node", "no daemon is running".to_owned(), "meshhold daemon"));
     } else if status.datapath.mode == DatapathMode::Userspace {
         let summary = "user space enforces the port scope: services on loopback are not reached".to_owned();
-        findings.push(Finding::warning("node", summary, "see the capabilities above, and the daemon's log"));
+        findings.push(Finding::warning(
+            "node",
+            summary,
+            "the daemon's warning says why: it stands with those of `meshhold meshlan status`",
+        ));
     }
     let networks =
         status.networks.iter().flat_map(|network| network.warnings.iter().chain(&network.conflicts));

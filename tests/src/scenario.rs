@@ -60,10 +60,15 @@ pub struct Site {
 impl Site {
     /// Everything up; `allow` is the gateway's scope.
     pub fn new(lab: &Lab, allow: &[&str]) -> Result<Self> {
+        Self::with(lab, allow, Settings::default())
+    }
+
+    /// The same with more settings of the gateway.
+    pub fn with(lab: &Lab, allow: &[&str], settings: Settings) -> Result<Self> {
         let host = lab.host("gateway")?;
         let (camera, printer) = (lab.device(&host, "camera")?, lab.device(&host, "printer")?);
         let forwards = vec![("Lobby camera".to_owned(), camera.ipv4.into())];
-        let mut gateway = Node::new(host, Settings { forwards, ..Settings::default() })?;
+        let mut gateway = Node::new(host, Settings { forwards, ..settings })?;
         let mut laptop = Node::new(lab.host("laptop")?, Settings::knowing(&[&gateway])?)?;
         laptop.join(&gateway.mint(allow)?, &[])?;
         gateway.start_and_wait()?;

@@ -94,3 +94,30 @@ fn warnings(node: &Node) -> Result<Vec<String>> {
     let warnings = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
     Ok(warnings.filter(|line| !line.contains("daemon::names")).map(str::to_owned).collect())
 }
+
+/// What is attached before a load fails would go on filtering, closed, under the workers that take over.
+#[test]
+fn programs_that_fail_half_way_leave_the_mesh_to_user_space() -> Result<()> {
+    run("half-loaded", |lab| {
+        let (mut a, b) = scenario::pair(lab, &["tcp:80"])?;
+        let _server = service::echo(&a.host, "tcp", "::".parse()?, 80)?;
+        a.kill()?;
+        // The ingress program is attached last, and finds that its pin is a folder.
+        let spoil =
+            "set -e; cd /sys/fs/bpf/meshhold/mesh0*/v1; rm link_mesh_ingress; mkdir link_mesh_ingress";
+        a.host.run("sh", &["-c", spoil])?;
+        let status = a.start_and_wait()?;
+        ensure!(status.datapath.mode == "userspace", "{:?}", status.datapath);
+        let told = status.warnings.iter().find(|warning| warning.contains("link_mesh_ingress"));
+        ensure!(told.is_some_and(|warning| !warning.contains('\n')), "{:?}", status.warnings);
+        b.wait_peer_up(&a)?;
+        for address in a.both_addresses()? {
+            let address = address.to_string();
+            wait::until_true(Duration::from_secs(5), "a service on all addresses is reached", || {
+                b.host.succeeds(&labtool()?, &["await", &address, "80", "1000"])
+            })?;
+            ensure!(b.host.succeeds("ping", &["-n", "-c2", "-W2", &address])?, "ping {address}");
+        }
+        Ok(())
+    })
+}

@@ -7,6 +7,8 @@ mod ci;
 mod demo;
 mod fuzz_api;
 mod machines;
+#[cfg(test)]
+mod old_verifiers;
 mod qemu;
 mod scale;
 mod setup;

@@ -9,6 +9,7 @@ use super::output::Outcome;
 use crate::config::Config;
 use crate::control::api::Request;
 use crate::control::client;
+use crate::datapath::ebpf::EbpfDatapath;
 use crate::platform::linux::{Net, bpffs, reserved, sys, tun_holder};
 
 /// Removes interface, routes, rules, barrier, programs and settings of this node, and prints what there was.
@@ -39,6 +40,7 @@ async fn clean(interface: &str) -> anyhow::Result<Vec<String>> {
     removed.extend(net.clean_up_dead().await?);
     for name in bpffs::interfaces() {
         if name == interface || sys::index_of(&name).is_none() {
+            EbpfDatapath::take_off(&name, &bpffs::directory(&name))?;
             bpffs::discard(&name);
             removed.push(format!("programs and maps of {name}"));
         }

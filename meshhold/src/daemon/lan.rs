@@ -139,9 +139,11 @@ impl Lan {
     pub(super) fn load(&mut self, queues: &mut TunQueues, sealing: u32) -> anyhow::Result<()> {
         let pins: PathBuf = bpffs::prepare(&self.interface)?;
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
-        let promoted = kernel.promoted();
-        let steering = kernel.steering(queues.steering(sealing))?;
-        queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")?;
+        if let Err(error) = steer(&mut kernel, queues, sealing) {
+            // What stays attached would go on filtering under the user-space path.
+            EbpfDatapath::take_off(&self.interface, &pins)?;
+            return Err(error);
+        }
         // Those that come later are guarded as the watch tells of them.
         links::others(&self.interface)?.iter().for_each(|link| self.guards.put(&mut kernel, link));
         self.kernel = Some(kernel);
@@ -360,11 +362,11 @@ impl Lan {
     /// The kernel programs and what they cost.
     pub(super) fn programs(&self) -> Vec<ProgramCost> {
         let costs = self.kernel.as_ref().map(|kernel| kernel.costs()).unwrap_or_default().into_iter();
-        let hook = || "tcx".to_owned();
+        let hook = self.kernel.as_ref().map_or_else(String::new, |kernel| kernel.hook().name().to_owned());
         let cost = |(name, runs, time): (String, u64, Duration)| {
             let run_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             let mean_ns = run_ns as f64 / runs.max(1) as f64;
-            ProgramCost { name, hook: hook(), runs, mean_ns, run_ns }
+            ProgramCost { name, hook: hook.clone(), runs, mean_ns, run_ns }
         };
         costs.map(cost).collect()
     }
@@ -377,7 +379,7 @@ impl Lan {
         };
         DatapathStatus {
             mode,
-            hook: self.kernel.is_some().then(|| "tcx".to_owned()),
+            hook: self.kernel.as_ref().map(|kernel| kernel.hook().name().to_owned()),
             workers: self.workers.as_ref().map_or(0, |w| u32::try_from(w.lanes()).unwrap_or(u32::MAX)),
             translations: self.translations(),
             without_offloads: self.without_offloads(),
@@ -413,4 +415,10 @@ impl Lan {
             bpffs::remove(&self.interface);
         }
     }
+}
+
+fn steer(kernel: &mut EbpfDatapath, queues: &mut TunQueues, sealing: u32) -> anyhow::Result<()> {
+    let promoted = kernel.promoted();
+    let steering = kernel.steering(queues.steering(sealing))?;
+    queues.steer(steering.fd()?.as_fd(), promoted).context("steering the queues of the interface")
 }

@@ -11,7 +11,7 @@ use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOption
 use meshhold::datapath::{
     ebpf::{
         EbpfDatapath,
-        Program::{Answer, Guard, Ingress},
+        Program::{Answer, Egress, Guard, Ingress},
     },
     policy::Policy,
 };
@@ -24,13 +24,13 @@ use crate::{
 };
 
 /// Ids of the programs attached in one place.
-fn attached(interface: &str, direction: TcAttachType) -> Vec<u32> {
+pub(crate) fn attached(interface: &str, direction: TcAttachType) -> Vec<u32> {
     let (_, programs) = SchedClassifier::query_tcx(interface, direction).unwrap();
     programs.iter().map(|program| program.id()).collect()
 }
 
 /// The kernel frees an unpinned link a moment later.
-fn wait_for(interface: &str, direction: TcAttachType, count: usize) -> Vec<u32> {
+pub(crate) fn wait_for(interface: &str, direction: TcAttachType, count: usize) -> Vec<u32> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let programs = attached(interface, direction);
@@ -42,7 +42,7 @@ fn wait_for(interface: &str, direction: TcAttachType, count: usize) -> Vec<u32> 
     }
 }
 
-fn interfaces() {
+pub(crate) fn interfaces() {
     sh("ip tuntap add dev mt0 mode tun");
     sh("ip link add ga0 type veth peer name gb0");
 }
@@ -115,6 +115,39 @@ fn a_pin_of_another_layout_is_made_anew_and_a_vanished_interface_does_not_hurt()
     let mut kernel = Kernel(datapath);
     assert_eq!(kernel.reason(Ingress, &ipv4(PEER4, OWN4, TCP, &tcp(1, 22, SYN))), Reason::PassScope);
     wait_for("mt0", TcAttachType::Ingress, 1);
+    kernel.0.detach_all().unwrap();
+}
+
+/// User space takes over then, and must not find a closed program in its way.
+#[test]
+fn a_load_that_fails_half_way_leaves_nothing_attached() {
+    let name = "attach::a_load_that_fails_half_way_leaves_nothing_attached";
+    if !is_root() || !namespace::inside(name) {
+        return;
+    }
+    let mount = BpfMount::new();
+    let root = mount.pin_root();
+    interfaces();
+    let mut first = EbpfDatapath::load("mt0", &root).unwrap();
+    first.guard("ga0").unwrap();
+    drop(first);
+    // The ingress program comes last and finds its pin taken.
+    fs::remove_file(root.join("link_mesh_ingress")).unwrap();
+    fs::create_dir(root.join("link_mesh_ingress")).unwrap();
+    let error = EbpfDatapath::load("mt0", &root).err().expect("a folder can't be replaced by a pin");
+    assert!(error.to_string().contains("link_mesh_ingress"), "{error}");
+    for (interface, direction) in
+        [("mt0", TcAttachType::Egress), ("mt0", TcAttachType::Ingress), ("ga0", TcAttachType::Ingress)]
+    {
+        wait_for(interface, direction, 0);
+    }
+    fs::remove_dir(root.join("link_mesh_ingress")).unwrap();
+    let mut again = EbpfDatapath::load("mt0", &root).unwrap();
+    again.apply(&policy(usual_scope())).unwrap();
+    let mut kernel = Kernel(again);
+    let request = ipv4(PEER4, OWN4, TCP, &tcp(1, 22, SYN));
+    assert_eq!(kernel.reason(Ingress, &request), Reason::PassScope);
+    assert_eq!(kernel.reason(Egress, &ipv4(OWN4, PEER4, TCP, &tcp(22, 1, SYN))), Reason::PassEgress);
     kernel.0.detach_all().unwrap();
 }
 

@@ -5,6 +5,7 @@
 
 mod attach;
 mod cache;
+mod clsact;
 mod deny;
 mod device;
 mod fuzz;

@@ -10,6 +10,11 @@ const INSIDE: &str = "MESHHOLD_TEST_NAMESPACE";
 
 /// True inside. Outside it runs `test` (full path) inside and fails where that fails.
 pub(crate) fn inside(test: &str) -> bool {
+    inside_by(test, "tcx")
+}
+
+/// The same, where programs shall hang by this hook.
+pub(crate) fn inside_by(test: &str, hook: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -18,6 +23,7 @@ pub(crate) fn inside(test: &str) -> bool {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
+        .env("MESHHOLD_HOOK", hook)
         .status()
         .unwrap();
     assert!(status.success(), "{test} failed inside its namespaces");

@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use aya::{maps::MapError, pin::PinError, programs::ProgramError};
 use thiserror::Error;
 
+use super::refusal;
+
 /// A failure of the kernel data path. The daemon falls back to user space enforcement on any of them.
 #[derive(Debug, Error)]
 pub enum EbpfError {
@@ -31,7 +33,7 @@ pub enum EbpfError {
     },
     /// The object was refused before its programs were looked at.
     #[error("the kernel refused the eBPF maps: {0}; CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed")]
-    Load(Box<aya::EbpfError>),
+    Load(String),
     /// Object and daemon disagree (a bug of the build).
     #[error("the eBPF object has no usable {what}")]
     Object {
@@ -39,22 +41,24 @@ pub enum EbpfError {
         what: &'static str,
     },
     /// A program was refused.
-    #[error("the kernel refused the eBPF program {program}: {source}")]
+    #[error("the kernel refused the eBPF program {program}: {cause}")]
     Program {
         /// Its name.
         program: &'static str,
-        /// Cause; holds the verifier's words.
-        source: ProgramError,
+        /// The verifier's last words, and what the kernel lacks: one line.
+        cause: String,
     },
     /// A program can't be attached.
-    #[error("cannot attach {program} to interface {interface} (tcx needs Linux 6.6): {source}")]
+    #[error("cannot attach {program} to interface {interface} by {hook}: {cause}")]
     Attach {
         /// Its name.
         program: &'static str,
         /// The interface.
         interface: String,
-        /// Cause.
-        source: ProgramError,
+        /// How.
+        hook: &'static str,
+        /// One line.
+        cause: String,
     },
     /// A map operation.
     #[error("eBPF map {map}: {source}")]
@@ -77,4 +81,16 @@ pub enum EbpfError {
     /// The time since boot, which the kernel programs count in, can't be read.
     #[error("cannot read /proc/uptime: {0}")]
     Uptime(io::Error),
+}
+
+impl EbpfError {
+    /// About a program with this name.
+    pub(super) fn program(program: &'static str) -> impl Fn(ProgramError) -> Self {
+        move |error| Self::Program { program, cause: refusal::of_program(program, &error) }
+    }
+
+    /// About all that is loaded before the programs.
+    pub(super) fn object(error: &aya::EbpfError) -> Self {
+        Self::Load(refusal::of_object(error))
+    }
 }

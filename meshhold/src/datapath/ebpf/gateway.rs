@@ -53,7 +53,7 @@ impl EbpfDatapath {
     pub(super) fn forget_gateway(&mut self) -> Result<(), EbpfError> {
         let interface = self.interface.clone();
         MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
-        self.pins.as_ref().map_or(Ok(()), |pins| pins.remove_all_of("link_answer_"))
+        self.detach_everywhere(Program::Answer)
     }
 
     /// Takes out flows to devices that are over at `now`, the kernel's monotonic clock in nanoseconds; a share of them

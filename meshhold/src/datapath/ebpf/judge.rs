@@ -54,8 +54,7 @@ impl EbpfDatapath {
             let before = self.counters()?;
             let options = TestRunOptions { data_in: Some(packet), ..TestRunOptions::default() };
             let name = program.name();
-            let failed = |source| EbpfError::Program { program: name, source };
-            self.program(*program)?.test_run(options).map_err(failed)?;
+            self.program(*program)?.test_run(options).map_err(EbpfError::program(name))?;
             let after = self.counters()?;
             let counted =
                 Reason::ALL.iter().zip(before.iter().zip(&after)).find(|(_, (old, new))| old != new);

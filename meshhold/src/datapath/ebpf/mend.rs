@@ -3,7 +3,6 @@
 //! Owns the comparison of where programs should hang with where they do. Must not know who took them off.
 
 use super::{EbpfDatapath, EbpfError, Program, classifier};
-use crate::platform::linux::sys;
 
 impl EbpfDatapath {
     /// Puts on again what is off, `guards` on interfaces of these names too; a phrase for each. Where the kernel doesn't tell,
@@ -55,14 +54,13 @@ impl EbpfDatapath {
 
     /// Those of `programs` that don't hang on the interface.
     fn off(&mut self, programs: &[Program], interface: &str) -> Vec<Program> {
-        let Some(index) = sys::index_of(interface) else { return Vec::new() };
-        programs.iter().copied().filter(|program| self.is_off(*program, index)).collect()
+        programs.iter().copied().filter(|program| self.is_off(*program, interface)).collect()
     }
 
-    fn is_off(&mut self, program: Program, interface: u32) -> bool {
-        let is_egress = matches!(program, Program::Egress | Program::DeviceEgress);
-        let Ok(hanging) = sys::tcx_programs(interface, is_egress) else { return false };
+    fn is_off(&mut self, program: Program, interface: &str) -> bool {
         let loaded = classifier(&mut self.ebpf, program).ok().and_then(|loaded| loaded.info().ok());
-        loaded.is_some_and(|loaded| !hanging.contains(&loaded.id()))
+        let place = program.place(interface, &self.interface);
+        // An interface that has gone has an error as well.
+        loaded.is_some_and(|loaded| place.has(self.hook, loaded.id()).is_ok_and(|hangs| !hangs))
     }
 }

@@ -4,6 +4,7 @@
 //! Links and maps are pinned, so the policy outlives a killed daemon; what remains is replaced by the next start.
 
 mod apply;
+mod attach;
 mod error;
 mod events;
 mod gateway;
@@ -12,6 +13,7 @@ mod judge;
 mod maps;
 mod mend;
 mod pins;
+mod refusal;
 mod relay;
 mod remember;
 mod translations;
@@ -23,19 +25,16 @@ use std::time::Duration;
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    programs::{
-        LinkOrder, SchedClassifier, SocketFilter, TcAttachType,
-        links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLink, TcAttachOptions},
-    },
+    programs::{SchedClassifier, SocketFilter},
 };
 use meshhold_common::{
     Reason,
     maps::{Counter, Steering},
 };
 
-pub use self::{error::EbpfError, events::Events, judge::LEAST, relay::KernelRelay};
+pub use self::{error::EbpfError, events::Events, hook::Hook, judge::LEAST, relay::KernelRelay};
 use self::{
+    hook::Hold,
     maps::{Maps, of},
     pins::PinRoot,
     wanted::Wanted,
@@ -79,13 +78,6 @@ impl Program {
             Self::Answer => "lan_answer",
         }
     }
-
-    const fn direction(self) -> TcAttachType {
-        match self {
-            Self::Ingress | Self::Guard | Self::DeviceIngress | Self::Answer => TcAttachType::Ingress,
-            Self::Egress | Self::DeviceEgress => TcAttachType::Egress,
-        }
-    }
 }
 
 /// The loaded programs and their maps.
@@ -94,7 +86,9 @@ pub struct EbpfDatapath {
     maps: Maps,
     wanted: Wanted,
     pins: Option<PinRoot>,
-    links: Vec<(String, FdLink)>,
+    hook: Hook,
+    /// Without pins: what holds the attached programs, by what would be the name of the pin.
+    holds: Vec<(String, Hold)>,
     interface: String,
     /// The programs for LAN devices are on the mesh interface.
     fronts: bool,
@@ -112,8 +106,16 @@ impl EbpfDatapath {
     /// end in the layout version, `v1`) and attaches to the mesh interface. Everything is closed until [`Self::apply`].
     ///
     /// # Errors
-    /// [`EbpfError`]; nothing stays attached that was not attached before.
+    /// [`EbpfError`]; nothing stays attached then, not even what a former daemon left, so that user space can take over.
     pub fn load(interface: &str, pin_root: &Path) -> Result<Self, EbpfError> {
+        Self::load_and_attach(interface, pin_root).inspect_err(|_| {
+            if let Err(error) = Self::take_off(interface, pin_root) {
+                tracing::warn!("programs stay attached, and go on filtering: {error}");
+            }
+        })
+    }
+
+    fn load_and_attach(interface: &str, pin_root: &Path) -> Result<Self, EbpfError> {
         let mut datapath = Self::open(Some(pin_root))?;
         interface.clone_into(&mut datapath.interface);
         datapath.forget_gateway()?;
@@ -121,6 +123,11 @@ impl EbpfDatapath {
             datapath.attach(program, interface)?;
         }
         Ok(datapath)
+    }
+
+    /// How the programs are hung on interfaces.
+    pub const fn hook(&self) -> Hook {
+        self.hook
     }
 
     /// Loads the programs without attaching them; with no `pin_root`, nothing outlives this value.
@@ -135,12 +142,13 @@ impl EbpfDatapath {
         let mut ebpf = load_object(pins.as_ref())?;
         for program in Program::ALL {
             let classifier = classifier(&mut ebpf, program)?;
-            classifier.load().map_err(|source| EbpfError::Program { program: program.name(), source })?;
+            classifier.load().map_err(EbpfError::program(program.name()))?;
         }
         let mut maps = Maps::take(&mut ebpf)?;
         let wanted = maps.close()?;
         let (interface, lans) = (String::new(), BTreeMap::new());
-        Ok(Self { ebpf, maps, wanted, pins, links: Vec::new(), interface, fronts: false, lans })
+        let hook = Hook::of_kernel();
+        Ok(Self { ebpf, maps, wanted, pins, hook, holds: Vec::new(), interface, fronts: false, lans })
     }
 
     /// Makes the kernel's tables equal to `policy`, live: what did not change is not touched, and each network's
@@ -168,12 +176,6 @@ impl EbpfDatapath {
     /// [`EbpfError::PinRoot`] where the pin can't be removed.
     pub fn unguard(&mut self, interface: &str) -> Result<(), EbpfError> {
         self.detach(Program::Guard, interface)
-    }
-
-    fn detach(&mut self, program: Program, interface: &str) -> Result<(), EbpfError> {
-        let name = link_name(program, interface);
-        self.links.retain(|(link, _)| *link != name);
-        self.pins.as_ref().map_or(Ok(()), |pins| pins.remove(&name))
     }
 
     /// Packets per reason since the maps were made, summed over CPUs.
@@ -218,11 +220,11 @@ impl EbpfDatapath {
     pub fn steering(&mut self, steering: Steering) -> Result<&SocketFilter, EbpfError> {
         const NAME: &str = "mesh_steer";
         self.maps.workers.set(0, steering, 0).map_err(of("WORKERS"))?;
-        let failed = |source| EbpfError::Program { program: NAME, source };
+        let failed = EbpfError::program(NAME);
         let found = self.ebpf.program_mut(NAME).ok_or(EbpfError::Object { what: NAME })?;
-        let filter: &mut SocketFilter = found.try_into().map_err(failed)?;
+        let filter: &mut SocketFilter = found.try_into().map_err(&failed)?;
         if filter.fd().is_err() {
-            filter.load().map_err(failed)?;
+            filter.load().map_err(&failed)?;
         }
         Ok(filter)
     }
@@ -239,63 +241,11 @@ impl EbpfDatapath {
     pub fn program(&mut self, program: Program) -> Result<&mut SchedClassifier, EbpfError> {
         classifier(&mut self.ebpf, program)
     }
-
-    /// For a clean exit: detaches everything and removes every pin.
-    ///
-    /// # Errors
-    /// [`EbpfError::PinRoot`] where a pin can't be removed.
-    pub fn detach_all(mut self) -> Result<(), EbpfError> {
-        self.links.clear();
-        self.pins.take().map_or(Ok(()), PinRoot::remove_all)
-    }
-
-    fn attach(&mut self, program: Program, interface: &str) -> Result<(), EbpfError> {
-        let name = link_name(program, interface);
-        let pin = self.pins.as_ref().map(|pins| pins.path(&name));
-        let failed =
-            |source| EbpfError::Attach { program: program.name(), interface: interface.to_owned(), source };
-        let classifier = classifier(&mut self.ebpf, program)?;
-        // A guard is attached anew beside an old one: a pin may be about an interface that was renamed since.
-        let per_interface = matches!(program, Program::Guard | Program::Answer);
-        if !per_interface && pin.as_deref().is_some_and(|pin| replace(classifier, pin)) {
-            return Ok(());
-        }
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = classifier.attach_with_options(interface, program.direction(), order).map_err(failed)?;
-        let link = classifier.take_link(id).map_err(failed)?;
-        let Ok(link) = FdLink::try_from(link) else { return Err(EbpfError::Object { what: "tcx link" }) };
-        match &self.pins {
-            Some(pins) => pins.pin_link(link, &name),
-            None => {
-                self.links.push((name, link));
-                Ok(())
-            }
-        }
-    }
-}
-
-/// Puts the program in the place of the one that a former daemon left attached, in one step.
-/// False where there is none, or its interface has gone.
-fn replace(classifier: &mut SchedClassifier, pin: &Path) -> bool {
-    let Ok(pinned) = PinnedLink::from_pin(pin) else { return false };
-    let Ok(link) = SchedClassifierLink::try_from(FdLink::from(pinned)) else { return false };
-    let Ok(id) = classifier.attach_to_link(link) else { return false };
-    // The pin holds the link from here on; dropping ours only closes a descriptor.
-    classifier.take_link(id).is_ok()
-}
-
-/// File name of a link's pin. Interface names contain no slash.
-fn link_name(program: Program, interface: &str) -> String {
-    match program {
-        Program::Guard => format!("link_guard_{interface}"),
-        Program::Answer => format!("link_answer_{interface}"),
-        _ => format!("link_{}", program.name()),
-    }
 }
 
 fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, EbpfError> {
     let found = ebpf.program_mut(program.name()).ok_or(EbpfError::Object { what: program.name() })?;
-    found.try_into().map_err(|source| EbpfError::Program { program: program.name(), source })
+    found.try_into().map_err(EbpfError::program(program.name()))
 }
 
 fn load_object(pins: Option<&PinRoot>) -> Result<Ebpf, EbpfError> {
@@ -304,5 +254,5 @@ fn load_object(pins: Option<&PinRoot>) -> Result<Ebpf, EbpfError> {
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
-    loader.load(OBJECT).map_err(|source| EbpfError::Load(Box::new(source)))
+    loader.load(OBJECT).map_err(|error| EbpfError::object(&error))
 }

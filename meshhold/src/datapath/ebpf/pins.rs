@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{maps::MapInfo, programs::links::FdLink};
+use aya::{
+    maps::MapInfo,
+    programs::{SchedClassifier, links::FdLink},
+};
 use meshhold_common::{
     Address, Reason,
     maps::{
@@ -106,27 +109,28 @@ impl PinRoot {
         }
     }
 
-    /// Removes the pins whose names start so.
-    pub(super) fn remove_all_of(&self, start: &str) -> Result<(), EbpfError> {
-        let entries =
-            fs::read_dir(&self.0).map_err(|source| EbpfError::PinRoot { path: self.0.clone(), source })?;
-        let names: Vec<String> =
-            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.iter().filter(|name| name.starts_with(start)).try_for_each(|name| self.remove(name))
+    /// Pins a program in the place of an older one.
+    pub(super) fn pin_program(&self, program: &mut SchedClassifier, name: &str) -> Result<(), EbpfError> {
+        let fresh = self.path(&format!("{name}_new"));
+        let path = self.path(name);
+        self.remove(&format!("{name}_new"))?;
+        program.pin(&fresh).map_err(|source| EbpfError::Pin { path: fresh.clone(), source })?;
+        fs::rename(&fresh, &path).map_err(|source| EbpfError::PinRoot { path, source })
     }
 
-    /// Links go before maps: a program must not run on while its tables change hands.
-    pub(super) fn remove_all(self) -> Result<(), EbpfError> {
+    /// Names of the pins that start so.
+    pub(super) fn names(&self, start: &str) -> Result<Vec<String>, EbpfError> {
         let failed = |source| EbpfError::PinRoot { path: self.0.clone(), source };
         let entries =
             fs::read_dir(&self.0).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        let mut names: Vec<String> =
-            entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort_by_key(|name| !name.starts_with("link_"));
-        for name in names {
-            self.remove(&name)?;
-        }
-        fs::remove_dir(&self.0).map_err(failed)
+        let names = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with(start)).collect())
+    }
+
+    /// Removes all pins and the folder.
+    pub(super) fn remove_all(self) -> Result<(), EbpfError> {
+        self.names("")?.iter().try_for_each(|name| self.remove(name))?;
+        fs::remove_dir(&self.0).map_err(|source| EbpfError::PinRoot { path: self.0.clone(), source })
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, MapData},
-    programs::{LinkOrder, SchedClassifier, TcAttachType, tc::TcAttachOptions},
+    programs::{SchedClassifier, TcAttachType},
 };
 use meshhold_common::{
     Address,
@@ -18,7 +18,7 @@ use meshhold_common::{
 
 use super::{
     EbpfError,
-    hook::Hook,
+    hook::{Hold, Hook, Place},
     maps::{of, typed},
 };
 use crate::datapath::relay::{Hop, Leg, LegTraffic};
@@ -29,6 +29,8 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("MESHHOLD_EBPF_RELAY"));
 
 /// Programs for interfaces with and without Ethernet headers.
 const PROGRAMS: [&str; 2] = ["relay_ethernet", "relay_plain"];
+/// Their numbers among our filters.
+const SLOTS: [u8; 2] = [14, 15];
 
 /// The loaded programs and their tables.
 pub struct KernelRelay {
@@ -44,7 +46,10 @@ pub struct KernelRelay {
     /// Slots of the sources' budgets.
     sources: Slots,
     addresses: BTreeSet<IpAddr>,
-    links: BTreeMap<Link, Hook>,
+    links: BTreeMap<Link, Hold>,
+    hook: Hook,
+    /// Whose programs these are, among those of several daemons: the port.
+    owner: String,
 }
 
 /// Numbers in the order of their first use.
@@ -75,11 +80,9 @@ impl KernelRelay {
         }
         let mut loader = EbpfLoader::new();
         loader.override_global("RELAY_PORT", &port, true);
-        let mut ebpf = loader.load(OBJECT).map_err(|source| EbpfError::Load(Box::new(source)))?;
+        let mut ebpf = loader.load(OBJECT).map_err(|error| EbpfError::object(&error))?;
         for name in PROGRAMS {
-            program(&mut ebpf, name)?
-                .load()
-                .map_err(|source| EbpfError::Program { program: name, source })?;
+            program(&mut ebpf, name)?.load().map_err(EbpfError::program(name))?;
         }
         Ok(Self {
             legs: typed(&mut ebpf, "RELAY_LEGS")?,
@@ -91,6 +94,8 @@ impl KernelRelay {
             sources: Slots::default(),
             addresses: BTreeSet::new(),
             links: BTreeMap::new(),
+            hook: Hook::of_kernel(),
+            owner: port.to_string(),
             ebpf,
         })
     }
@@ -247,19 +252,17 @@ impl KernelRelay {
         Ok(())
     }
 
-    fn attach(&mut self, link: &Link) -> Result<Hook, EbpfError> {
-        let name = if link.ethernet { PROGRAMS[0] } else { PROGRAMS[1] };
-        let failed = |source| EbpfError::Attach { program: name, interface: link.name.clone(), source };
+    fn attach(&mut self, link: &Link) -> Result<Hold, EbpfError> {
+        let (name, slot) = if link.ethernet { (PROGRAMS[0], SLOTS[0]) } else { (PROGRAMS[1], SLOTS[1]) };
         let classifier = program(&mut self.ebpf, name)?;
-        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = classifier.attach_with_options(&link.name, TcAttachType::Ingress, order).map_err(failed)?;
-        Hook::new(classifier.take_link(id).map_err(failed)?)
+        let (interface, owner, direction) = (link.name.as_str(), self.owner.as_str(), TcAttachType::Ingress);
+        self.hook.attach(classifier, &Place { program: name, slot, owner, interface, direction })
     }
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, EbpfError> {
     let found = ebpf.program_mut(name).ok_or(EbpfError::Object { what: name })?;
-    found.try_into().map_err(|source| EbpfError::Program { program: name, source })
+    found.try_into().map_err(EbpfError::program(name))
 }
 
 fn key(hop: Hop) -> HopKey {

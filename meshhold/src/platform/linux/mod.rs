@@ -30,6 +30,7 @@ pub mod suspects;
 pub mod sys;
 pub mod sys_net;
 pub mod sysctl;
+pub mod tc;
 pub mod watch;
 pub mod ways;
 
