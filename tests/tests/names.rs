@@ -37,6 +37,9 @@ fn members_and_devices_have_names() -> Result<()> {
                 let printed = dig(node, &asked)?;
                 ensure!(printed.contains(code) && printed.contains("ANSWER: 0"), "{asked:?}: {printed}");
             }
+            let log = node.log()?;
+            let told = ["nobody.mesh", "lobby-camera.mesh", "example.com"].map(|name| log.contains(name));
+            ensure!(told == [false; 3], "the log has names that were looked up: {log}");
         }
         Ok(())
     })

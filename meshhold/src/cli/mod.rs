@@ -35,6 +35,10 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// What is logged where `MESHHOLD_LOG` doesn't say. The name server logs each question at `info`, and names that people look
+/// up are nobody's business; QUIC tells of each unreachable network at `warn`, which the links do better.
+const LOG: &str = "info,hickory_server=warn,quinn_udp=error";
+
 /// Runs the program. Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not running.
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -110,7 +114,7 @@ fn load(named: Option<&Path>) -> Result<Config, ConfigError> {
 }
 
 fn start_log() -> anyhow::Result<()> {
-    let wanted = std::env::var("MESHHOLD_LOG").unwrap_or_else(|_| "info".to_owned());
+    let wanted = std::env::var("MESHHOLD_LOG").unwrap_or_else(|_| LOG.to_owned());
     let filter: Targets = wanted.parse().with_context(|| {
         format!("MESHHOLD_LOG={wanted} isn't a log filter; use e.g. 'info' or 'meshhold=debug'")
     })?;
