@@ -1,6 +1,7 @@
 //! The daemon and the command line, as a library so that tests can reach the parts.
 
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;

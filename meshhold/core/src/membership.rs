@@ -5,7 +5,9 @@
 //! know the same records agree, after partitions and merges too. Must not know links, packets or files.
 //!
 //! A member could back-date a claim to take another's block. Members are trusted not to (they hold the same
-//! key); the alternative, first seen wins, gives every node another answer and never converges.
+//! key); the alternative, first seen wins, gives every node another answer and never converges. A clock that was wrong does so
+//! without malice: a claim from before [`FIRST_CLAIM`] yields to all others, and the owner of a membership lets it claim by a
+//! clock that can be right only.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,8 +20,10 @@ use crate::claims::{Claim, Claims};
 use crate::device::Device;
 use crate::identity::{Identity, NodeId};
 use crate::key::{Ipv4Range, NetworkKeys};
-use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, MAX_RELAYS, RecordBody, RecordError};
+use crate::record::{Envelope, LIFETIME, MAX_ENDPOINTS, MAX_RELAYS, RecordBody, RecordError, SKEW};
 
+/// 2026-01-01 in Unix seconds. No program claimed anything before, so an older claim was made by a clock that was wrong.
+pub const FIRST_CLAIM: u64 = 1_767_225_600;
 /// Most peers of a network. A known one is never given up for a new one.
 pub const MAX_PEERS: usize = 4096;
 /// Most blocks tried in a row: a full range has none to find.
@@ -102,14 +106,18 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// The membership of `node`, alone at first. `state` is what [`Membership::state`] gave before.
+    /// The membership of `node`, alone at first. `state` is what [`Membership::state`] gave before; a claim in it that can't
+    /// be true is given up, and the block is claimed anew.
     pub fn new(
         keys: NetworkKeys,
         range: Ipv4Range,
         node: NodeId,
         name: String,
-        state: MembershipState,
+        mut state: MembershipState,
     ) -> Self {
+        if state.claimed_at < FIRST_CLAIM {
+            state.claimed_at = 0;
+        }
         let own = Block::derive(&keys, range, node, state.attempt);
         let (peers, claims) = (BTreeMap::new(), Claims::default());
         Self { keys, range, node, name, own, state, published: None, peers, claims }
@@ -150,6 +158,16 @@ impl Membership {
         self.peers.contains_key(&node)
     }
 
+    /// Whether our block was claimed by a record of ours, now or in an earlier life.
+    pub fn has_claim(&self) -> bool {
+        self.state.claimed_at != 0
+    }
+
+    /// Our clock was set: what was said by it before is to be said anew.
+    pub fn say_again(&mut self) {
+        self.published = None;
+    }
+
     /// Takes a record from an envelope.
     pub fn handle_envelope(&mut self, now: u64, envelope: &Envelope) -> Result<Change, RecordError> {
         self.handle_record(now, RecordBody::open(&self.keys, envelope)?)
@@ -157,12 +175,12 @@ impl Membership {
 
     /// Takes an authentic record. `now` in Unix seconds.
     pub fn handle_record(&mut self, now: u64, body: RecordBody) -> Result<Change, RecordError> {
-        body.check_time(now)?;
         if body.node == self.node {
-            // Our own words from before the state was lost: go on above them.
+            // Our own words from before the state was lost, or from when our clock was wrong: go on above them.
             self.state.version = self.state.version.max(body.version);
             return Ok(Change::Nothing);
         }
+        body.check_time(now)?;
         match self.peers.get(&body.node) {
             Some(known) if known.version >= body.version => return Ok(Change::Nothing),
             None if self.peers.len() >= MAX_PEERS => return Err(RecordError::Full),
@@ -212,15 +230,16 @@ impl Membership {
                 && last.devices == said.devices
                 && last.relays == said.relays
                 && last.version >= self.state.version
-                && last.expires > now + LIFETIME / 2
+                && (now + LIFETIME / 2 + 1..=now + LIFETIME).contains(&last.expires)
         });
         if fresh {
             return None;
         }
-        if self.state.claimed_at == 0 {
+        // A clock that was ahead made a claim that everybody refuses.
+        if !self.has_claim() || self.state.claimed_at > now + SKEW {
             self.state.claimed_at = now;
         }
-        self.state.version = now.max(self.state.version + 1);
+        self.state.version = now.max(self.state.version.saturating_add(1));
         let body = RecordBody {
             node: self.node,
             name: self.name.clone(),
@@ -266,7 +285,7 @@ impl Membership {
             if self.claims.free(block) {
                 self.own = block;
                 self.state.attempt = attempt;
-                if self.state.claimed_at != 0 {
+                if self.has_claim() {
                     self.state.claimed_at = now;
                 }
                 return true;
@@ -277,8 +296,7 @@ impl Membership {
 
     /// Who has never published a claim yields to all: its clock may be behind that of an established node.
     fn claim(&self) -> Claim {
-        let since = if self.state.claimed_at == 0 { u64::MAX } else { self.state.claimed_at };
-        (since, self.node)
+        (credible(self.state.claimed_at), self.node)
     }
 
     fn forget(&mut self, node: NodeId) {
@@ -301,6 +319,14 @@ impl Membership {
 impl Peer {
     /// Orders claims: the smaller holds the block.
     fn claim(&self) -> Claim {
-        (self.claimed_at, self.node)
+        (credible(self.claimed_at), self.node)
     }
 }
+
+/// Since when a claim counts: one that was never made, or by a clock that was wrong, is younger than all others.
+fn credible(claimed_at: u64) -> u64 {
+    if claimed_at < FIRST_CLAIM { u64::MAX } else { claimed_at }
+}
+
+#[cfg(test)]
+mod tests;

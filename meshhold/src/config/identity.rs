@@ -42,6 +42,10 @@ pub fn load(folder: &Path) -> Result<Option<Identity>, IdentityError> {
 
 /// Reads the identity, or makes a new one that is durable when this returns.
 pub fn load_or_create(folder: &Path) -> Result<Identity, IdentityError> {
+    // Where there is one, a read-only folder is good enough.
+    if let Some(identity) = load(folder)? {
+        return Ok(identity);
+    }
     private::folder(folder)?;
     let _lock = private::lock(folder)?;
     if let Some(identity) = load(folder)? {

@@ -44,6 +44,16 @@ pub enum PrivateError {
     },
 }
 
+impl PrivateError {
+    /// What the system said.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
 /// Makes the folder (mode 0700) or checks that an existing one is closed to others.
 pub fn folder(path: &Path) -> Result<(), PrivateError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(path);

@@ -39,6 +39,18 @@ pub enum ServerError {
     },
 }
 
+impl ServerError {
+    /// Whether nothing can be written where the socket should be.
+    pub fn is_read_only(&self) -> bool {
+        let code = match self {
+            Self::Folder(error) => error.code(),
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        };
+        code == Some(libc::EROFS)
+    }
+}
+
 /// The listening socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct Server {

@@ -4,12 +4,14 @@
 
 use super::Asked;
 use super::routes::{self, App};
-use super::server::Server;
+use super::server::{Server, ServerError};
 use crate::config::{ApiConfig, Config};
 use crate::platform::linux::{memory, sched};
 use crate::web::{Guard, Web};
+use axum::Router;
 use meshhold_core::key::Ipv4Range;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
@@ -63,8 +65,9 @@ impl Control {
     /// # Errors
     /// The control socket can't be had, or what the Web UI keeps is damaged.
     pub fn start(config: ControlConfig) -> anyhow::Result<(Self, mpsc::Receiver<Asked>)> {
-        let server = Server::bind(&config.socket)?;
-        let (web, warnings) = Web::bind(&config);
+        let (server, unreachable) = bind(&config.socket)?;
+        let (web, mut warnings) = Web::bind(&config);
+        warnings.extend(unreachable);
         let serves_web = web.is_some();
         let guard = Arc::new(Guard::open(&config, web.as_ref())?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -79,7 +82,7 @@ impl Control {
             memory::return_holes();
             runtime.block_on(async {
                 tokio::select! {
-                    ended = server.serve(router) => tracing::error!(?ended, "the control socket is closed"),
+                    ended = serve_commands(server, router) => tracing::error!(?ended, "the control socket is closed"),
                     () = Web::serve(site) => {}
                     () = calls.closed() => {}
                 }
@@ -96,5 +99,29 @@ impl Control {
         if self.thread.join().is_err() {
             tracing::error!("the control API's thread panicked");
         }
+    }
+}
+
+/// The control socket. Where the disk is read-only there is none: a node that nobody can ask is better than none at all.
+fn bind(path: &Path) -> Result<(Option<Server>, Option<String>), ServerError> {
+    match Server::bind(path) {
+        Ok(server) => Ok((Some(server), None)),
+        Err(error) if error.is_read_only() => {
+            let text = format!(
+                "no control socket, for {} is on a read-only file system: the mesh works, commands don't; mount it writable and restart \
+                 the daemon, or set api.socket to a path that can be written",
+                path.display()
+            );
+            tracing::warn!("{text}");
+            Ok((None, Some(text)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn serve_commands(server: Option<Server>, router: Router) -> io::Result<()> {
+    match server {
+        Some(server) => server.serve(router).await,
+        None => std::future::pending().await,
     }
 }

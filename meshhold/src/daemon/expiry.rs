@@ -25,7 +25,7 @@ pub(super) fn warning(expires: Option<u64>, now: u64) -> Option<String> {
 
 /// Logs the warning of each network of which it is due, once a day.
 pub(super) fn remind<'a>(networks: impl Iterator<Item = &'a mut Network>, now: u64) {
-    for network in networks.filter(|network| network.reminded + DAY <= now) {
+    for network in networks.filter(|network| network.reminded.abs_diff(now) >= DAY) {
         let Some(text) = warning(network.expires, now) else { continue };
         network.reminded = now;
         tracing::warn!(network = %network.name, "{text}");

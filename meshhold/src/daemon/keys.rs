@@ -9,9 +9,10 @@ use std::time::Instant;
 use meshhold_core::key::NetworkId;
 use meshhold_core::membership::MembershipState;
 
+use super::Daemon;
 use super::network::Network;
-use super::{Daemon, unix_now};
-use crate::config::keys::{KeyRequest, ManagementKey, execute};
+use super::place::View;
+use crate::config::keys::{KeyRequest, execute};
 use crate::control::Asked;
 use crate::control::api::{Explanation, Request, Response};
 use crate::control::problem::Problem;
@@ -21,6 +22,25 @@ fn explained(outcome: anyhow::Result<Explanation>) -> Response {
         Ok(explanation) => Response::Explanation(Box::new(explanation)),
         Err(error) => Response::Error(Problem::invalid(format!("{error:#}"))),
     }
+}
+
+/// What is remembered of a network that doesn't run: its key ended, or seems to have by a clock that is wrong.
+#[derive(Debug)]
+pub(super) struct Resting {
+    state: MembershipState,
+    view: Option<View>,
+}
+
+/// What the state file told, by network id.
+pub(super) fn remembered(
+    networks: BTreeMap<String, MembershipState>,
+    mut views: BTreeMap<String, View>,
+) -> BTreeMap<String, Resting> {
+    let resting = |(id, state)| {
+        let view = views.remove(&id);
+        (id, Resting { state, view })
+    };
+    networks.into_iter().map(resting).collect()
 }
 
 impl Daemon {
@@ -60,7 +80,7 @@ impl Daemon {
 
     fn on_key_request(&mut self, request: KeyRequest) -> Response {
         let result = execute(&mut self.store, request);
-        self.apply_keys(BTreeMap::new());
+        self.apply_keys();
         result.into()
     }
 
@@ -68,7 +88,7 @@ impl Daemon {
     pub(super) fn reload_keys(&mut self) -> Response {
         match self.store.reload() {
             Ok(()) => {
-                self.apply_keys(BTreeMap::new());
+                self.apply_keys();
                 Response::Done
             }
             Err(error) => {
@@ -78,15 +98,23 @@ impl Daemon {
         }
     }
 
-    /// Brings the running networks in line with the store: nothing else of them is touched. `remembered` holds
-    /// what is known of networks that are not running yet.
-    pub(super) fn apply_keys(&mut self, mut remembered: BTreeMap<String, MembershipState>) {
-        let now = unix_now();
-        let active: BTreeSet<NetworkId> =
-            self.store.keys().iter().filter(|k| k.is_active(now)).map(|k| k.network).collect();
+    /// Leaves the networks whose key has ended, and enters those whose key is in force again since the clock was set.
+    pub(super) fn follow_keys(&mut self) {
+        if self.in_force() != self.networks.values().map(|network| network.id).collect() {
+            self.apply_keys();
+        }
+    }
+
+    fn in_force(&self) -> BTreeSet<NetworkId> {
+        let active = self.store.keys().iter().filter(|key| key.is_active(self.clock.ends()));
+        active.map(|key| key.network).collect()
+    }
+
+    /// Brings the running networks in line with the store: nothing else of them is touched.
+    pub(super) fn apply_keys(&mut self) {
+        let active = self.in_force();
         self.leave_all_but(&active);
-        let keys: Vec<&ManagementKey> = self.store.keys().iter().filter(|k| k.is_active(now)).collect();
-        for (rank, key) in keys.into_iter().enumerate() {
+        for (rank, key) in self.store.keys().iter().filter(|key| active.contains(&key.network)).enumerate() {
             if let Some(network) = self.networks.values_mut().find(|n| n.id == key.network) {
                 network.scope.clone_from(&key.allow);
                 network.name.clone_from(&key.name);
@@ -95,10 +123,13 @@ impl Daemon {
                 continue;
             }
             let index = (0..).find(|index| !self.networks.contains_key(index)).unwrap_or(u16::MAX);
-            let state = remembered.remove(&key.network.to_string()).unwrap_or_default();
+            let (state, view) = match self.resting.remove(&key.network.to_string()) {
+                Some(Resting { state, view }) => (state, view),
+                None => (MembershipState::default(), None),
+            };
             let mut network =
                 Network::open(index, key, self.identity.node_id(), &self.config.node.name, state);
-            network.rank = rank;
+            (network.rank, network.view) = (rank, view);
             self.circuits.machine.add_network(network.id, network.keys.psk.clone());
             self.links.subscribe(network.keys.topic_id());
             self.networks.insert(index, network);
@@ -107,6 +138,7 @@ impl Daemon {
         self.stale.policy = true;
     }
 
+    /// Addresses and callers are kept for as long as the key is there.
     fn leave_all_but(&mut self, active: &BTreeSet<NetworkId>) {
         let now = Instant::now();
         let gone: Vec<u16> =
@@ -116,8 +148,27 @@ impl Daemon {
             tracing::info!(network = %network.name, "left");
             self.circuits.machine.remove_network(now, network.id);
             self.links.unsubscribe(network.keys.topic_id());
-            self.callers.retain(|(id, _)| *id != network.id);
             self.stale.addresses = true;
+            let resting = Resting { state: network.members.state(), view: network.view };
+            self.resting.insert(network.id.to_string(), resting);
         }
+        let kept: BTreeSet<NetworkId> = self.store.keys().iter().map(|key| key.network).collect();
+        self.callers.retain(|(id, _)| kept.contains(id));
+        let kept: BTreeSet<String> = kept.iter().map(ToString::to_string).collect();
+        self.resting.retain(|id, _| kept.contains(id));
+    }
+
+    /// What to remember of all networks, by id.
+    pub(super) fn memberships(&self) -> BTreeMap<String, MembershipState> {
+        let resting = self.resting.iter().map(|(id, resting)| (id.clone(), resting.state.clone()));
+        let running = self.networks.values().map(|n| (n.id.to_string(), n.members.state()));
+        resting.chain(running).collect()
+    }
+
+    /// Where networks are shown on this host, by id.
+    pub(super) fn views(&self) -> BTreeMap<String, View> {
+        let resting = self.resting.iter().map(|(id, resting)| (id.clone(), resting.view.clone()));
+        let running = self.networks.values().map(|n| (n.id.to_string(), n.view.clone()));
+        resting.chain(running).filter_map(|(id, view)| Some((id, view?))).collect()
     }
 }

@@ -19,6 +19,7 @@ mod mapping;
 mod names;
 mod netcheck;
 mod network;
+mod newcomer;
 mod paths;
 mod place;
 mod ports;
@@ -47,6 +48,7 @@ use meshhold_core::wire::{TYPE_DATA, TYPE_RELAY};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::clock::BUILT;
 use crate::config::Config;
 use crate::config::store::KeyStore;
 use crate::control::{Asked, Control};
@@ -58,16 +60,18 @@ use crate::discover::lan::LanDiscovery;
 use crate::discover::seal::swarm_seal;
 use crate::link::{LinkEvent, Links};
 use crate::platform::linux::watch::NetEvent;
-use crate::platform::linux::{InterfaceSetup, NetworkAddresses, families, memory};
+use crate::platform::linux::{InterfaceSetup, NetworkAddresses, families, limits, memory};
 use callers::Callers;
 use circuits::CircuitTable;
-use clock::Clock;
+use clock::HostClock;
 use drops::{Drops, Recent};
 use gateway::Gateway;
+use keys::Resting;
 use lan::Lan;
 use mapping::Mapped;
 use names::Names;
 use network::Network;
+use newcomer::Linked;
 use paths::{Waiting, Ways};
 use ports::{Heard, Ports};
 use reconcile::Reconciler;
@@ -93,6 +97,11 @@ const BURST: usize = 64;
 /// When a part that nothing works without can't start: the data folder, the UDP port, the control socket.
 pub fn run(config: Config) -> anyhow::Result<()> {
     memory::return_what_is_freed();
+    limits::raise();
+    serve(config).map_err(limits::explain)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -154,7 +163,11 @@ struct Daemon {
     stale: Stale,
     /// What leaves as soon as the packet path is up to date.
     waiting: Vec<Waiting>,
-    clock: Clock,
+    clock: HostClock,
+    /// The newest link.
+    linked: Linked,
+    /// What is remembered of networks whose key isn't in force.
+    resting: BTreeMap<String, Resting>,
     saved_at: Instant,
     slimmed_at: Instant,
     /// When the host's routes are to be compared with the networks' ranges.
@@ -180,7 +193,12 @@ impl Daemon {
                 Some(heard) = inputs.heard.recv() => self.on_heard(heard),
                 Some(call) = inputs.calls.recv() => self.on_call(call).await,
                 Some(event) = inputs.net.recv() => self.on_net(&event).await,
-                () = tokio::time::sleep_until(timer.into()) => self.on_timer(Instant::now()),
+                () = tokio::time::sleep_until(timer.into()) => {
+                    self.on_timer(Instant::now());
+                    if self.newcomer_speaks() {
+                        tick.reset_immediately();
+                    }
+                }
                 _ = tick.tick() => {
                     self.on_tick().await;
                     self.look_at_routes().await;
@@ -200,7 +218,11 @@ impl Daemon {
 
     fn next_timer(&self) -> Instant {
         let timers = self.circuits.machine.poll_timeout().into_iter().chain(self.ways_timeout());
-        timers.chain(self.lan.next_place()).min().unwrap_or_else(|| Instant::now() + TICK)
+        timers
+            .chain(self.lan.next_place())
+            .chain(self.next_speech())
+            .min()
+            .unwrap_or_else(|| Instant::now() + TICK)
     }
 
     fn on_timer(&mut self, now: Instant) {
@@ -258,6 +280,7 @@ impl Daemon {
             LinkEvent::Moved { node, remote } => self.ways.relays.link_moved(node, remote),
             LinkEvent::Up { node, remote, rtt } => {
                 tracing::info!(%node, %remote, "link up");
+                self.linked = Some((Instant::now(), rtt));
                 self.ways.relays.link_up(Instant::now(), node, remote, rtt);
             }
             LinkEvent::Down { node } => {
@@ -277,10 +300,12 @@ impl Daemon {
 
     fn on_envelope(&mut self, envelope: &Envelope) {
         let now = unix_now();
-        let topic = envelope.topic;
+        let (topic, own) = (envelope.topic, self.identity.node_id());
         let Some(network) = self.networks.values_mut().find(|n| n.keys.topic_id() == topic) else { return };
         let taken = RecordBody::open(&network.keys, envelope).and_then(|body| {
-            network.clocks.note(now, &body);
+            if body.node != own {
+                network.hear(now, &body);
+            }
             network.members.handle_record(now, body)
         });
         match taken {
@@ -345,13 +370,7 @@ impl Daemon {
 
     async fn on_tick(&mut self) {
         let (now, unix) = (Instant::now(), unix_now());
-        if self.clock.jumped(now, SystemTime::now()) {
-            tracing::info!("the clock jumped or this host slept: looking at all paths again");
-            self.circuits.machine.set_wall(now, wall_clock());
-            self.networks.values_mut().for_each(|network| network.clocks.forget());
-            self.names.compare();
-            self.shake(now);
-        }
+        self.look_at_clock(now, unix);
         self.account(now);
         self.tally();
         self.expire(unix);
@@ -368,8 +387,10 @@ impl Daemon {
         self.refresh_names();
         let relays = self.near_relays();
         let said = Said { endpoints: &endpoints, devices: &self.gateway.devices(), relays: &relays };
-        for network in self.networks.values_mut() {
-            if let Some(envelope) = network.news(unix, &self.identity, said) {
+        for network in self.networks.values_mut().filter(|_| unix >= BUILT) {
+            if network.speaks(self.linked)
+                && let Some(envelope) = network.news(unix, &self.identity, said)
+            {
                 self.links.publish(envelope);
             }
         }
@@ -399,13 +420,10 @@ impl Daemon {
     }
 
     fn expire(&mut self, unix: u64) {
-        let lapsed = self.networks.values().any(|n| n.expires.is_some_and(|at| at <= unix));
-        if lapsed {
-            self.apply_keys(BTreeMap::new());
-        }
+        self.follow_keys();
         expiry::remind(self.networks.values_mut(), unix);
         for network in self.networks.values_mut() {
-            self.stale.policy |= network.members.expire(unix);
+            self.stale.policy |= network.members.expire(self.clock.ends());
         }
     }
 
@@ -473,14 +491,12 @@ impl Daemon {
         self.traffic
             .forget(|(id, node)| networks.values().any(|one| one.id == *id && one.members.knows(*node)));
         let state = state::State {
-            networks: self.networks.values().map(|n| (n.id.to_string(), n.members.state())).collect(),
+            networks: self.memberships(),
             views: self.views(),
             callers: Cow::Borrowed(&self.callers),
             links: self.links.snapshot(),
         };
-        if let Err(error) = self.state.save(&state) {
-            tracing::warn!("{error:#}");
-        }
+        self.state.keep(&state);
     }
 }
 

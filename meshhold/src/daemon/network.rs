@@ -3,15 +3,17 @@
 //! Owns the translation of a management key into a running membership. Must not know circuits or packets.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use meshhold_core::address::{BLOCK_PREFIX, Block};
 use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::key::{Ipv4Range, NetworkId, NetworkKeys};
 use meshhold_core::membership::{Membership, MembershipState, Said};
-use meshhold_core::record::Envelope;
+use meshhold_core::record::{Envelope, RecordBody};
 use meshhold_core::scope::Scope;
 use rand_core::OsRng;
 
+use super::newcomer::{Linked, Newcomer};
 use super::place::View;
 use super::skew::Clocks;
 use crate::config::keys::ManagementKey;
@@ -49,6 +51,8 @@ pub(super) struct Network {
     pub(super) reminded: u64,
     /// Members whose clock is ahead of this host's.
     pub(super) clocks: Clocks,
+    /// As long as this node hasn't claimed an address.
+    pub(super) newcomer: Option<Newcomer>,
     /// Keys derived from the network secret.
     pub(super) keys: NetworkKeys,
     /// Who is here.
@@ -67,6 +71,8 @@ impl Network {
         let keys = NetworkKeys::derive(&key.key);
         let range = key.key.range;
         let members = Membership::new(keys.clone(), range, node, name.to_owned(), state);
+        // Who made the network was there before everybody else.
+        let known = members.has_claim() || key.owner_secret.is_some();
         Self {
             index,
             name: key.name.clone(),
@@ -80,6 +86,7 @@ impl Network {
             expires: key.expires,
             reminded: 0,
             clocks: Clocks::default(),
+            newcomer: (!known).then(Newcomer::default),
             keys,
             members,
         }
@@ -133,6 +140,45 @@ impl Network {
             IpAddr::V4(ip) => ip.to_bits() & BLOCK_MASK == block.base4.to_bits(),
             IpAddr::V6(ip) => ip.segments().first_chunk::<4>() == block.base6.segments().first_chunk::<4>(),
         }
+    }
+
+    /// Takes note of an authentic record of somebody else that came at `unix`, whether it counts or not.
+    pub(super) fn hear(&mut self, unix: u64, body: &RecordBody) {
+        self.clocks.note(unix, body);
+        self.newcomer.iter_mut().for_each(|newcomer| newcomer.hear(Instant::now()));
+    }
+
+    /// This host's clock was set: what was said by it is said anew, and a newcomer hears once more before it claims anything.
+    pub(super) fn clock_set(&mut self) {
+        self.members.say_again();
+        self.newcomer = self.newcomer.take().map(|_| Newcomer::default());
+    }
+
+    /// When a newcomer may claim an address; `None` for others, and as long as that can't be said.
+    pub(super) fn speaks_at(&self, linked: Linked) -> Option<Instant> {
+        self.newcomer.as_ref().filter(|_| !self.is_behind())?.ready_at(linked)
+    }
+
+    /// Whether our record may be told. A newcomer claims an address from then on.
+    pub(super) fn speaks(&mut self, linked: Linked) -> bool {
+        if self.newcomer.is_some() && self.speaks_at(linked).is_some_and(|at| at <= Instant::now()) {
+            self.newcomer = None;
+        }
+        self.newcomer.is_none()
+    }
+
+    /// Whether most members' clocks are so far ahead that this host's must be behind.
+    fn is_behind(&self) -> bool {
+        self.clocks.refused() > self.members.peers().count()
+    }
+
+    /// What a newcomer's user should know.
+    pub(super) fn unclaimed(&self) -> Option<String> {
+        (self.newcomer.is_some() && self.is_behind()).then(|| {
+            "this host's clock is behind that of most members: no address is claimed here until it is right; `timedatectl \
+             set-ntp true` sets it by the network, `date --set` by hand"
+                .to_owned()
+        })
     }
 
     /// Our own record if there is something new to say.

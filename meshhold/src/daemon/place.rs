@@ -3,7 +3,6 @@
 //! Owns the order of precedence (who runs already stays, then who was here first) and the search for a free range. Must
 //! not know how packets are rewritten.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,6 @@ use rand_core::{OsRng, RngCore};
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
-use super::network::Network;
 use crate::config::range::{Used, conflict, host_routes};
 
 /// How often, at most, new routes of the host are compared with the ranges of the networks.
@@ -38,19 +36,6 @@ pub(super) struct View {
 }
 
 impl Daemon {
-    /// Shows the networks where they were shown before.
-    pub(super) fn restore_views(&mut self, mut views: BTreeMap<String, View>) {
-        for network in self.networks.values_mut() {
-            network.view = views.remove(&network.id.to_string());
-        }
-    }
-
-    /// What to remember over a restart.
-    pub(super) fn views(&self) -> BTreeMap<String, View> {
-        let view = |network: &Network| Some((network.id.to_string(), network.view.clone()?));
-        self.networks.values().filter_map(view).collect()
-    }
-
     /// Remembers that routes or addresses of the host changed.
     pub(super) fn routes_changed(&mut self) {
         self.look_at.get_or_insert_with(|| Instant::now() + LOOK);

@@ -37,6 +37,11 @@ impl Clocks {
         self.0.clear();
     }
 
+    /// How many members' records are refused.
+    pub(super) fn refused(&self) -> usize {
+        self.0.values().filter(|(_, ahead)| ahead.unsigned_abs() > SKEW).count()
+    }
+
     /// A sentence for each member whose records are refused.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let refused = self.0.values().filter(|(_, ahead)| ahead.unsigned_abs() > SKEW);

@@ -3,9 +3,10 @@
 //! Owns that order. Must not know what happens afterwards.
 
 use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
 
-use anyhow::Context;
 use meshhold_core::circuit::Circuits;
 use meshhold_core::identity::NodeId;
 use meshhold_core::session::Cipher;
@@ -13,7 +14,7 @@ use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
 
 use super::circuits::CircuitTable;
-use super::clock::Clock;
+use super::clock::HostClock;
 use super::drops::{Drops, Recent};
 use super::gateway::Gateway;
 use super::lan::Prepared;
@@ -25,7 +26,7 @@ use super::reconcile::Reconciler;
 use super::relaying::Relaying;
 use super::state::StateFile;
 use super::traffic::Traffic;
-use super::{Daemon, Inputs, Stale, wall_clock};
+use super::{Daemon, Inputs, Stale, keys, wall_clock};
 use crate::config::store::KeyStore;
 use crate::config::{Config, identity};
 use crate::control::{Control, ControlConfig};
@@ -36,7 +37,7 @@ use crate::discover::dht::DhtDiscovery;
 use crate::discover::lan::{LanDiscovery, PORT};
 use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
-use crate::platform::linux::{families, watch};
+use crate::platform::linux::{families, limits, watch};
 
 /// Nodes that were found and may wait for the daemon.
 const FOUND: usize = 64;
@@ -71,9 +72,8 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         mtu: config.meshlan.mtu,
         offload: config.node.offload,
     };
-    let (workers, control_socket, worker_events) = Workers::start(workers_config).with_context(|| {
-        format!("cannot use UDP {}; set node.listen to a free address", config.node.listen)
-    })?;
+    let (workers, control_socket, worker_events) =
+        Workers::start(workers_config).map_err(|error| unusable(config.node.listen, error))?;
     let lanes = u8::try_from(workers.lanes().max(1)).unwrap_or(u8::MAX);
     let mut lan = lan.with(workers);
 
@@ -134,23 +134,42 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         traffic: Traffic::default(),
         gateway: Gateway::new(forwards, config.meshlan.mtu),
         endpoints: Vec::new(),
-        warnings: control.warnings.clone(),
+        warnings: control.warnings.iter().cloned().chain(limits::warning()).collect(),
         control,
         stale: Stale::default(),
         waiting: Vec::new(),
-        clock: Clock::new(Instant::now(), SystemTime::now()),
+        clock: HostClock::new(),
+        linked: None,
+        resting: keys::remembered(state.networks, state.views),
         saved_at: Instant::now(),
         slimmed_at: Instant::now(),
         look_at: None,
         config,
     };
-    daemon.apply_keys(state.networks);
-    daemon.restore_views(state.views);
+    daemon.apply_keys();
     daemon.find_endpoints().await;
     daemon.announce();
     daemon.settle().await;
     tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");
     Ok((daemon, inputs))
+}
+
+/// Why the shared port can't be had, and what to do where another port would help.
+fn unusable(listen: SocketAddr, error: anyhow::Error) -> anyhow::Error {
+    let kind = error.chain().find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()));
+    error.context(match kind {
+        Some(io::ErrorKind::AddrInUse) => {
+            format!("UDP {listen} is taken, perhaps by another daemon; set node.listen to a free address")
+        }
+        Some(io::ErrorKind::AddrNotAvailable) => {
+            format!(
+                "this host has no address {}; set node.listen to one that it has, or to [::]:{}",
+                listen.ip(),
+                listen.port()
+            )
+        }
+        _ => format!("cannot use UDP {listen}"),
+    })
 }
 
 /// The ciphers that circuits may have, with their sealing speed in MB/s, fastest first. `only`: by the configuration.

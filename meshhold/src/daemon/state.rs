@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meshhold_core::membership::MembershipState;
@@ -14,9 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::callers::Callers;
 use super::place::View;
-use crate::config::private;
+use crate::config::private::{self, PrivateError};
 use crate::link::Snapshot;
 use crate::platform::linux::memory;
+
+/// How often the log says again that nothing can be written.
+const REPEATED: Duration = Duration::from_secs(3600);
 
 /// The file's content.
 #[derive(Debug, Default, Hash, Serialize, Deserialize)]
@@ -38,6 +42,14 @@ pub(super) struct State<'a> {
 pub(super) struct StateFile {
     path: PathBuf,
     written: Option<u64>,
+    trouble: Option<Trouble>,
+}
+
+/// Why the file can't be written, and when the log last said so.
+#[derive(Debug)]
+struct Trouble {
+    text: String,
+    logged: Instant,
 }
 
 impl StateFile {
@@ -46,18 +58,42 @@ impl StateFile {
     pub(super) fn open(data_dir: &Path) -> anyhow::Result<(Self, State<'static>)> {
         let path = data_dir.join("state.json");
         let content = private::read(&path)?.filter(|content| !content.is_empty());
-        let Some(content) = content else { return Ok((Self { path, written: None }, State::default())) };
+        let Some(content) = content else {
+            return Ok((Self { path, written: None, trouble: None }, State::default()));
+        };
         match serde_json::from_slice::<State>(&content) {
-            Ok(state) => Ok((Self { path, written: Some(digest(&state)) }, state)),
+            Ok(state) => Ok((Self { path, written: Some(digest(&state)), trouble: None }, state)),
             Err(error) => {
                 set_aside(&path, &error)?;
-                Ok((Self { path, written: None }, State::default()))
+                Ok((Self { path, written: None, trouble: None }, State::default()))
             }
         }
     }
 
-    /// Writes `state` if it differs from what the file holds.
-    pub(super) fn save(&mut self, state: &State<'_>) -> anyhow::Result<()> {
+    /// Writes `state` if it differs from what the file holds. Where that fails the log says so, once an hour at most.
+    pub(super) fn keep(&mut self, state: &State<'_>) {
+        let Err(error) = self.save(state) else {
+            if self.trouble.take().is_some() {
+                tracing::info!("{} is written again", self.path.display());
+            }
+            return;
+        };
+        let text = format!("what this node learns is forgotten at a restart: {error}; {}", remedy(&error));
+        let logged = self.trouble.as_ref().map(|trouble| trouble.logged);
+        let logged = logged.filter(|logged| logged.elapsed() < REPEATED).unwrap_or_else(|| {
+            tracing::warn!("{text}");
+            Instant::now()
+        });
+        self.trouble = Some(Trouble { text, logged });
+    }
+
+    /// A sentence while the file can't be written.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.trouble.as_ref().map(|trouble| trouble.text.clone())
+    }
+
+    /// As [`StateFile::keep`], and tells what failed.
+    fn save(&mut self, state: &State<'_>) -> anyhow::Result<()> {
         let digest = Some(digest(state));
         if digest == self.written {
             return Ok(());
@@ -71,6 +107,14 @@ impl StateFile {
         // What brought the news, thousands of records at a start, was larger than what is kept of it.
         memory::return_holes();
         Ok(())
+    }
+}
+
+fn remedy(error: &anyhow::Error) -> &'static str {
+    match error.downcast_ref().and_then(PrivateError::code) {
+        Some(libc::ENOSPC | libc::EDQUOT) => "free space on that disk",
+        Some(libc::EROFS) => "mount it writable",
+        _ => "give the daemon's user that folder, mode 0700",
     }
 }
 

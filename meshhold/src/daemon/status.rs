@@ -10,6 +10,7 @@ use meshhold_core::session::Cipher;
 
 use super::network::Network;
 use super::{Daemon, expiry, unix_now};
+use crate::clock::warning;
 use crate::control::api::{LocalViewStatus, NetworkStatus, PathStatus, PeerState, PeerStatus, Status};
 
 impl Daemon {
@@ -57,6 +58,8 @@ impl Daemon {
                 .cloned()
                 .chain(self.lan.warnings())
                 .chain(self.reconciler.warnings())
+                .chain(self.state.warning())
+                .chain(warning(unix_now()))
                 .collect(),
             counters: self.lan.counters(&self.relaying.counters()),
         }
@@ -97,6 +100,7 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
             .iter()
             .cloned()
             .chain(expiry::warning(network.expires, unix_now()))
+            .chain(network.unclaimed())
             .chain(network.clocks.warnings())
             .collect(),
     }

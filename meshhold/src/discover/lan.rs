@@ -47,6 +47,8 @@ struct View {
     seals: Vec<Secret>,
     mesh: Option<InterfaceSetup>,
     looks: u64,
+    /// How often the clock was set.
+    clocks: u64,
 }
 
 /// Discovery on the LAN. Dropping it ends it.
@@ -64,7 +66,7 @@ impl LanDiscovery {
             [Err(error), Err(_)] => return Err(error.into()),
             sockets => sockets.map(Result::ok),
         };
-        let (sender, view) = watch::channel(View { seals: Vec::new(), mesh: None, looks: 0 });
+        let (sender, view) = watch::channel(View { seals: Vec::new(), mesh: None, looks: 0, clocks: 0 });
         let now = Instant::now();
         let task = Task {
             own,
@@ -78,6 +80,7 @@ impl LanDiscovery {
             places: Vec::new(),
             joined: BTreeSet::new(),
             heard: Heard::default(),
+            clocks: 0,
             burst: 0,
             due: now + PERIOD,
             answer: None,
@@ -104,6 +107,11 @@ impl LanDiscovery {
     pub fn look_again(&self) {
         self.0.send_modify(|view| view.looks = view.looks.wrapping_add(1));
     }
+
+    /// This host's clock was set: whom it met is met again by the new one.
+    pub fn clock_set(&self) {
+        self.0.send_modify(|view| view.clocks = view.clocks.wrapping_add(1));
+    }
 }
 
 struct Task {
@@ -120,6 +128,7 @@ struct Task {
     /// Interfaces on which we listen, by family (`true`: IPv6).
     joined: BTreeSet<(bool, u32)>,
     heard: Heard,
+    clocks: u64,
     /// Announcements of the present burst that are left.
     burst: u32,
     due: Instant,
@@ -153,7 +162,7 @@ impl Task {
 
     /// Sees what changed; what is new is announced at once.
     async fn look(&mut self) {
-        let View { seals, mesh, .. } = self.view.borrow_and_update().clone();
+        let View { seals, mesh, clocks, .. } = self.view.borrow_and_update().clone();
         let Some(mesh) = mesh else { return };
         let places = match self.net.places(&mesh).await {
             Ok(places) => places,
@@ -165,7 +174,11 @@ impl Task {
         let places: Vec<_> =
             places.into_iter().filter(|(ip, _)| families::serves(self.listen.ip(), *ip)).collect();
         self.join(&places);
-        if places != self.places || seals != self.seals {
+        let clock_set = std::mem::replace(&mut self.clocks, clocks) != clocks;
+        if clock_set {
+            self.heard = Heard::default();
+        }
+        if clock_set || places != self.places || seals != self.seals {
             (self.places, self.seals) = (places, seals);
             (self.burst, self.due) = (BURST, Instant::now());
         }

@@ -26,7 +26,10 @@ pub(super) fn skewed(status: &Status) -> Vec<Finding> {
     let refused = refused.map(|text| {
         Finding::error(CHECK, text.clone(), format!("{REMEDY}, on the one whose `date` is wrong"))
     });
-    findings(&off, told.len()).into_iter().chain(refused).collect()
+    let own = status.warnings.iter().chain(status.networks.iter().flat_map(|network| &network.warnings));
+    let own = own.filter(|text| text.starts_with("this host's clock"));
+    let own = own.map(|text| Finding::error(CHECK, text.clone(), REMEDY));
+    findings(&off, told.len()).into_iter().chain(refused).chain(own).collect()
 }
 
 /// Of `told` members, those that are `off`.

@@ -21,6 +21,7 @@ use super::frame::Frame;
 use super::peer::{self, Close, Greeted};
 use super::socket::canonical;
 use super::{LinkEvent, LinkStatus, Snapshot, endpoint, tls::Tls};
+use crate::clock::Endings;
 
 /// Frames that may wait on one link: a full topic and some more. Beyond, they are lost and a digest repairs it.
 const LINK_QUEUE: usize = 4096 + 256;
@@ -62,6 +63,7 @@ pub(super) enum Command {
     Want(Vec<(NodeId, Vec<SocketAddr>)>),
     Say(NodeId, relay::Message),
     Shaken,
+    JudgeAgain,
     Found(NodeId, SocketAddr),
 }
 
@@ -123,6 +125,8 @@ pub(super) struct Hub {
     pub(super) next_link: LinkId,
     /// This node relays.
     pub(super) relays: bool,
+    /// By what envelopes end.
+    pub(super) endings: Endings,
 }
 
 impl Shared {
@@ -168,11 +172,18 @@ impl State {
 
     fn subscribe(&mut self, topic: Topic) -> Vec<Output> {
         let mut outputs = self.gossip.subscribe(topic);
-        let (ours, others) = std::mem::take(&mut self.saved).into_iter().partition(|e| e.topic == topic);
-        self.saved = others;
-        let ours: Vec<Arc<Envelope>> = ours;
-        outputs.extend(ours.into_iter().flat_map(|envelope| self.gossip.restore(now_unix(), envelope)));
+        outputs.extend(self.restore());
         outputs
+    }
+
+    /// Takes back the envelopes from disk that are of our topics. Those that seem to have expired wait: the clock may be set yet.
+    fn restore(&mut self) -> Vec<Output> {
+        let now = now_unix();
+        let saved = std::mem::take(&mut self.saved).into_iter();
+        let (ours, others): (Vec<_>, Vec<_>) =
+            saved.partition(|saved| self.gossip.takes_part(&saved.topic) && saved.expires > now);
+        self.saved = others;
+        ours.into_iter().flat_map(|envelope| self.gossip.restore(now, envelope)).collect()
     }
 
     fn remember(&mut self, node: NodeId, addr: SocketAddr) {
@@ -284,6 +295,11 @@ impl Hub {
                 let link = state.by_node.get(&node).copied();
                 link.into_iter().for_each(|link| state.send(link, Frame::Relay(message.clone())));
                 Vec::new()
+            }
+            Command::JudgeAgain => {
+                let mut outputs = state.restore();
+                outputs.extend(state.gossip.judge_again());
+                outputs
             }
             Command::Shaken => {
                 state.doubt_all(Instant::now());
@@ -425,8 +441,10 @@ impl Hub {
     }
 
     fn on_summaries(&mut self) -> Vec<LinkEvent> {
+        let ends = self.endings.by(Instant::now(), now_unix());
         let mut state = self.shared.lock();
-        state.gossip.expire(now_unix());
+        state.gossip.expire(ends);
+        state.saved.retain(|saved| saved.expires > ends);
         let outputs = state.gossip.summaries();
         state.carry_out(outputs)
     }

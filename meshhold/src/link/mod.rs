@@ -42,6 +42,8 @@ use socket::LinkSocket;
 use swarm::SwarmKey;
 use tls::Tls;
 
+use crate::clock::Endings;
+
 /// Events that may wait for the daemon.
 const EVENT_QUEUE: usize = 1024;
 /// Frames that may wait for the hub.
@@ -172,7 +174,9 @@ impl Links {
         let instance = OsRng.next_u64();
         let dialer = Dialer { own, endpoint: endpoint.clone(), tls, with_mac, instance, inputs };
         tokio::spawn(accept(dialer.clone()));
-        let hub = Hub { dialer, targets, shared: shared.clone(), events, next_link: 0, relays };
+        // Nothing has ended in the first minute: this host's clock may be ahead until it hears of the time.
+        let endings = Endings::new(Instant::now(), 0);
+        let hub = Hub { dialer, targets, shared: shared.clone(), events, next_link: 0, relays, endings };
         tokio::spawn(hub.run(from_links, from_daemon));
         Ok((Self { socket, endpoint, shared, commands }, receiver))
     }
@@ -200,6 +204,11 @@ impl Links {
     /// This host's addresses changed: links that don't survive it are dialed anew.
     pub fn shaken(&self) {
         self.command(Command::Shaken);
+    }
+
+    /// This host's clock was set: what is known of all topics comes as events once more, and what the far ends know besides.
+    pub fn judge_again(&self) {
+        self.command(Command::JudgeAgain);
     }
 
     /// Takes part in a topic. What is known of it comes as events.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cookie::MAC;
 use crate::handshake::Initiator;
 use crate::path::Path;
+use crate::record::SKEW;
 use crate::session::{Cipher, Secret};
 
 /// Age at which the initiator of a session renews it.
@@ -25,6 +26,13 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
 const RETRIES: [u64; 4] = [500, 1_000, 2_000, 5_000];
 /// Most endpoints that an initiation goes to.
 pub(super) const MAX_ENDPOINTS: usize = 8;
+
+/// A time that is further ahead of our clock is none that others are held against.
+const AHEAD: Duration = Duration::from_secs(3);
+
+fn is_ahead(time: Duration, wall: Duration) -> bool {
+    time > wall.saturating_add(AHEAD)
+}
 
 /// A handshake that we began.
 pub(super) struct Pending {
@@ -102,7 +110,9 @@ pub(super) struct Peer {
     pub(super) sending: Option<u32>,
     pub(super) cookie: Option<(Secret, Instant)>,
     /// Time of the newest initiation that we accepted.
-    pub(super) newest: [u8; 12],
+    newest: Duration,
+    /// The same of those that were far ahead of our clock: one of both clocks was wrong.
+    newest_ahead: Duration,
     pub(super) rtt: Option<Duration>,
     /// How far its clock was ahead of ours at that initiation, in seconds.
     pub(super) ahead: Option<i64>,
@@ -124,13 +134,35 @@ impl Peer {
             sessions: Vec::new(),
             sending: None,
             cookie: None,
-            newest: [0; 12],
+            newest: Duration::ZERO,
+            newest_ahead: Duration::ZERO,
             rtt: None,
             ahead: None,
             owes_since: None,
             unanswered_since: None,
             used_at: now,
         }
+    }
+
+    /// Whether an initiation that was sent at `time` by the peer's clock is newer than all before. Those ahead of `wall`, our
+    /// clock, are counted by themselves: a clock that was ahead for once, the peer's or ours, must not lock the peer out until
+    /// that time comes.
+    pub(super) fn is_news(&mut self, time: Duration, wall: Duration) -> bool {
+        if !is_ahead(self.newest_ahead, wall) {
+            self.newest = self.newest.max(self.newest_ahead);
+        }
+        if is_ahead(time, wall) {
+            let news = time > self.newest.max(self.newest_ahead);
+            self.newest_ahead = self.newest_ahead.max(time);
+            return news;
+        }
+        if is_ahead(self.newest, wall) {
+            self.newest_ahead = self.newest.max(self.newest_ahead);
+            self.newest = wall.saturating_sub(Duration::from_secs(SKEW));
+        }
+        let news = time > self.newest;
+        self.newest = self.newest.max(time);
+        news
     }
 
     pub(super) fn session(&mut self, local_index: u32) -> Option<&mut Live> {

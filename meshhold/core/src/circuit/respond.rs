@@ -89,10 +89,9 @@ impl Circuits {
         }
         let wall = self.wall(now);
         let peer = self.peers.entry(key).or_insert_with(|| Peer::new(now));
-        if said.time <= peer.newest {
+        if !peer.is_news(decode_time(said.time), wall) {
             return None;
         }
-        peer.newest = said.time;
         peer.ahead = Some(ahead(said.time, wall));
         let lanes = self.lanes.max(said.lanes.min(MAX_LANES));
         let (outcome, noise) = responder.answer(Accept { cipher, lanes }).ok()?;

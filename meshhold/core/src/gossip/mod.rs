@@ -252,6 +252,24 @@ impl Gossip {
         }
     }
 
+    /// The clock was set: delivers once more what is held of our topics, as it may be judged otherwise now, and compares with all
+    /// links what was refused or given up by the clock as it was.
+    pub fn judge_again(&self) -> Vec<Output> {
+        let held = self.store().cloned().map(Output::Deliver);
+        let topics =
+            self.links.iter().flat_map(|(&link, state)| state.topics.iter().map(move |topic| (link, *topic)));
+        let compare = topics.map(|(link, topic)| {
+            let hash = self.store.hash(&topic);
+            Output::Send { link, message: Message::Summary { topic, hash } }
+        });
+        held.chain(compare).collect()
+    }
+
+    /// Whether a topic is one of ours.
+    pub fn takes_part(&self, topic: &Topic) -> bool {
+        self.store.is_own(topic)
+    }
+
     /// Every envelope of our topics, to be kept on disk.
     pub fn store(&self) -> impl Iterator<Item = &Arc<Envelope>> {
         self.store.own_topics().flat_map(|topic| self.store.all(&topic))

@@ -342,6 +342,29 @@ fn a_drained_budget_fills_again() {
     assert_eq!(gossip.handle(NOW + 2, 1, subscribe()).len(), 1);
 }
 
+/// While a clock is 40 days ahead nothing is taken, and what was held is given up; when it's right, all of it comes at once, from
+/// the store and from links that never were introduced to.
+#[test]
+fn a_clock_that_is_set_has_everything_judged_again() {
+    let key = network(1);
+    let wrong = NOW + 40 * 86_400;
+    let mut world = World::new(2);
+    for member in [0, 1] {
+        world.act(member, |gossip| gossip.subscribe(key.topic_id()));
+    }
+    world.act(0, |gossip| gossip.publish(NOW, signed(&key, 0, 1)));
+    world.act(0, |gossip| gossip.publish(NOW, signed(&key, 1, 1)));
+    world.wire(0, 1);
+    let known = |delivered: &[(usize, Slot, u64)]| delivered.iter().filter(|(at, ..)| *at == 1).count();
+    assert_eq!(known(&world.delivered), 2);
+    world.act(1, |gossip| gossip.judge_again());
+    assert_eq!(known(&world.delivered), 4, "what is held is delivered once more");
+    world.nodes[1].expire(wrong);
+    assert_eq!(world.nodes[1].store().count(), 0);
+    world.act(1, |gossip| gossip.judge_again());
+    assert_eq!(known(&world.delivered), 6, "what was given up comes back");
+}
+
 /// A network of `nodes` whose links are those that members choose: the next in a ring, and two at equal distances.
 fn ring(nodes: usize, key: &NetworkKeys) -> World {
     let mut world = World::new(nodes);

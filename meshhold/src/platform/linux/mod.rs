@@ -16,6 +16,7 @@ pub mod echo;
 pub mod error;
 pub mod families;
 pub mod kernel_word;
+pub mod limits;
 pub mod links;
 mod list;
 pub mod listeners;

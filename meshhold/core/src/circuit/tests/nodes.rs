@@ -14,6 +14,9 @@ pub(super) const NETWORK: NetworkId = NetworkId([7; 16]);
 pub(super) const PSK: Secret = Secret([9; 32]);
 pub(super) const OFFERS: [(Cipher, u32); 2] = [(Cipher::ChaCha20Poly1305, 400), (Cipher::Aes256Gcm, 900)];
 
+/// What the clock of all nodes says first, since the Unix epoch.
+pub(super) const WALL: Duration = Duration::from_secs(1_700_000_000);
+
 pub(super) fn identity(number: u8) -> Identity {
     Identity::from_seed([number; 32])
 }
@@ -29,7 +32,7 @@ pub(super) fn address(number: u8) -> Path {
 pub(super) fn circuits(number: u8, lanes: u8, offers: &[(Cipher, u32)], seed: u64) -> Circuits {
     let mut rng_seed = [number; 32];
     rng_seed[..8].copy_from_slice(&seed.to_be_bytes());
-    Circuits::new(identity(number), lanes, offers.to_vec(), rng_seed, Duration::from_secs(1_700_000_000))
+    Circuits::new(identity(number), lanes, offers.to_vec(), rng_seed, WALL)
 }
 
 pub(super) fn member(number: u8, seed: u64) -> Circuits {

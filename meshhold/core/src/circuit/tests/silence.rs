@@ -95,6 +95,38 @@ fn a_replayed_or_older_initiation_gets_nothing() {
     assert!(silent(&mut receiver, now, &second), "after the end of the circuit");
 }
 
+/// A node's clock is ahead until it restarts: then its peers let it in, and what was recorded meanwhile stays useless.
+#[test]
+fn a_clock_that_was_ahead_locks_no_node_out() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let sent = |wall: Duration| {
+        let mut sender = member(1, 1);
+        sender.set_wall(start, wall);
+        initiation(&mut sender, NETWORK, start)
+    };
+    for ahead in [5, 3_500, 40 * 86_400].map(Duration::from_secs) {
+        let mut receiver = member(2, 1);
+        let right = |seconds| super::nodes::WALL + Duration::from_secs(seconds);
+        receiver.set_wall(start, right(0));
+        let recorded = [sent(right(0)), sent(right(1) + ahead), sent(right(9))];
+        for (datagram, at) in recorded.iter().zip([0, 1, 9]) {
+            assert!(!silent(&mut receiver, after(at), datagram), "{ahead:?}, {at}");
+            while receiver.poll_output().is_some() {}
+        }
+        let replayed = |receiver: &mut Circuits, at| {
+            recorded.iter().all(|datagram| silent(receiver, after(at), datagram))
+        };
+        assert!(replayed(&mut receiver, 10));
+        // Now the receiver's own clock is wrong for a moment.
+        receiver.set_wall(after(11), right(11) - Duration::from_secs(40 * 86_400));
+        receiver.set_wall(after(12), right(12));
+        assert!(replayed(&mut receiver, 13), "after the clock was set");
+        assert!(replayed(&mut receiver, ahead.as_secs() + 20), "when that time has come");
+        assert!(!silent(&mut receiver, after(ahead.as_secs() + 99), &sent(right(ahead.as_secs() + 99))));
+    }
+}
+
 #[test]
 fn an_initiation_with_any_byte_changed_gets_nothing() {
     let now = Instant::now();
