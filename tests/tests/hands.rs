@@ -144,3 +144,46 @@ fn shell(node: &Node, act: &str) -> Result<String> {
         node.network()?.range
     ))
 }
+
+/// What Tailscale and wg-quick set up (rules by mark, a default route in a table of their own), in the shape that `ip` shows.
+const OTHERS: &str = "ip tuntap add dev ts0 mode tun && ip link set ts0 up && ip addr add 100.101.102.103/32 dev ts0 && \
+    ip tuntap add dev wg0 mode tun && ip link set wg0 up && ip addr add 10.66.0.2/32 dev wg0 && \
+    ip rule add fwmark 0x80000/0xff0000 lookup main pref 5210 && ip rule add fwmark 0x80000/0xff0000 unreachable pref 5250 && \
+    ip rule add lookup 52 pref 5270 && ip route add 100.64.0.0/10 dev ts0 table 52 && \
+    for f in -4 -6; do ip $f rule add lookup main suppress_prefixlength 0 pref 32763 && \
+    ip $f rule add not fwmark 51820 lookup 51820 pref 32764 && ip $f route add default dev wg0 table 51820; done";
+const OTHERS_SEEN: &str = "for f in -4 -6; do ip $f rule | grep -v '^510[01]:'; ip $f route show table 51820; done; \
+    ip route show table 52; ip -o addr show dev ts0; ip -o addr show dev wg0";
+
+#[test]
+fn beside_tailscale_and_wireguard_each_keeps_its_own() -> Result<()> {
+    run("hands-others", |lab| {
+        let (mut a, b) = scenario::pair(lab, &["tcp:80"])?;
+        let server = service::echo(&a.host, "tcp", "127.0.0.1".parse()?, 80)?;
+        a.host.run("sh", &["-c", OTHERS])?;
+        let others = || a.host.run("sh", &["-c", OTHERS_SEEN]);
+        let before = others()?;
+        reaches(&a, &b)?;
+        for address in b.both_addresses()? {
+            let way = a.host.run("ip", &["route", "get", &address.to_string()])?;
+            ensure!(way.contains("dev mesh0"), "{way}");
+        }
+        a.host.run("sh", &["-c", "ip rule del pref 5100; ip rule del pref 5101; ip link del ts0"])?;
+        wait::until_true(LIMIT, "our rules are back", || Ok(lines(&a)?.len() == 1))?;
+        reaches(&a, &b)?;
+        a.host.run("sh", &["-c", "ip tuntap add dev ts0 mode tun && ip link set ts0 up && ip addr add 100.101.102.103/32 dev ts0 && ip route add 100.64.0.0/10 dev ts0 table 52"])?;
+        let strip = |text: String| -> Vec<String> {
+            let lines =
+                text.lines().map(|line| line.split_once(": ts0").map_or(line, |(_, rest)| rest).to_owned());
+            lines.collect()
+        };
+        let before = strip(before);
+        ensure!(strip(others()?) == before, "{before:#?} became {:#?}", others()?);
+        drop(server);
+        a.stop()?;
+        a.meshhold(&["cleanup"])?;
+        let after = a.host.run("sh", &["-c", OTHERS_SEEN])?;
+        ensure!(strip(after.clone()) == before, "{before:#?} became {after}");
+        Ok(())
+    })
+}
