@@ -131,7 +131,7 @@ pub(super) fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
 }
 
 /// Type, value and the rest behind the first attribute.
-fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(super) fn split_attribute(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
     let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
     let value = bytes.get(4..length)?;
