@@ -58,6 +58,17 @@ impl Delivery {
     }
 }
 
+/// What a packet does for the life of its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// Nothing.
+    No,
+    /// This node has sent it: the flow lives on.
+    Sent,
+    /// A member has: the flow lives on, but for [`crate::maps::LISTEN_SECONDS`] at most.
+    Received,
+}
+
 /// The tables that the classifier asks. One implementation reads kernel maps, another plain collections.
 pub trait Host {
     /// Network of an address of ours.
@@ -78,8 +89,8 @@ pub trait Host {
     /// Whether it was taken out of the scope a short while ago: what still leaves from it answers flows that have
     /// been cut.
     fn is_retired(&mut self, network: u32, protocol: u8, port: u16) -> bool;
-    /// True for a live flow of ours: not older than [`crate::maps::FLOW_SECONDS`], or TCP. `touch` renews it.
-    fn flow(&mut self, key: &FlowKey, touch: bool) -> bool;
+    /// True for a live flow of ours: not older than [`crate::maps::FLOW_SECONDS`], or TCP.
+    fn flow(&mut self, key: &FlowKey, renewal: Renewal) -> bool;
     /// Remembers a flow that this node opens.
     fn open_flow(&mut self, key: &FlowKey);
     /// What was decided for the datagram's first fragment, if that passed.
@@ -280,7 +291,7 @@ fn ingress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Outcom
         return Ok(Reason::PassScope);
     }
     // A flow of ours never admits a new connection of theirs, however old its entry is.
-    if !packet.is_syn() && host.flow(&incoming(packet), false) {
+    if !packet.is_syn() && host.flow(&incoming(packet), Renewal::Received) {
         return Ok(Reason::PassFlow);
     }
     Err(Reason::PortDenied)
@@ -290,7 +301,9 @@ fn ingress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Outcom
 fn ingress_echo<H: Host>(host: &mut H, packet: &Packet) -> Outcome {
     match echo(packet) {
         Some(Echo::Request) => Ok(Reason::PassIcmpEcho),
-        Some(Echo::Reply) if host.flow(&echo_flow(packet.destination, packet.source, packet), false) => {
+        Some(Echo::Reply)
+            if host.flow(&echo_flow(packet.destination, packet.source, packet), Renewal::No) =>
+        {
             Ok(Reason::PassIcmpReply)
         }
         Some(Echo::Reply) => Err(Reason::IcmpUnrelated),
@@ -444,7 +457,7 @@ fn egress_ports<H: Host>(host: &mut H, packet: &Packet, network: u32) -> Result<
     }
     let flow = outgoing(packet);
     let opens = packet.is_syn() || packet.protocol == UDP;
-    if host.flow(&flow, opens) {
+    if host.flow(&flow, if opens { Renewal::Sent } else { Renewal::No }) {
         return Ok(true);
     }
     // Without a flow of ours this is a service whose port has been closed.
@@ -460,7 +473,7 @@ fn egress_icmp<H: Host>(host: &mut H, packet: &Packet) -> Result<bool, Reason> {
     match echo(packet) {
         Some(Echo::Request) => {
             let flow = echo_flow(packet.source, packet.destination, packet);
-            let known = host.flow(&flow, true);
+            let known = host.flow(&flow, Renewal::Sent);
             if !known {
                 host.open_flow(&flow);
             }
@@ -485,7 +498,9 @@ fn related_error<L: Load, H: Host>(load: &L, host: &mut H, packet: &Packet, netw
         return Err(Reason::IcmpUnrelated);
     }
     let ported = matches!(quoted.protocol, TCP | UDP);
-    if (ported && host.is_open(network, quoted.protocol, quoted.local_port)) || host.flow(&quoted, false) {
+    if (ported && host.is_open(network, quoted.protocol, quoted.local_port))
+        || host.flow(&quoted, Renewal::No)
+    {
         return Ok(Reason::PassIcmpError);
     }
     Err(Reason::IcmpUnrelated)

@@ -8,8 +8,10 @@ use crate::Address;
 pub const INGRESS: u8 = 0;
 /// From this node.
 pub const EGRESS: u8 = 1;
-/// On another interface.
+/// On another interface, towards this node.
 pub const GUARD: u8 = 2;
+/// On another interface, from this node.
+pub const BARRIER: u8 = 3;
 
 /// One dropped packet.
 #[repr(C)]
@@ -31,7 +33,7 @@ pub struct Event {
     pub destination_port: u16,
     /// IP protocol number; 0 where unknown.
     pub protocol: u8,
-    /// [`INGRESS`], [`EGRESS`] or [`GUARD`].
+    /// [`INGRESS`], [`EGRESS`], [`GUARD`] or [`BARRIER`].
     pub direction: u8,
     /// Always zero.
     pub pad: [u8; 2],

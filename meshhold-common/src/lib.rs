@@ -20,6 +20,8 @@ pub mod steer;
 
 pub use address::Address;
 pub use cache::{Place, Stamp};
-pub use classify::{Action, Change, Delivery, Host, Peer, Verdict, classify_egress, classify_ingress, guard};
+pub use classify::{
+    Action, Change, Delivery, Host, Peer, Renewal, Verdict, classify_egress, classify_ingress, guard,
+};
 pub use packet::{Load, Packet};
 pub use reason::Reason;

@@ -23,16 +23,25 @@ pub const EVENT_BYTES: u32 = 65_536;
 pub const EVENTS_PER_TICK: u32 = 10;
 /// Slots in which the rates of outgoing flows are kept; flows that share one share its judgement.
 pub const FLOW_RATES: u32 = 4_096;
-/// Seconds that a UDP or echo flow lives after the last packet this node sent on it. TCP flows don't age.
+/// Seconds that a UDP or echo flow lives after its last packet. TCP flows don't age.
 pub const FLOW_SECONDS: u32 = 300;
 /// The same in ticks of 2^30 nanoseconds, which the kernel programs count in while the machine is awake.
-pub const FLOW_TICKS: u32 = ((FLOW_SECONDS as u64 * 1_000_000_000) >> 30) as u32;
+pub const FLOW_TICKS: u32 = ticks(FLOW_SECONDS);
+/// Seconds after the last packet that this node sent on a UDP flow, for which what is received keeps it alive: a day of
+/// a stream that nobody answers.
+pub const LISTEN_SECONDS: u32 = 86_400;
+/// The same in such ticks.
+pub const LISTEN_TICKS: u32 = ticks(LISTEN_SECONDS);
 /// Seconds for which a port that was closed is kept from opening UDP flows.
 pub const RETIRED_SECONDS: u32 = 300;
 /// Slot of the counter map that counts every packet, next to one slot a [`Reason`].
 pub const SEEN: u32 = Reason::COUNT as u32;
 /// Words of a port bitmap.
 pub const PORT_WORDS: usize = 1024;
+
+const fn ticks(seconds: u32) -> u32 {
+    ((seconds as u64 * 1_000_000_000) >> 30) as u32
+}
 
 /// Packets and bytes of one outcome on one CPU.
 #[repr(C)]
@@ -58,6 +67,43 @@ pub struct Own {
 pub struct Range {
     /// Index of the network on this node.
     pub network: u32,
+}
+
+/// An early no to what the barrier is about: the bits that all barred prefixes of a family have in common, in the last
+/// word of an IPv4 address and the first of an IPv6 address, as they lie in memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BarrierHint {
+    /// Bits of an IPv4 address that count; [`Self::value4`] has none beside these where there is a prefix.
+    pub mask4: u32,
+    /// What they are. Where no IPv4 prefix is barred, what can't be.
+    pub value4: u32,
+    /// Bits of the first word of an IPv6 address that count.
+    pub mask6: u32,
+    /// What they are. Where no IPv6 prefix is barred, what can't be.
+    pub value6: u32,
+}
+
+impl BarrierHint {
+    /// Nothing is barred.
+    pub const NOTHING: Self = Self { mask4: 0, value4: 1, mask6: 0, value6: 1 };
+
+    /// Whether the address may be barred.
+    #[inline(always)]
+    pub fn may_hold(&self, address: &Address) -> bool {
+        let [first, _, _, last] = address.raw();
+        let (word, mask, value) =
+            if address.is_v4() { (last, self.mask4, self.value4) } else { (first, self.mask6, self.value6) };
+        word & mask == value
+    }
+}
+
+/// A prefix whose addresses leave by the mesh interface or not at all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Barred {
+    /// Always 1.
+    pub is: u32,
 }
 
 /// A peer, found by one of its mesh addresses.
@@ -167,8 +213,10 @@ impl FlowKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
-    /// Tick of the last packet that this node sent (TCP: of the last SYN), see [`FLOW_TICKS`].
+    /// Tick of the last packet that kept it alive (TCP: of the last SYN), see [`FLOW_TICKS`].
     pub used: u32,
+    /// Tick of the last packet that this node sent, see [`LISTEN_TICKS`].
+    pub sent: u32,
 }
 
 /// Local ports (or echo identifiers) from which this node has opened flows of one protocol: what is not marked here
@@ -278,6 +326,8 @@ mod user {
 
     pod!(
         crate::Address,
+        super::Barred,
+        super::BarrierHint,
         super::CallerEntry,
         super::CallerKey,
         super::Counter,

@@ -88,6 +88,8 @@ reasons! {
     HopLimit = "hop-limit",
     /// Dropped on another interface: a mesh or caller address that must only appear on the mesh interface.
     LanGuard = "lan-guard",
+    /// Dropped on another interface: a mesh or caller address was about to leave there, in the clear.
+    Barrier = "barrier",
     /// Worker, dropped: no member owns the destination.
     NoOwner = "no-owner",
     /// Worker, dropped: no session for the peer or the receiver index.
@@ -124,6 +126,6 @@ impl Reason {
 
     /// True where the classifier (and not a worker) gives this reason.
     pub const fn is_classifier(self) -> bool {
-        (self as u32) <= Reason::LanGuard as u32 && !matches!(self, Reason::PassRelay)
+        (self as u32) <= Reason::Barrier as u32 && !matches!(self, Reason::PassRelay)
     }
 }

@@ -6,9 +6,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use meshhold_common::{
-    Address, Delivery, Host, Load, Packet, Peer, Place, Stamp,
+    Address, Delivery, Host, Load, Packet, Peer, Place, Renewal, Stamp,
     classify::Caller,
-    maps::{CallerKey, FLOW_TICKS, Flow, FlowKey, Fragment, opened_slot, port_bit, port_slot},
+    maps::{CallerKey, FLOW_TICKS, Flow, FlowKey, Fragment, LISTEN_TICKS, opened_slot, port_bit, port_slot},
     packet::TCP,
 };
 
@@ -106,7 +106,7 @@ impl Host for KernelHost<'_> {
     }
 
     #[inline(always)]
-    fn flow(&mut self, key: &FlowKey, touch: bool) -> bool {
+    fn flow(&mut self, key: &FlowKey, renewal: Renewal) -> bool {
         if !is_opened(key) {
             return false;
         }
@@ -117,14 +117,17 @@ impl Host for KernelHost<'_> {
         // SAFETY: the pointer is a live map value; a word that another CPU writes is still a time.
         let flow = unsafe { &mut *flow };
         // Read before the clock, which therefore can't be behind it.
-        let used = flow.used;
+        let (used, sent) = (flow.used, flow.sent);
         let now = tick();
         let age = now.wrapping_sub(used);
         if age > FLOW_TICKS {
             return false;
         }
-        if touch && age > 0 {
-            flow.used = now;
+        // Written once a tick: the entry is shared between CPUs.
+        match renewal {
+            Renewal::Sent if sent != now => (flow.used, flow.sent) = (now, now),
+            Renewal::Received if age > 0 && now.wrapping_sub(sent) <= LISTEN_TICKS => flow.used = now,
+            _ => {}
         }
         true
     }
@@ -132,8 +135,9 @@ impl Host for KernelHost<'_> {
     #[inline(always)]
     fn open_flow(&mut self, key: &FlowKey) {
         mark_opened(key);
+        let now = tick();
         // A full table evicts; what is left to fail is memory, and then the answer is dropped, not let in.
-        let _ = maps::FLOWS.insert(key, Flow { used: tick() }, 0);
+        let _ = maps::FLOWS.insert(key, Flow { used: now, sent: now }, 0);
     }
 
     #[inline(always)]

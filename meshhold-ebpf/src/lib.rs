@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod account;
+pub mod barrier;
 pub mod device;
 pub mod gateway;
 pub mod host;

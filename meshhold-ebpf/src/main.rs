@@ -25,6 +25,12 @@ pub fn lan_guard(ctx: TcContext) -> i32 {
     meshhold_ebpf::lan_guard(&ctx)
 }
 
+/// Keeps mesh addresses from leaving by any other interface.
+#[classifier]
+pub fn mesh_barrier(ctx: TcContext) -> i32 {
+    meshhold_ebpf::barrier::mesh_barrier(&ctx)
+}
+
 /// From the mesh to LAN devices; before `mesh_ingress`.
 #[classifier]
 pub fn device_ingress(ctx: TcContext) -> i32 {

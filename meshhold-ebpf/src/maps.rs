@@ -10,9 +10,9 @@ use meshhold_common::{
     event::Event,
     forward::Plan,
     maps::{
-        CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate,
-        Fragment, FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS,
-        Opened, Own, PeerEntry, PortBits, Range, Steering, Tokens,
+        Barred, BarrierHint, CACHE_BITS, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES,
+        Flow, FlowKey, FlowRate, Fragment, FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS,
+        MAX_PEERS, OPENED_SLOTS, Opened, Own, PeerEntry, PortBits, Range, Steering, Tokens,
     },
     nat::{DeviceEntry, Inward, LanEntry, MAX_DEVICES, MAX_TRANSLATIONS, Outward},
 };
@@ -25,6 +25,13 @@ pub static OWN: HashMap<Address, Own, { 2 * MAX_NETWORKS as usize }, SPARSE> = H
 
 #[btf_map]
 pub static RANGES: LpmTrie<Address, Range, { 4 * MAX_NETWORKS as usize }> = LpmTrie::new();
+
+/// What must not leave by another interface. Never emptied at a start, unlike what the classifier goes by.
+#[btf_map]
+pub static BARRIER: LpmTrie<Address, Barred, { 4 * MAX_NETWORKS as usize }> = LpmTrie::new();
+
+#[btf_map]
+pub static BARRIER_HINT: Array<BarrierHint, 1> = Array::new();
 
 #[btf_map]
 pub static PEERS: HashMap<Address, PeerEntry, { 2 * MAX_PEERS as usize }, SPARSE> = HashMap::new();

@@ -1,4 +1,4 @@
-//! A daemon that ends, by its own will or by SIGKILL, closes the network and leaves nothing that does harm.
+//! A daemon that ends, by its own will or by SIGKILL, closes the network; what it leaves waits for the next one.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -116,22 +116,54 @@ fn stop_leaves_what_closes_and_cleanup_leaves_nothing() -> Result<()> {
 }
 
 #[test]
-fn a_killed_daemon_leaves_nothing_that_does_harm() -> Result<()> {
-    run("sigkill", |lab| {
+fn what_a_daemon_leaves_is_the_mesh_alone_and_the_next_one_adds_nothing() -> Result<()> {
+    run("leftovers", |lab| {
         let (mut a, mut b) = scenario::strangers(lab)?;
         b.join(&a.mint(&["tcp:80"])?, &[])?;
         let before = Snapshot::settled(&a.host)?;
         a.start_and_wait()?;
         b.start_and_wait()?;
         b.wait_peer_up(&a)?;
-        a.kill()?;
-        let after = Snapshot::settled(&a.host)?;
-        let left: Vec<_> =
-            after.added_since(&before).into_iter().filter(|line| !is_left_on_purpose(line)).collect();
-        ensure!(left.is_empty(), "left: {left:#?}");
-        a.start_and_wait()?;
-        b.wait_peer_up(&a)?;
-        a.kill()?;
+        let running = Snapshot::settled(&a.host)?;
+        for end in [Node::stop, Node::kill] {
+            end(&mut a)?;
+            let left = Snapshot::settled(&a.host)?;
+            let others: Vec<_> =
+                left.added_since(&before).into_iter().filter(|line| !is_left_on_purpose(line)).collect();
+            let lost = left.lost_since(&before);
+            ensure!(others.is_empty() && lost.is_empty(), "left: {others:#?}, lost: {lost:#?}");
+            ensure!(
+                left.added_since(&before).iter().any(|line| line.contains("mesh0")),
+                "the interface is gone"
+            );
+            a.start_and_wait()?;
+            b.wait_peer_up(&a)?;
+            let again = Snapshot::settled(&a.host)?;
+            let (more, less) = (again.added_since(&running), again.lost_since(&running));
+            ensure!(more.is_empty() && less.is_empty(), "new: {more:#?}, gone: {less:#?}");
+        }
+        a.stop()?;
         cleaned_up(&a, &before)
+    })
+}
+
+/// A kept interface without an owner could be attached to by anybody, who would then speak as any member.
+#[test]
+fn nobody_but_root_can_take_the_interface_that_waits() -> Result<()> {
+    run("attach", |lab| {
+        let (mut a, _b) = scenario::pair(lab, &["tcp:80"])?;
+        // Systems let everybody open this device.
+        a.host.run("mount", &["-t", "tmpfs", "tmpfs", "/dev/net"])?;
+        a.host.run("mknod", &["-m", "666", "/dev/net/tun", "c", "10", "200"])?;
+        let nobody = "setpriv --reuid=65534 --clear-groups --inh-caps=-all --bounding-set=-all --";
+        let attach = |node: &Node, who: &str| {
+            let command = format!("{who} ip tuntap del dev mesh0 mode tun multi_queue");
+            node.host.succeeds("sh", &["-c", &command])
+        };
+        ensure!(!attach(&a, nobody)?, "a user without rights attached to the interface of a running daemon");
+        a.stop()?;
+        ensure!(!attach(&a, nobody)?, "a user without rights attached to the interface that waits");
+        ensure!(attach(&a, "")?, "root can: the test would notice");
+        Ok(())
     })
 }

@@ -137,7 +137,7 @@ pub struct DiscoveryConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ApiConfig {
-    /// The control socket, where it isn't `<data_dir>/control.sock`.
+    /// The control socket, where it isn't the usual one.
     #[serde(deserialize_with = "value::socket_path")]
     pub socket: Option<PathBuf>,
     /// TCP address of the Web UI and the API; none serves the control socket alone.
@@ -184,15 +184,32 @@ pub struct MeshlanConfig {
     pub forwards: Vec<Forward>,
 }
 
+/// The data folder where none is set.
+const DATA_DIR: &str = "/var/lib/meshhold";
+/// `RuntimeDirectory=` of the unit file.
+const RUNTIME_DIR: &str = "/run/meshhold";
+/// Name of the control socket.
+const SOCKET: &str = "control.sock";
+
 impl Config {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         file::load(path)
     }
 
-    /// Path of the control socket: `api.socket`, or `control.sock` in the data folder.
+    /// Path of the control socket: `api.socket`, or `control.sock` in the folder that systemd makes for the service, or in
+    /// the data folder.
     pub fn socket(&self) -> PathBuf {
-        self.api.socket.clone().unwrap_or_else(|| self.node.data_dir.join("control.sock"))
+        self.api.socket.clone().unwrap_or_else(|| self.usual_socket(Path::new(RUNTIME_DIR)))
+    }
+
+    /// Daemon and command line must come to the same answer, though systemd tells the daemon alone. A node with a data
+    /// folder of its own isn't that service.
+    fn usual_socket(&self, runtime: &Path) -> PathBuf {
+        let in_data = self.node.data_dir.join(SOCKET);
+        let is_service = self.node.data_dir == Path::new(DATA_DIR) && runtime.is_dir();
+        // There a daemon listens that doesn't know of the other folder.
+        if is_service && !in_data.exists() { runtime.join(SOCKET) } else { in_data }
     }
 }
 
@@ -200,7 +217,7 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             name: hostname(),
-            data_dir: PathBuf::from("/var/lib/meshhold"),
+            data_dir: PathBuf::from(DATA_DIR),
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 7777)),
             cipher: None,
             offload: true,
@@ -247,4 +264,24 @@ fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if check_name(name).is_ok() { name.to_owned() } else { "node".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_has_its_socket_in_the_runtime_folder_and_nobody_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        let missing = folder.path().join("missing");
+        assert_eq!(config.usual_socket(&missing), Path::new("/var/lib/meshhold/control.sock"));
+        if !Path::new(DATA_DIR).join(SOCKET).exists() {
+            assert_eq!(config.usual_socket(folder.path()), folder.path().join(SOCKET));
+        }
+        config.node.data_dir = PathBuf::from("/srv/node");
+        assert_eq!(config.usual_socket(folder.path()), Path::new("/srv/node/control.sock"));
+        config.api.socket = Some(PathBuf::from("/srv/api.sock"));
+        assert_eq!(config.socket(), Path::new("/srv/api.sock"));
+    }
 }

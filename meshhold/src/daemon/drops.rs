@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use meshhold_common::event::{EGRESS, Event, GUARD};
+use meshhold_common::event::{BARRIER, EGRESS, Event, GUARD};
 use meshhold_common::{Address, Reason};
 use tokio::io::unix::AsyncFd;
 
@@ -94,6 +94,7 @@ fn read(event: &Event) -> Drop {
     let direction = match event.direction {
         EGRESS => "egress",
         GUARD => "guard",
+        BARRIER => "barrier",
         _ => "ingress",
     };
     Drop {

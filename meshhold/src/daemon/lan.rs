@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use meshhold_common::Reason;
+use meshhold_core::identity::NodeId;
 use meshhold_core::path::Path;
 
+use super::flows;
 use super::guards::Guards;
 use super::renew::{self, Plan};
 use crate::config::Config;
@@ -61,10 +63,11 @@ pub(super) struct Prepared {
 impl Prepared {
     /// Creates the interface and loads the programs, as far as the process may. What can't be had becomes a
     /// warning, never an error. `sealing`: MB/s, of one worker.
-    pub(super) async fn new(config: &Config, workers: usize, sealing: u32) -> Self {
+    /// `node`: whose interface it is.
+    pub(super) async fn new(config: &Config, node: NodeId, workers: usize, sealing: u32) -> Self {
         let mut lan = Lan {
             interface: config.meshlan.interface.clone(),
-            plan: Plan { workers, offload: config.node.offload, sealing },
+            plan: Plan { node, workers, offload: config.node.offload, sealing },
             index: None,
             may_come: false,
             net: None,
@@ -97,6 +100,7 @@ impl Prepared {
                  the LAN guard is off: {error:#}"
             );
             lan.warn_unless(!missing.is_empty(), text);
+            queues.unsteer();
         }
         if !lan.warnings.is_empty() {
             tracing::warn!("running degraded: {}", lan.warnings.join("; "));
@@ -124,9 +128,16 @@ impl Prepared {
 
 impl Lan {
     pub(super) async fn create(&mut self, workers: usize, offload: bool) -> anyhow::Result<TunQueues> {
-        let net = Net::new()?;
+        let (net, node) = (Net::new()?, self.plan.node.to_string());
         net.require_free(&self.interface).await?;
         let queues = TunQueues::create(&self.interface, workers, offload)?;
+        net.mark(&self.interface, &node).await?;
+        if let Err(error) = queues.keep() {
+            tracing::warn!("{} goes when the daemon ends, and flows break with it: {error}", self.interface);
+        }
+        for name in net.forget_renamed(&self.interface, &node).await? {
+            tracing::info!("removed {name}, which this node had before {}", self.interface);
+        }
         self.net = Some(net);
         self.index = sys::index_of(&self.interface);
         if offload && queues.offload() != Offload::TcpAndUdp {
@@ -176,6 +187,12 @@ impl Lan {
 
     /// Makes both enforcers hold `policy`.
     pub(super) fn apply(&mut self, policy: Arc<Policy>) {
+        if let Some(kernel) = &mut self.kernel
+            && kernel.take_forgotten()
+            && let Err(error) = kernel.seed(&flows::opened(&policy), sys::monotonic())
+        {
+            tracing::warn!("connections from before this start end: {error:#}");
+        }
         if let Some(kernel) = &mut self.kernel
             && let Err(error) = kernel.apply(&policy)
         {
@@ -400,19 +417,11 @@ impl Lan {
         self.warnings.iter().cloned().chain(self.guards.warnings()).collect()
     }
 
-    /// Takes everything away: first the way in, then the interface, then its programs.
-    pub(super) async fn close(mut self) {
+    /// Lets go of the interface. All that is on it stays for the next daemon: addresses, routes, programs, policy and flows;
+    /// with nobody to carry packets it is as good as closed.
+    pub(super) fn close(mut self) {
         if let Some(workers) = &mut self.workers {
             workers.stop();
-        }
-        if let Some(kernel) = self.kernel.take() {
-            if let Err(error) = reserved::set(false) {
-                tracing::debug!("cannot give back the reserved ports: {error}");
-            }
-            if let Err(error) = kernel.detach_all() {
-                tracing::warn!("the kernel programs stay pinned: {error:#}");
-            }
-            bpffs::remove(&self.interface);
         }
     }
 }

@@ -10,6 +10,7 @@ mod drops;
 mod expiry;
 mod explain;
 mod figures;
+mod flows;
 mod gateway;
 mod guards;
 mod handover;
@@ -26,6 +27,7 @@ mod ports;
 mod reconcile;
 mod relaying;
 mod renew;
+mod resume;
 mod skew;
 mod start;
 mod state;
@@ -59,6 +61,7 @@ use crate::discover::dht::{DhtDiscovery, Wanted};
 use crate::discover::lan::LanDiscovery;
 use crate::discover::seal::swarm_seal;
 use crate::link::{LinkEvent, Links};
+use crate::platform::linux::notify::Notifier;
 use crate::platform::linux::watch::NetEvent;
 use crate::platform::linux::{InterfaceSetup, NetworkAddresses, families, limits, memory};
 use callers::Callers;
@@ -76,6 +79,7 @@ use paths::{Waiting, Ways};
 use ports::{Heard, Ports};
 use reconcile::Reconciler;
 use relaying::Relaying;
+use resume::Strays;
 use state::StateFile;
 use traffic::Traffic;
 
@@ -108,6 +112,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .context("cannot start the event loop")?;
     runtime.block_on(async {
         let (mut daemon, mut inputs) = start::start(config).await?;
+        daemon.notifier.ready("running");
         daemon.serve(&mut inputs).await;
         drop(inputs);
         daemon.stop().await
@@ -144,6 +149,7 @@ struct Daemon {
     networks: BTreeMap<u16, Network>,
     callers: Callers,
     circuits: CircuitTable,
+    strays: Strays,
     ways: Ways,
     ports: Ports,
     relaying: Relaying,
@@ -170,6 +176,7 @@ struct Daemon {
     resting: BTreeMap<String, Resting>,
     saved_at: Instant,
     slimmed_at: Instant,
+    notifier: Notifier,
     /// When the host's routes are to be compared with the networks' ranges.
     look_at: Option<Instant>,
 }
@@ -208,12 +215,18 @@ impl Daemon {
                     inputs.drops.take_up(self.lan.events());
                 }
                 events = inputs.drops.next() => self.recent.keep(&events),
-                _ = hup.recv() => drop(self.reload_keys()),
+                _ = hup.recv() => self.reload(),
                 _ = term.recv() => return,
                 _ = int.recv() => return,
             }
             self.settle().await;
         }
+    }
+
+    fn reload(&mut self) {
+        self.notifier.reloading();
+        drop(self.reload_keys());
+        self.notifier.ready("running");
     }
 
     fn next_timer(&self) -> Instant {
@@ -230,14 +243,15 @@ impl Daemon {
         self.on_ways_timer(now);
     }
 
-    /// Leaves nothing behind.
+    /// Says goodbye where somebody has to know. Packets are carried until the last moment.
     async fn stop(mut self) -> anyhow::Result<()> {
+        self.notifier.stopping();
         self.save();
         self.mapped.close().await;
         self.links.close().await;
         self.names.close().await;
-        self.lan.close().await;
         self.control.close();
+        self.lan.close();
         tracing::info!("stopped");
         Ok(())
     }
@@ -256,6 +270,7 @@ impl Daemon {
                 self.ways.relays.too_big(hop.remote, hop.label, carries);
             }
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
+            WorkerEvent::Stray { from } => self.on_stray(now, from),
             WorkerEvent::Busy => self.lan.place_workers(now),
             WorkerEvent::Failed { worker, error } => self.on_worker_failed(worker, &error),
         }
@@ -370,6 +385,7 @@ impl Daemon {
 
     async fn on_tick(&mut self) {
         let (now, unix) = (Instant::now(), unix_now());
+        self.notifier.alive(now);
         self.look_at_clock(now, unix);
         self.account(now);
         self.tally();
@@ -494,6 +510,7 @@ impl Daemon {
             networks: self.memberships(),
             views: self.views(),
             callers: Cow::Borrowed(&self.callers),
+            circuits: self.live_circuits(),
             links: self.links.snapshot(),
         };
         self.state.keep(&state);

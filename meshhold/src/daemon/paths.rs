@@ -74,9 +74,17 @@ impl Daemon {
         let found = self.networks.values().find_map(|network| {
             let mut peers = network.members.peers();
             let peer = peers.find(|p| self.callers.number((network.id, p.node)) == Some(peer_index))?;
-            Some(((network.id, peer.node), peer.endpoints.clone()))
+            Some((network.id, peer.node))
         });
-        let Some((key, endpoints)) = found else { return };
+        if let Some(key) = found {
+            self.connect_to(now, key, None);
+        }
+    }
+
+    /// Sets a circuit up; `last` is tried first, where it was lately.
+    pub(super) fn connect_to(&mut self, now: Instant, key: PeerKey, last: Option<SocketAddr>) {
+        let Some(peer) = self.peer(key) else { return };
+        let endpoints = joined(last.as_slice(), &peer.endpoints);
         let endpoints: Vec<Path> = endpoints.into_iter().map(Path::from).collect();
         self.circuits.machine.connect(now, key.0, key.1, &endpoints);
         self.want_relay(now, key, false);

@@ -5,6 +5,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::Context;
+use meshhold_core::identity::NodeId;
 
 use super::lan::Lan;
 use super::reconcile::Mended;
@@ -14,6 +15,8 @@ use crate::platform::linux::{InterfaceSetup, NetError, caps, links, reserved, sy
 /// How the interface is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
+    /// Whose it is.
+    pub(super) node: NodeId,
     pub(super) workers: usize,
     pub(super) offload: bool,
     /// MB/s, of one worker.

@@ -24,6 +24,7 @@ use super::paths::Ways;
 use super::ports::Ports;
 use super::reconcile::Reconciler;
 use super::relaying::Relaying;
+use super::resume::{LiveCircuit, Strays};
 use super::state::StateFile;
 use super::traffic::Traffic;
 use super::{Daemon, Inputs, Stale, keys, wall_clock};
@@ -37,6 +38,7 @@ use crate::discover::dht::DhtDiscovery;
 use crate::discover::lan::{LanDiscovery, PORT};
 use crate::forward::Forwards;
 use crate::link::{Links, LinksConfig};
+use crate::platform::linux::notify::Notifier;
 use crate::platform::linux::{families, limits, watch};
 
 /// Nodes that were found and may wait for the daemon.
@@ -60,7 +62,7 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(8);
     let ciphers = ciphers(config.node.cipher);
     let sealing = ciphers.first().map_or(0, |(_, speed)| *speed);
-    let mut lan = Prepared::new(&config, count, sealing).await;
+    let mut lan = Prepared::new(&config, identity.node_id(), count, sealing).await;
     let mut callers = state.callers.into_owned();
     anyhow::ensure!(callers.settle(&lan.taken_callers().await), NO_CALLERS);
     let workers_config = WorkersConfig {
@@ -124,6 +126,7 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         networks: BTreeMap::new(),
         callers,
         circuits: CircuitTable::new(machine),
+        strays: Strays::default(),
         links,
         discovery,
         mapped,
@@ -143,13 +146,11 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         resting: keys::remembered(state.networks, state.views),
         saved_at: Instant::now(),
         slimmed_at: Instant::now(),
+        notifier: Notifier::from_environment(),
         look_at: None,
         config,
     };
-    daemon.apply_keys();
-    daemon.find_endpoints().await;
-    daemon.announce();
-    daemon.settle().await;
+    daemon.begin(&state.circuits).await;
     tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");
     Ok((daemon, inputs))
 }
@@ -170,6 +171,19 @@ fn unusable(listen: SocketAddr, error: anyhow::Error) -> anyhow::Error {
         }
         _ => format!("cannot use UDP {listen}"),
     })
+}
+
+impl Daemon {
+    /// Puts in force what is remembered, and goes on with it.
+    async fn begin(&mut self, circuits: &[LiveCircuit]) {
+        self.apply_keys();
+        self.find_endpoints().await;
+        self.announce();
+        // Flows to devices end where a policy comes without the ways to them.
+        self.gateway.look(&self.lan).await;
+        self.resume(circuits);
+        self.settle().await;
+    }
 }
 
 /// The ciphers that circuits may have, with their sealing speed in MB/s, fastest first. `only`: by the configuration.

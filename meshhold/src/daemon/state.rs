@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::callers::Callers;
 use super::place::View;
+use super::resume::LiveCircuit;
 use crate::config::private::{self, PrivateError};
 use crate::link::Snapshot;
 use crate::platform::linux::memory;
@@ -32,6 +33,8 @@ pub(super) struct State<'a> {
     pub(super) views: BTreeMap<String, View>,
     /// Who has which caller addresses.
     pub(super) callers: Cow<'a, Callers>,
+    /// Circuits that there were lately: set up again at once.
+    pub(super) circuits: Vec<LiveCircuit>,
     /// What the links remember: envelopes and addresses.
     pub(super) links: Snapshot,
 }

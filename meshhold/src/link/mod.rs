@@ -45,6 +45,8 @@ use tls::Tls;
 use crate::clock::Endings;
 
 /// Events that may wait for the daemon.
+/// How long far ends are given to hear that links close.
+const GOODBYE: Duration = Duration::from_millis(250);
 const EVENT_QUEUE: usize = 1024;
 /// Frames that may wait for the hub.
 const INPUT_QUEUE: usize = 256;
@@ -246,11 +248,11 @@ impl Links {
         self.shared.lock().snapshot()
     }
 
-    /// Closes all links and waits until the far ends were told, two seconds at most.
+    /// Closes all links and waits until the far ends were told, a moment at most: a restart is waiting.
     pub async fn close(self) {
         self.endpoint.close(0u32.into(), b"stopping");
         // The rest is for the far ends' idle timeout.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await;
+        let _ = tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await;
     }
 
     fn command(&self, command: Command) {

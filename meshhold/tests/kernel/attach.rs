@@ -15,11 +15,15 @@ use meshhold::datapath::{
     },
     policy::Policy,
 };
-use meshhold_common::Reason;
+use meshhold::platform::linux::sys::monotonic;
+use meshhold_common::{
+    Address, Reason,
+    maps::{FLOW_SECONDS, FLOW_TICKS, FlowKey},
+};
 
 use crate::{
     namespace::{self, BpfMount, sh},
-    packets::{SYN, TCP, ipv4, tcp},
+    packets::{SYN, TCP, UDP, ipv4, tcp, udp},
     support::{Kernel, OWN4, PEER4, is_root, policy, usual_scope},
 };
 
@@ -76,8 +80,10 @@ fn policy_outlives_a_killed_daemon_and_the_next_one_takes_over() {
     assert!(after.iter().zip(&before).all(|(after, before)| after.len() == 1 && after != before));
     assert_ne!(wait_for("ga0", TcAttachType::Ingress, 1), guard);
 
-    // Closed until the new daemon says otherwise, while the guard goes on knowing the ranges.
-    assert_eq!(second.reason(Ingress, &request), Reason::NotForUs);
+    // What was in force stays in force until the new daemon says otherwise, and nothing else is.
+    assert_eq!(second.reason(Ingress, &request), Reason::PassScope);
+    let closed = ipv4(PEER4, OWN4, TCP, &tcp(1, 23, SYN));
+    assert_eq!(second.reason(Ingress, &closed), Reason::PortDenied);
     let frame = [&[2; 12], &[8, 0][..], &request].concat();
     assert_eq!(second.reason(Guard, &frame), Reason::LanGuard);
     second.0.apply(&policy(usual_scope())).unwrap();
@@ -94,6 +100,32 @@ fn policy_outlives_a_killed_daemon_and_the_next_one_takes_over() {
         wait_for(interface, TcAttachType::Ingress, 0);
     }
     assert!(!Path::new(&root).exists());
+}
+
+/// Streams that nobody answers live on while they come, and a flow of long ago doesn't come alive by it. Flows that are told by
+/// user space are as good as any.
+#[test]
+fn what_is_received_keeps_a_udp_flow_alive() {
+    if !is_root() {
+        return;
+    }
+    let mut kernel = Kernel::new(&policy(usual_scope()));
+    assert!(kernel.0.take_forgotten() && !kernel.0.take_forgotten());
+    let now = monotonic();
+    let before = |seconds: u64| now.wrapping_sub(seconds * 1_000_000_000);
+    let flow = |port| FlowKey::new(Address::v4(OWN4), Address::v4(PEER4), port, 5004, UDP);
+    let stream = |port| ipv4(PEER4, OWN4, UDP, &udp(5004, port));
+    kernel.0.seed(&[flow(41_000)], before(u64::from(FLOW_SECONDS) - 20)).unwrap();
+    kernel.0.seed(&[flow(41_001)], before(u64::from(FLOW_SECONDS) + 20)).unwrap();
+    kernel.0.seed(&[flow(41_002)], now).unwrap();
+    let flows = kernel.0.flows().unwrap();
+    assert_eq!(kernel.reason(Ingress, &stream(41_000)), Reason::PassFlow);
+    assert_eq!(kernel.reason(Ingress, &stream(41_001)), Reason::PortDenied);
+    assert_eq!(kernel.reason(Ingress, &stream(41_002)), Reason::PassFlow);
+    let renewed = kernel.0.flows().unwrap();
+    let (old, new) = (flows[&flow(41_000)], renewed[&flow(41_000)]);
+    assert!(new.used.wrapping_sub(old.used) >= FLOW_TICKS - 25 && new.sent == old.sent, "{old:?} {new:?}");
+    assert_eq!(flows[&flow(41_001)], renewed[&flow(41_001)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use meshhold::datapath::{
     policy::{NetworkPolicy, Policy},
 };
 use meshhold_common::{
-    Action, Address, Delivery, Host, Packet, Peer, Place, Reason, Stamp,
+    Action, Address, Delivery, Host, Packet, Peer, Place, Reason, Renewal, Stamp,
     classify::Caller,
     classify_egress, classify_ingress,
     maps::{CACHE_BITS, FlowKey, FragmentKey},
@@ -133,7 +133,7 @@ impl Host for Memory {
         false
     }
 
-    fn flow(&mut self, key: &FlowKey, _touch: bool) -> bool {
+    fn flow(&mut self, key: &FlowKey, _: Renewal) -> bool {
         self.flows.contains(key)
     }
 

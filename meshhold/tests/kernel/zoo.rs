@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use meshhold::datapath::ebpf::Program::{Egress, Guard};
+use meshhold::datapath::ebpf::Program::{Barrier, Egress, Guard};
 use meshhold_common::{Address, Reason, guard};
 
 use crate::{
@@ -37,6 +37,7 @@ fn every_specimen_has_its_reason_in_the_kernel() {
     let elsewhere = BTreeSet::from([
         Reason::RewriteFailed,
         Reason::LanGuard,
+        Reason::Barrier,
         Reason::PassForward,
         Reason::DeviceUnreachable,
         Reason::NoTranslation,
@@ -107,4 +108,37 @@ fn the_guard_drops_mesh_addresses_and_nothing_else() {
     assert!(!kernel.passes(Guard, &arp(OWN4)));
     assert!(kernel.passes(Guard, &arp([192, 0, 2, 7])));
     kernel.assert_conserved();
+}
+
+/// The same on the way out. The range that this node couldn't have is somebody else's here, and no business of the barrier.
+#[test]
+fn the_barrier_drops_mesh_addresses_and_nothing_else() {
+    if !is_root() {
+        return;
+    }
+    let outside: [u8; 4] = [192, 0, 2, 1];
+    let outside6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let cases: [(&str, [u8; 4], [u8; 4], bool); 6] = [
+        ("from our address", OWN4, outside, true),
+        ("to a peer's", outside, PEER4, true),
+        ("to a caller address", outside, CALLER4, true),
+        ("from a caller address", CALLER6, outside, true),
+        ("to another network", outside, OTHER_OWN4, true),
+        ("unrelated", outside, [203, 0, 113, 9], false),
+    ];
+    let mut policy = policy(usual_scope());
+    let mut kernel = Kernel::new(&policy);
+    for (what, source, destination, dropped) in cases {
+        let frame = ethernet(0x0800, &ipv4(source, destination, TCP, &ports(TCP, 1, 22, SYN)));
+        assert_eq!(kernel.passes(Barrier, &frame), !dropped, "{what}");
+    }
+    let frame6 = |from, to| ethernet(0x86dd, &ipv6(from, to, UDP, &udp(1, 5353)));
+    assert_eq!(kernel.reason(Barrier, &frame6(outside6, OWN6)), Reason::Barrier);
+    assert!(kernel.passes(Barrier, &frame6(outside6, outside6)));
+    kernel.assert_conserved();
+    let other = ethernet(0x0800, &ipv4(outside, OTHER_OWN4, UDP, &udp(1, 5353)));
+    policy.networks.retain(|network| network.own4 != Some(OTHER_OWN4.into()));
+    kernel.0.apply(&policy).unwrap();
+    assert!(kernel.passes(Barrier, &other), "a network that was left");
+    assert_eq!(kernel.reason(Barrier, &frame6(OWN6, outside6)), Reason::Barrier);
 }

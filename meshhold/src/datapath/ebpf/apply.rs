@@ -15,8 +15,8 @@ use super::{
 /// Ports that were closed a short while ago, see [`meshhold_common::Host::is_retired`].
 #[derive(Clone)]
 pub(super) struct Retired {
-    generation: Generation,
-    bits: [Bits; 2],
+    pub(super) generation: Generation,
+    pub(super) bits: [Bits; 2],
 }
 
 impl Default for Retired {
@@ -38,7 +38,7 @@ impl Maps {
     }
 
     fn change(&mut self, now: &mut Wanted, next: Wanted) -> Result<(), EbpfError> {
-        let Wanted { own, ranges, peers, callers, devices, lans, scopes } = next;
+        let Wanted { own, ranges, barred, peers, callers, devices, lans, scopes } = next;
         // Closing: without an own address nothing passes; a moved index can't inherit anything.
         for key in changed(&now.own, &own) {
             self.own.remove(&key).map_err(of("OWN"))?;
@@ -59,6 +59,7 @@ impl Maps {
             now.peers.remove(&key);
         }
         self.apply_scopes(&mut now.scopes, scopes)?;
+        self.barrier.apply(&mut now.barred, barred)?;
         // The guards follow the ranges: added before an address can be ours, removed after.
         let leaving = gone(&now.ranges, &ranges);
         for (key, range) in new(&now.ranges, ranges) {

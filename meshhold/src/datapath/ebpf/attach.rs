@@ -24,7 +24,7 @@ impl Program {
     const fn direction(self) -> TcAttachType {
         match self {
             Self::Ingress | Self::Guard | Self::DeviceIngress | Self::Answer => TcAttachType::Ingress,
-            Self::Egress | Self::DeviceEgress => TcAttachType::Egress,
+            Self::Egress | Self::DeviceEgress | Self::Barrier => TcAttachType::Egress,
         }
     }
 
@@ -37,6 +37,7 @@ impl Program {
             Self::DeviceIngress => 4,
             Self::DeviceEgress => 5,
             Self::Answer => 6,
+            Self::Barrier => 7,
         }
     }
 
@@ -44,6 +45,7 @@ impl Program {
     const fn elsewhere(self) -> Option<&'static str> {
         match self {
             Self::Guard => Some("link_guard_"),
+            Self::Barrier => Some("link_barrier_"),
             Self::Answer => Some("link_answer_"),
             _ => None,
         }
@@ -78,10 +80,15 @@ impl EbpfDatapath {
     /// # Errors
     /// [`EbpfError::PinRoot`] or [`EbpfError::Attach`] for what stays; the others are off.
     pub fn take_off(interface: &str, pin_root: &Path) -> Result<(), EbpfError> {
-        if pin_root.is_dir() { all_off(&PinRoot::create(pin_root)?, interface) } else { Ok(()) }
+        if pin_root.is_dir() { all_off(&PinRoot::create(pin_root)?, interface, false) } else { Ok(()) }
     }
 
-    /// For a clean exit: takes all programs off and removes every pin.
+    /// The same, but the barrier stays: user space has nothing in its place.
+    pub(super) fn give_way(interface: &str, pin_root: &Path) -> Result<(), EbpfError> {
+        if pin_root.is_dir() { all_off(&PinRoot::create(pin_root)?, interface, true) } else { Ok(()) }
+    }
+
+    /// Takes all programs off and removes every pin.
     ///
     /// # Errors
     /// [`EbpfError::PinRoot`] where a pin can't be removed.
@@ -89,7 +96,7 @@ impl EbpfDatapath {
         self.holds.clear();
         let Some(pins) = self.pins.take() else { return Ok(()) };
         // Programs go before maps: none must run on while its tables change hands.
-        all_off(&pins, &self.interface)?;
+        all_off(&pins, &self.interface, false)?;
         pins.remove_all()
     }
 
@@ -116,21 +123,23 @@ impl EbpfDatapath {
         self.pins.as_ref().map_or(Ok(()), |pins| off(pins, &name, program, interface, &self.interface))
     }
 
-    /// Takes this program off every other interface where a daemon left it.
-    pub(super) fn detach_everywhere(&mut self, program: Program) -> Result<(), EbpfError> {
+    /// Takes this program off where a daemon left it, but for the interfaces `kept`.
+    pub(super) fn detach_but(&mut self, program: Program, kept: &[&String]) -> Result<(), EbpfError> {
         let Some(pins) = &self.pins else { return Ok(()) };
         let start = program.elsewhere().unwrap_or(PINS);
-        pins.names(start)?.iter().try_for_each(|name| {
+        let is_kept = |name: &str| kept.iter().any(|interface| program.pin(interface) == name);
+        pins.names(start)?.iter().filter(|name| !is_kept(name)).try_for_each(|name| {
             let interface = name.strip_prefix(start).unwrap_or_default();
             off(pins, name, program, interface, &self.interface)
         })
     }
 }
 
-fn all_off(pins: &PinRoot, mesh: &str) -> Result<(), EbpfError> {
+fn all_off(pins: &PinRoot, mesh: &str, keep_barrier: bool) -> Result<(), EbpfError> {
     let mut result = Ok(());
     for name in pins.names(PINS)? {
         let done = match Program::of_pin(&name, mesh) {
+            Some((Program::Barrier, _)) if keep_barrier => Ok(()),
             Some((program, interface)) => off(pins, &name, program, interface, mesh),
             None => pins.remove(&name),
         };

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use meshhold_common::nat::LanEntry;
 
-use super::{EbpfDatapath, EbpfError, Program, maps::of};
+use super::{
+    EbpfDatapath, EbpfError, Program,
+    maps::{keys, of},
+};
 use crate::platform::linux::sys;
 
 const MESH: [Program; 2] = [Program::DeviceEgress, Program::DeviceIngress];
@@ -20,21 +23,24 @@ impl EbpfDatapath {
         }
         let fronts = !self.wanted.devices.is_empty();
         let interface = self.interface.clone();
-        if fronts && !self.fronts {
+        if fronts && self.fronts != Some(true) {
             MESH.iter().try_for_each(|program| self.attach(*program, &interface))?;
         }
-        if self.lans != self.wanted.lans {
+        if self.lans.as_ref() != Some(&self.wanted.lans) {
             self.follow_lans(&interface)?;
         }
-        if !fronts && self.fronts {
+        if !fronts && self.fronts != Some(false) {
             MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
         }
-        self.fronts = fronts;
+        self.fronts = Some(fronts);
         Ok(())
     }
 
     fn follow_lans(&mut self, interface: &str) -> Result<(), EbpfError> {
-        let (before, after) = (std::mem::take(&mut self.lans), self.wanted.lans.clone());
+        let after = self.wanted.lans.clone();
+        // Programs that answer are put on anew before a former daemon's go: else the host would reset flows of devices.
+        let is_first = self.lans.is_none();
+        let before = self.lans.take().unwrap_or_default();
         for (index, name) in before.iter().filter(|lan| !contains(&after, *lan)) {
             self.maps.lans.remove(index).map_err(of("LANS"))?;
             self.detach(Program::Answer, name)?;
@@ -43,17 +49,20 @@ impl EbpfDatapath {
         for (index, name) in after.iter().filter(|lan| !contains(&before, *lan)) {
             self.maps.lans.insert(index, mesh, 0).map_err(of("LANS"))?;
             self.attach(Program::Answer, name)?;
-            self.lans.insert(*index, name.clone());
         }
-        self.lans = after;
+        if is_first {
+            self.forget_lans(&after)?;
+        }
+        self.lans = Some(after);
         Ok(())
     }
 
-    /// Removes what a former daemon left attached for its devices.
-    pub(super) fn forget_gateway(&mut self) -> Result<(), EbpfError> {
-        let interface = self.interface.clone();
-        MESH.iter().try_for_each(|program| self.detach(*program, &interface))?;
-        self.detach_everywhere(Program::Answer)
+    /// Removes what a former daemon left on interfaces other than `kept`.
+    fn forget_lans(&mut self, kept: &BTreeMap<u32, String>) -> Result<(), EbpfError> {
+        for index in keys("LANS", self.maps.lans.keys())?.iter().filter(|index| !kept.contains_key(index)) {
+            self.maps.lans.remove(index).map_err(of("LANS"))?;
+        }
+        self.detach_but(Program::Answer, &kept.values().collect::<Vec<_>>())
     }
 
     /// Takes out flows to devices that are over at `now`, the kernel's monotonic clock in nanoseconds; a share of them

@@ -1,28 +1,38 @@
 //! One typed handle a kernel map; the only place that knows maps by name.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use aya::{
-    Ebpf,
+    Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, Epoch, Generation, MAX_NETWORKS, Own, PORT_WORDS, PeerEntry,
-        PortBits, Range, SEEN, Steering,
+        CallerEntry, CallerKey, Counter, Epoch, Generation, MAX_NETWORKS, Own, PeerEntry, PortBits, Range,
+        SEEN, Steering, port_slot,
     },
     nat::{DeviceEntry, LanEntry},
+    packet::{TCP, UDP},
 };
 
 use crate::platform::linux::kernel_word::KernelWord;
 
-use super::{EbpfError, remember::State, translations::Translations, wanted::Wanted};
+use super::{
+    EbpfError,
+    apply::Retired,
+    barrier::Barrier,
+    remember::State,
+    translations::Translations,
+    wanted::{Bits, Wanted},
+};
 
 /// The maps that user space reads or writes.
 pub(super) struct Maps {
     pub(super) own: HashMap<MapData, Address, Own>,
     pub(super) ranges: LpmTrie<MapData, Address, Range>,
+    pub(super) barrier: Barrier,
     pub(super) peers: HashMap<MapData, Address, PeerEntry>,
     pub(super) callers: HashMap<MapData, CallerKey, CallerEntry>,
     pub(super) devices: HashMap<MapData, Address, DeviceEntry>,
@@ -36,7 +46,7 @@ pub(super) struct Maps {
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) events: Option<RingBuf<MapData>>,
     /// Retired ports and the second until which they count, by network; TCP, then UDP.
-    pub(super) retired: std::collections::BTreeMap<u32, super::apply::Retired>,
+    pub(super) retired: BTreeMap<u32, Retired>,
 }
 
 impl Maps {
@@ -44,6 +54,7 @@ impl Maps {
         Ok(Self {
             own: typed(ebpf, "OWN")?,
             ranges: typed(ebpf, "RANGES")?,
+            barrier: Barrier::new(typed(ebpf, "BARRIER")?, typed(ebpf, "BARRIER_HINT")?),
             peers: typed(ebpf, "PEERS")?,
             callers: typed(ebpf, "CALLERS")?,
             devices: typed(ebpf, "DEVICES")?,
@@ -65,39 +76,48 @@ impl Maps {
             epoch: typed(ebpf, "EPOCH")?,
             counters: typed(ebpf, "COUNTERS")?,
             events: Some(typed(ebpf, "EVENTS")?),
-            retired: std::collections::BTreeMap::new(),
+            retired: BTreeMap::new(),
         })
     }
 
-    /// Closes what a former daemon left behind and returns what remains: the ranges, for its guards still work.
-    /// Our own addresses go first, so nothing passes while the rest is taken down.
-    pub(super) fn close(&mut self) -> Result<Wanted, EbpfError> {
-        for key in keys("OWN", self.own.keys())? {
-            self.own.remove(&key).map_err(of("OWN"))?;
-        }
-        for key in keys("PEERS", self.peers.keys())? {
-            self.peers.remove(&key).map_err(of("PEERS"))?;
-        }
-        for key in keys("DEVICES", self.devices.keys())? {
-            self.devices.remove(&key).map_err(of("DEVICES"))?;
-        }
-        for key in keys("LANS", self.lans.keys())? {
-            self.lans.remove(&key).map_err(of("LANS"))?;
-        }
-        for key in keys("CALLERS", self.callers.keys())? {
-            self.callers.remove(&key).map_err(of("CALLERS"))?;
-        }
-        let closed = PortBits { open: [0; PORT_WORDS], retired: [0; PORT_WORDS] };
-        for slot in 0..4 * MAX_NETWORKS {
-            self.ports.set(slot, closed, 0).map_err(of("PORTS"))?;
-        }
-        self.advance()?;
-        let mut left = Wanted::default();
+    /// What a former daemon left in force; it stays so until there is a policy to compare it with. Nothing that was closed
+    /// opens, and packets of flows that go on wait in the interface instead of being refused.
+    pub(super) fn adopt(&mut self) -> Result<Wanted, EbpfError> {
+        let mut left = Wanted {
+            own: table("OWN", &self.own)?,
+            peers: table("PEERS", &self.peers)?,
+            callers: table("CALLERS", &self.callers)?,
+            devices: table("DEVICES", &self.devices)?,
+            barred: self.barrier.adopt()?,
+            ..Wanted::default()
+        };
         for entry in self.ranges.iter() {
             let (key, range) = entry.map_err(of("RANGES"))?;
             left.ranges.insert((key.prefix_len(), key.data()), range);
         }
+        for network in 0..MAX_NETWORKS {
+            if let Some(open) = self.adopt_scope(network)? {
+                left.scopes.insert(network, open);
+            }
+        }
         Ok(left)
+    }
+
+    /// The open ports of a network, of TCP and of UDP, where it ever had any. Those closed a while ago stay known.
+    fn adopt_scope(&mut self, network: u32) -> Result<Option<[Bits; 2]>, EbpfError> {
+        let generation = self.generations.get(&network, 0).map_err(of("GENERATIONS"))?;
+        // A scope was never put in force without this.
+        if generation.retired_until == 0 {
+            return Ok(None);
+        }
+        let bits = |protocol| {
+            let slot = port_slot(network, protocol, generation.active);
+            let PortBits { open, retired } = self.ports.get(&slot, 0).map_err(of("PORTS"))?;
+            Ok::<(Bits, Bits), EbpfError>((Box::new(open), Box::new(retired)))
+        };
+        let ((tcp, tcp_retired), (udp, udp_retired)) = (bits(TCP)?, bits(UDP)?);
+        self.retired.insert(network, Retired { generation, bits: [tcp_retired, udp_retired] });
+        Ok(Some([tcp, udp]))
     }
 
     /// Ends what the programs have decided so far. To be called after the tables have changed.
@@ -145,6 +165,13 @@ pub(super) fn keys<K>(
     keys: impl Iterator<Item = Result<K, MapError>>,
 ) -> Result<Vec<K>, EbpfError> {
     keys.collect::<Result<_, _>>().map_err(of(map))
+}
+
+pub(super) fn table<K: Pod + Ord, V: Pod>(
+    name: &'static str,
+    map: &HashMap<MapData, K, V>,
+) -> Result<BTreeMap<K, V>, EbpfError> {
+    map.iter().collect::<Result<_, _>>().map_err(of(name))
 }
 
 pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(

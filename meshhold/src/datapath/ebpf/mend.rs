@@ -4,6 +4,9 @@
 
 use super::{EbpfDatapath, EbpfError, Program, classifier};
 
+/// What hangs on every other interface.
+const GUARDS: [Program; 2] = [Program::Barrier, Program::Guard];
+
 impl EbpfDatapath {
     /// Puts on again what is off, `guards` on interfaces of these names too; a phrase for each. Where the kernel doesn't tell,
     /// all is believed to be on.
@@ -23,7 +26,7 @@ impl EbpfDatapath {
         let mut off: Vec<(Program, String)> =
             off.into_iter().map(|program| (program, mesh.clone())).collect();
         for name in guards {
-            off.extend(self.off(&[Program::Guard], name).into_iter().map(|program| (program, name.clone())));
+            off.extend(self.off(&GUARDS, name).into_iter().map(|program| (program, name.clone())));
         }
         for name in self.wanted.lans.values().cloned().collect::<Vec<_>>() {
             off.extend(
@@ -41,7 +44,7 @@ impl EbpfDatapath {
     pub fn is_undone(&mut self, guards: &[String]) -> bool {
         let mesh = self.interface.clone();
         !self.off(&[Program::Egress, Program::Ingress], &mesh).is_empty()
-            || guards.iter().any(|name| !self.off(&[Program::Guard], name).is_empty())
+            || guards.iter().any(|name| !self.off(&GUARDS, name).is_empty())
     }
 
     /// Hangs the programs on a mesh interface that was made anew.

@@ -1,10 +1,11 @@
 //! The kernel side of the data path: loads the programs, attaches them, and keeps their maps equal to the policy.
 //!
 //! The only module that knows aya. Must not know where the policy comes from, nor how the interface was made.
-//! Links and maps are pinned, so the policy outlives a killed daemon; what remains is replaced by the next start.
+//! Links and maps are pinned, so policy and flows outlive the daemon; the next one goes on with them.
 
 mod apply;
 mod attach;
+mod barrier;
 mod error;
 mod events;
 mod gateway;
@@ -16,6 +17,7 @@ mod pins;
 mod refusal;
 mod relay;
 mod remember;
+mod seed;
 mod translations;
 mod wanted;
 
@@ -52,8 +54,10 @@ pub enum Program {
     Ingress,
     /// From local programs into the mesh.
     Egress,
-    /// On every other interface.
+    /// On every other interface, inwards.
     Guard,
+    /// On every other interface, outwards.
+    Barrier,
     /// From the mesh to LAN devices.
     DeviceIngress,
     /// From LAN devices into the mesh.
@@ -64,8 +68,15 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Ingress, Self::Egress, Self::Guard, Self::DeviceIngress, Self::DeviceEgress, Self::Answer];
+    pub const ALL: [Self; 7] = [
+        Self::Ingress,
+        Self::Egress,
+        Self::Guard,
+        Self::Barrier,
+        Self::DeviceIngress,
+        Self::DeviceEgress,
+        Self::Answer,
+    ];
 
     /// Name in the object and in `bpftool prog show`.
     pub const fn name(self) -> &'static str {
@@ -73,6 +84,7 @@ impl Program {
             Self::Ingress => "mesh_ingress",
             Self::Egress => "mesh_egress",
             Self::Guard => "lan_guard",
+            Self::Barrier => "mesh_barrier",
             Self::DeviceIngress => "device_ingress",
             Self::DeviceEgress => "device_egress",
             Self::Answer => "lan_answer",
@@ -90,10 +102,12 @@ pub struct EbpfDatapath {
     /// Without pins: what holds the attached programs, by what would be the name of the pin.
     holds: Vec<(String, Hold)>,
     interface: String,
-    /// The programs for LAN devices are on the mesh interface.
-    fronts: bool,
-    /// Interfaces with an answer program, by index.
-    lans: BTreeMap<u32, String>,
+    /// The programs for LAN devices are on the mesh interface. `None`: those of a former daemon may be.
+    fronts: Option<bool>,
+    /// See [`Self::take_forgotten`].
+    forgotten: bool,
+    /// Interfaces with an answer program, by index. `None`: others may have a former daemon's.
+    lans: Option<BTreeMap<u32, String>>,
 }
 
 /// True where this executable holds the programs.
@@ -103,13 +117,15 @@ pub fn is_built() -> bool {
 
 impl EbpfDatapath {
     /// Loads the programs, pins the maps under `pin_root` (a folder on a BPF file system, made 0700; its path should
-    /// end in the layout version, `v1`) and attaches to the mesh interface. Everything is closed until [`Self::apply`].
+    /// end in the layout version, `v1`) and attaches to the mesh interface. Until [`Self::apply`], what a former daemon had
+    /// in force stays in force, as while none ran; where there was none everything is closed.
     ///
     /// # Errors
-    /// [`EbpfError`]; nothing stays attached then, not even what a former daemon left, so that user space can take over.
+    /// [`EbpfError`]; nothing stays attached then, not even what a former daemon left, so that user space can take over: but the
+    /// barrier, which closes only.
     pub fn load(interface: &str, pin_root: &Path) -> Result<Self, EbpfError> {
         Self::load_and_attach(interface, pin_root).inspect_err(|_| {
-            if let Err(error) = Self::take_off(interface, pin_root) {
+            if let Err(error) = Self::give_way(interface, pin_root) {
                 tracing::warn!("programs stay attached, and go on filtering: {error}");
             }
         })
@@ -118,7 +134,6 @@ impl EbpfDatapath {
     fn load_and_attach(interface: &str, pin_root: &Path) -> Result<Self, EbpfError> {
         let mut datapath = Self::open(Some(pin_root))?;
         interface.clone_into(&mut datapath.interface);
-        datapath.forget_gateway()?;
         for program in [Program::Egress, Program::Ingress] {
             datapath.attach(program, interface)?;
         }
@@ -139,16 +154,15 @@ impl EbpfDatapath {
             return Err(EbpfError::NotBuilt);
         }
         let pins = pin_root.map(PinRoot::create).transpose()?;
-        let mut ebpf = load_object(pins.as_ref())?;
+        let (mut ebpf, forgotten) = load_object(pins.as_ref())?;
         for program in Program::ALL {
             let classifier = classifier(&mut ebpf, program)?;
             classifier.load().map_err(EbpfError::program(program.name()))?;
         }
         let mut maps = Maps::take(&mut ebpf)?;
-        let wanted = maps.close()?;
-        let (interface, lans) = (String::new(), BTreeMap::new());
-        let hook = Hook::of_kernel();
-        Ok(Self { ebpf, maps, wanted, pins, hook, holds: Vec::new(), interface, fronts: false, lans })
+        let wanted = maps.adopt()?;
+        let (interface, hook, holds) = (String::new(), Hook::of_kernel(), Vec::new());
+        Ok(Self { ebpf, maps, wanted, pins, hook, holds, interface, fronts: None, forgotten, lans: None })
     }
 
     /// Makes the kernel's tables equal to `policy`, live: what did not change is not touched, and each network's
@@ -162,11 +176,12 @@ impl EbpfDatapath {
         self.follow_devices()
     }
 
-    /// Keeps mesh addresses off another interface of the node.
+    /// Keeps mesh addresses off another interface of the node, in both directions.
     ///
     /// # Errors
     /// [`EbpfError::Attach`], for example where the interface has gone.
     pub fn guard(&mut self, interface: &str) -> Result<(), EbpfError> {
+        self.attach(Program::Barrier, interface)?;
         self.attach(Program::Guard, interface)
     }
 
@@ -175,7 +190,8 @@ impl EbpfDatapath {
     /// # Errors
     /// [`EbpfError::PinRoot`] where the pin can't be removed.
     pub fn unguard(&mut self, interface: &str) -> Result<(), EbpfError> {
-        self.detach(Program::Guard, interface)
+        self.detach(Program::Guard, interface)?;
+        self.detach(Program::Barrier, interface)
     }
 
     /// Packets per reason since the maps were made, summed over CPUs.
@@ -248,11 +264,14 @@ fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier,
     found.try_into().map_err(EbpfError::program(program.name()))
 }
 
-fn load_object(pins: Option<&PinRoot>) -> Result<Ebpf, EbpfError> {
+/// The object with its maps, and whether those of the flows are new.
+fn load_object(pins: Option<&PinRoot>) -> Result<(Ebpf, bool), EbpfError> {
     let paths: Vec<(&str, PathBuf)> = pins.map(PinRoot::map_paths).transpose()?.unwrap_or_default();
+    let forgotten = !pins.is_some_and(|pins| pins.path("FLOWS").exists());
     let mut loader = EbpfLoader::new();
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }
-    loader.load(OBJECT).map_err(|error| EbpfError::object(&error))
+    let ebpf = loader.load(OBJECT).map_err(|error| EbpfError::object(&error))?;
+    Ok((ebpf, forgotten))
 }

@@ -13,9 +13,9 @@ use aya::{
 use meshhold_common::{
     Address, Reason,
     maps::{
-        CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey, FlowRate, Fragment,
-        FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS, OPENED_SLOTS, Opened,
-        Own, PeerEntry, PortBits, Range, Steering, Tokens,
+        Barred, BarrierHint, CallerEntry, CallerKey, Counter, EVENT_BYTES, Epoch, FLOW_RATES, Flow, FlowKey,
+        FlowRate, Fragment, FragmentKey, Generation, MAX_FLOWS, MAX_FRAGMENTS, MAX_NETWORKS, MAX_PEERS,
+        OPENED_SLOTS, Opened, Own, PeerEntry, PortBits, Range, Steering, Tokens,
     },
     nat::{DeviceEntry, Inward, LanEntry, MAX_DEVICES, MAX_TRANSLATIONS, Outward},
 };
@@ -32,9 +32,11 @@ const INDEX: usize = size_of::<u32>();
 /// kept without the other.
 const TOGETHER: [[&str; 2]; 2] = [["FLOWS", "OPENED"], ["NAT_OUT", "NAT_IN"]];
 
-const LAYOUTS: [Layout; 21] = [
+const LAYOUTS: [Layout; 23] = [
     ("OWN", size_of::<Address>(), size_of::<Own>(), 2 * MAX_NETWORKS),
     ("RANGES", INDEX + size_of::<Address>(), size_of::<Range>(), 4 * MAX_NETWORKS),
+    ("BARRIER", INDEX + size_of::<Address>(), size_of::<Barred>(), 4 * MAX_NETWORKS),
+    ("BARRIER_HINT", INDEX, size_of::<BarrierHint>(), 1),
     ("PEERS", size_of::<Address>(), size_of::<PeerEntry>(), 2 * MAX_PEERS),
     ("CALLERS", size_of::<CallerKey>(), size_of::<CallerEntry>(), 2 * MAX_PEERS),
     ("PORTS", INDEX, size_of::<PortBits>(), 4 * MAX_NETWORKS),

@@ -1,6 +1,9 @@
 //! What the kernel tables should hold for a policy: a pure translation.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use meshhold_common::{
     Address,
@@ -9,7 +12,7 @@ use meshhold_common::{
     packet::{TCP, UDP},
 };
 
-use super::EbpfError;
+use super::{EbpfError, barrier::Prefix};
 use crate::datapath::policy::{DevicePolicy, NetworkPolicy, PeerPolicy, Policy};
 
 /// Bits added to an IPv4 prefix length in the common address form.
@@ -25,6 +28,8 @@ pub(super) type Bits = Box<[u64; PORT_WORDS]>;
 pub(super) struct Wanted {
     pub(super) own: BTreeMap<Address, Own>,
     pub(super) ranges: BTreeMap<(u32, Address), Range>,
+    /// What must not leave by other interfaces.
+    pub(super) barred: BTreeSet<Prefix>,
     pub(super) peers: BTreeMap<Address, PeerEntry>,
     pub(super) callers: BTreeMap<CallerKey, CallerEntry>,
     pub(super) devices: BTreeMap<Address, DeviceEntry>,
@@ -59,6 +64,11 @@ impl Wanted {
         let range = Range { network: index };
         self.ranges.insert((u32::from(bits4) + MAPPED_BITS, Address::v4(base4.octets())), range);
         self.ranges.insert((u32::from(bits6), Address::v6(base6.octets())), range);
+        self.barred.insert((u32::from(bits6), Address::v6(base6.octets())));
+        // A range that couldn't be had is somebody else's here.
+        if network.own4.is_some() {
+            self.barred.insert((u32::from(bits4) + MAPPED_BITS, Address::v4(base4.octets())));
+        }
         self.own.insert(Address::v6(network.own6.octets()), own);
         if let Some(own4) = network.own4 {
             self.own.insert(Address::v4(own4.octets()), own);

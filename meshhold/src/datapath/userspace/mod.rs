@@ -12,7 +12,9 @@ use std::sync::Arc;
 use meshhold_common::classify::Caller;
 use meshhold_common::maps::{FLOW_SECONDS, FlowKey, MAX_FLOWS, MAX_FRAGMENTS, RETIRED_SECONDS};
 use meshhold_common::packet::TCP;
-use meshhold_common::{Address, Delivery, Host, Packet, Peer, Reason, classify_egress, classify_ingress};
+use meshhold_common::{
+    Address, Delivery, Host, Packet, Peer, Reason, Renewal, classify_egress, classify_ingress,
+};
 
 use self::memory::Memory;
 use super::policy::{NetworkPolicy, Policy, PortRange};
@@ -132,9 +134,9 @@ impl Host for View<'_> {
         })
     }
 
-    fn flow(&mut self, key: &FlowKey, touch: bool) -> bool {
+    fn flow(&mut self, key: &FlowKey, renewal: Renewal) -> bool {
         let lifetime = if key.protocol == TCP { u32::MAX } else { FLOW_SECONDS };
-        self.rules.state.flows.find(key, self.now, lifetime, touch)
+        self.rules.state.flows.find(key, self.now, lifetime, renewal)
     }
 
     fn open_flow(&mut self, key: &FlowKey) {
@@ -143,7 +145,7 @@ impl Host for View<'_> {
 
     fn fragment(&mut self, packet: &Packet) -> Option<Delivery> {
         let key = packet.fragment_key();
-        let known = self.rules.state.fragments.find(&key, self.now, FRAGMENT_SECONDS, false);
+        let known = self.rules.state.fragments.find(&key, self.now, FRAGMENT_SECONDS, Renewal::No);
         known.then_some(Delivery::Native)
     }
 

@@ -49,7 +49,8 @@ fn closed_until_opened_and_answers_pass() {
     assert_eq!(closed.egress(&udp(OWN, PEER, 4000, 9000), 0), Reason::PassEgress);
     assert_eq!(closed.ingress(&answer, 0), Reason::PassFlow);
     assert_eq!(open.ingress(&answer, FLOW_SECONDS), Reason::PassFlow, "flows survive a policy change");
-    assert_eq!(open.ingress(&answer, FLOW_SECONDS + 1), Reason::PortDenied, "and age");
+    assert_eq!(open.ingress(&answer, 2 * FLOW_SECONDS), Reason::PassFlow, "what comes keeps them alive");
+    assert_eq!(open.ingress(&answer, 3 * FLOW_SECONDS + 1), Reason::PortDenied, "and silence ends them");
 }
 
 #[test]

@@ -51,6 +51,11 @@ pub enum WorkerEvent {
         /// Of the session.
         local_index: u32,
     },
+    /// A data datagram came for a session that nobody here has, perhaps from before a restart. Told seldom.
+    Stray {
+        /// Sender, as the datagram claims.
+        from: Path,
+    },
     /// A datagram that is not circuit data arrived at a worker's socket.
     Foreign {
         /// Sender.

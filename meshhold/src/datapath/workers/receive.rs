@@ -39,6 +39,9 @@ use crate::platform::linux::sys_net::{self, Received};
 /// How often the same other path of a session is reported.
 const REPEAT_MOVED: Duration = Duration::from_millis(250);
 
+/// How often a datagram for an unknown session is reported.
+const REPEAT_STRAY: Duration = Duration::from_millis(100);
+
 /// Bytes of a keepalive behind a label: it gives a worker nothing to do.
 const KEEPALIVE: usize = LABEL_HEADER + DATA_HEADER + TAG;
 
@@ -166,7 +169,9 @@ impl Worker {
             return if taken { Ok(None) } else { Err(Reason::QueueFull) };
         }
         let position = self.place.position(header.lane);
-        let local = self.sessions.find(header.session).ok_or(Reason::NoSession)?;
+        let Some(local) = self.sessions.find(header.session) else {
+            return self.refuse_stray(from, wake.now);
+        };
         let lane = local.lane(position).ok_or(Reason::NoSession)?;
         if !lane.is_new(header.counter) {
             return Err(Reason::Replay);
@@ -224,6 +229,16 @@ impl Worker {
             self.forward(whole, wake)?;
         }
         Err(Reason::TooBig)
+    }
+
+    /// The sender may be a peer that has a session from before a restart: who knows peers can tell.
+    fn refuse_stray(&mut self, from: Path, now: Instant) -> Result<Option<Opened>, Reason> {
+        let is_due = |at| now.saturating_duration_since(at) >= REPEAT_STRAY;
+        if self.stray_told.is_none_or(is_due) {
+            self.stray_told = Some(now);
+            self.report(WorkerEvent::Stray { from });
+        }
+        Err(Reason::NoSession)
     }
 
     /// Handshakes come here behind a label. Others and QUIC belong to the control socket, and get here only when the steering

@@ -101,6 +101,8 @@ pub(super) struct Worker {
     pub(super) errors: Limit,
     /// When the daemon was told last that a relayed datagram was too long.
     pub(super) told: Option<Instant>,
+    /// When the daemon heard last of a datagram for an unknown session.
+    pub(super) stray_told: Option<Instant>,
     /// When the daemon heard last that this worker is busy.
     busy: Option<Instant>,
     pub(super) outside: Outside,
@@ -140,6 +142,7 @@ impl Worker {
             sessions: Sessions::new(place),
             hold: Hold::default(),
             errors: Limit::new(Instant::now()),
+            stray_told: None,
             told: None,
             busy: None,
             outside,

@@ -62,8 +62,9 @@ pub(super) struct TunQueue {
 }
 
 impl TunQueues {
-    /// Creates the interface `name` with two queues for each of `workers`. It goes when the last queue is closed. With
-    /// `offload` the best the kernel has is taken.
+    /// Creates the interface `name` with two queues for each of `workers`, or attaches them to the one that a former
+    /// daemon has left. It goes when the last queue is closed, but for [`Self::keep`]. With `offload` the best the kernel
+    /// has is taken.
     ///
     /// # Errors
     /// `/dev/net/tun` or CAP_NET_ADMIN is missing, or the name is taken.
@@ -78,7 +79,7 @@ impl TunQueues {
                 sys_net::open_tun(&name, flags).with_context(|| format!("adding queue {queue} to {name}"))?;
             bulk.push(file);
         }
-        let offload = if offload { agree(&bulk) } else { Offload::None };
+        let offload = if offload { agree(&bulk) } else { refuse(&bulk) };
         let sparse = bulk.split_off(workers.min(bulk.len()));
         Ok(Self { name, offload, bulk, sparse, promoted: None })
     }
@@ -97,7 +98,24 @@ impl TunQueues {
     /// The kernel refuses the program.
     pub fn steer(&mut self, program: BorrowedFd<'_>, promoted: Option<KernelWord>) -> io::Result<()> {
         self.promoted = promoted;
-        self.bulk.first().map_or(Ok(()), |queue| sys_net::set_tun_steering(queue.as_fd(), program))
+        self.bulk.first().map_or(Ok(()), |queue| sys_net::set_tun_steering(queue.as_fd(), Some(program)))
+    }
+
+    /// Takes the program off again that a former daemon may have left.
+    pub fn unsteer(&self) {
+        if let Some(Err(error)) =
+            self.bulk.first().map(|queue| sys_net::set_tun_steering(queue.as_fd(), None))
+        {
+            tracing::debug!(%error, "the interface keeps a former daemon's steering program");
+        }
+    }
+
+    /// Lets the interface outlive its queues, so that what hangs on it waits for the next daemon.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn keep(&self) -> io::Result<()> {
+        self.bulk.first().map_or(Ok(()), |queue| sys_net::keep_tun(queue.as_fd()))
     }
 
     /// What the steering program changes, for the workers.
@@ -149,6 +167,14 @@ fn agree(files: &[File]) -> Offload {
         tracing::warn!(%error, "the kernel offers no segmentation offload on the interface");
     }
     Offload::Tcp
+}
+
+/// Bare packets only, whatever a former daemon had agreed on.
+fn refuse(files: &[File]) -> Offload {
+    if let Some(Err(error)) = files.first().map(|first| sys_net::set_tun_offload(first.as_fd(), 0)) {
+        tracing::debug!(%error, "the interface keeps the offloads that it had");
+    }
+    Offload::None
 }
 
 impl TunQueue {

@@ -32,6 +32,10 @@ pub(super) struct Interface {
     pub(super) mtu: u32,
     /// Packets there have Ethernet headers.
     pub(super) ethernet: bool,
+    /// What somebody wrote about it (`ip link set … alias`).
+    pub(super) alias: Option<String>,
+    /// A TUN device has it while a process holds one of its queues.
+    pub(super) carrier: bool,
 }
 
 /// One address of an interface.
@@ -135,6 +139,8 @@ fn interface(message: &LinkMessage) -> Interface {
         match attribute {
             LinkAttribute::Mtu(mtu) => found.mtu = *mtu,
             LinkAttribute::IfName(name) => found.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => found.alias = Some(alias.clone()),
+            LinkAttribute::Carrier(carrier) => found.carrier = *carrier != 0,
             LinkAttribute::Controller(index) if *index != 0 => found.controller = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 found.kind = infos.iter().find_map(|info| match info {

@@ -3,7 +3,7 @@
 //! Owns the reading of `/proc`. Must not know who asks.
 
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use utoipa::ToSchema;
@@ -59,6 +59,11 @@ pub fn on_port(tcp: bool, port: u16) -> Vec<SocketAddr> {
     found
 }
 
+/// Ports on which something waits.
+pub(super) fn ports(tcp: bool) -> BTreeSet<u16> {
+    waiting(tcp).into_iter().map(|socket| socket.at.port()).collect()
+}
+
 fn waiting(tcp: bool) -> Vec<Socket> {
     let (files, state) = if tcp { (["tcp", "tcp6"], LISTEN) } else { (["udp", "udp6"], UNCONNECTED) };
     let text = |file| fs::read_to_string(format!("/proc/self/net/{file}")).unwrap_or_default();
@@ -70,9 +75,13 @@ fn waiting(tcp: bool) -> Vec<Socket> {
 fn socket(line: &str, state: &str) -> Option<Socket> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, found, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?.parse().ok()?);
-    let (address, port) = local.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    (*found == state).then_some(Socket { at: SocketAddr::new(parse(address)?, port), inode })
+    (*found == state).then_some(Socket { at: address(local)?, inode })
+}
+
+/// An address and a port as `/proc/net` has them.
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    Some(SocketAddr::new(parse(address)?, u16::from_str_radix(port, 16).ok()?))
 }
 
 /// Names of programs by the sockets that they hold.

@@ -4,18 +4,21 @@
 //! Owns every rtnetlink request, sysctl and mount of the daemon; all of them act in the network namespace
 //! that the process runs in. Must not know keys, circuits, maps or programs.
 //!
-//! What survives the daemon, however it ends: the barrier ([`routes`]). Packets to mesh addresses never leave by the
-//! default route in the clear; the next start changes it by difference, and [`cleanup`] or a reboot removes it.
+//! What survives the daemon, however it ends: the mesh interface with all that hangs on it, for the next start to go on with
+//! ([`leftover`]), and the barrier ([`routes`]). Packets to mesh addresses wait or are lost, and never leave by the default
+//! route in the clear; the next start changes it by difference, and [`cleanup`] or a reboot removes it.
 
 pub mod bpffs;
 pub mod candidates;
 pub mod caps;
 pub mod cleanup;
 pub mod conflicts;
+pub mod connections;
 pub mod echo;
 pub mod error;
 pub mod families;
 pub mod kernel_word;
+pub mod leftover;
 pub mod limits;
 pub mod links;
 mod list;
@@ -23,6 +26,7 @@ pub mod listeners;
 pub mod memory;
 pub mod names;
 pub mod net;
+pub mod notify;
 pub mod processors;
 pub mod reserved;
 mod routes;

@@ -93,11 +93,15 @@ impl Net {
         }
     }
 
-    /// Fails with [`NetError::NameTaken`] when an interface of that name exists, naming whose it is.
+    /// Fails with [`NetError::NameTaken`] when an interface of that name exists, naming whose it is; not where a former
+    /// daemon left it, for the next one to go on with.
     pub async fn require_free(&self, interface: &str) -> Result<(), NetError> {
         let Some(taken) = self.interfaces().await?.into_iter().find(|found| found.name == interface) else {
             return Ok(());
         };
+        if taken.is_left_over() {
+            return Ok(());
+        }
         let owner = match taken.kind.as_deref() {
             Some("tun") => tun_owner(interface),
             Some(kind) => format!("a device of kind {kind}"),

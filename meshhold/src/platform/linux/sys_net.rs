@@ -94,14 +94,32 @@ pub fn set_tun_offload(queue: BorrowedFd<'_>, bits: u32) -> io::Result<()> {
     check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
 }
 
-/// Lets `program` choose the queue of each packet that leaves through a TUN interface.
+/// Lets a TUN interface outlive its last queue. Root alone may attach queues to it then: without an owner anybody could.
+///
+/// # Errors
+/// The kernel refuses it.
+pub fn keep_tun(queue: BorrowedFd<'_>) -> io::Result<()> {
+    const ROOT: libc::c_ulong = 0;
+    let own = libc::c_ulong::from(super::sys::effective_uid());
+    // In a user namespace root may be nobody that the kernel knows.
+    for owner in [ROOT, own] {
+        // SAFETY: TUNSETOWNER takes its argument by value.
+        if check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOWNER, owner) }).is_ok() {
+            // SAFETY: TUNSETPERSIST takes its argument by value.
+            return check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) });
+        }
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// Lets `program` choose the queue of each packet that leaves through a TUN interface; `None`: the kernel spreads flows.
 ///
 /// # Errors
 /// It is no loaded socket filter.
-pub fn set_tun_steering(queue: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub fn set_tun_steering(queue: BorrowedFd<'_>, program: Option<BorrowedFd<'_>>) -> io::Result<()> {
     /// `TUNSETSTEERINGEBPF` of linux/if_tun.h.
     const SET_STEERING: libc::c_ulong = 0x8004_54e0;
-    let program = program.as_raw_fd();
+    let program = program.map_or(-1, |program| program.as_raw_fd());
     // SAFETY: the kernel reads one int from a live local.
     check(unsafe { libc::ioctl(queue.as_raw_fd(), SET_STEERING, &raw const program) })
 }

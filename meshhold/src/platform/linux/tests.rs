@@ -387,6 +387,16 @@ fn a_taken_name_is_refused_with_its_owner() {
         let _device = create_tun("mesh2");
         let error = net.require_free("mesh2").await.unwrap_err();
         assert!(error.to_string().contains(&format!("process {} (", std::process::id())), "{error}");
+        // One that a daemon left is free for the next; the mark alone says so.
+        ip("tuntap add dev mesh3 mode tun multi_queue");
+        let error = net.require_free("mesh3").await.unwrap_err();
+        assert!(error.to_string().contains("ip link del mesh3"), "{error}");
+        net.mark("mesh3", "node").await.unwrap();
+        net.require_free("mesh3").await.unwrap();
+        assert_eq!(net.forget_renamed("mesh0", "another").await.unwrap(), [""; 0]);
+        assert_eq!(net.forget_renamed("mesh3", "node").await.unwrap(), [""; 0]);
+        assert_eq!(net.forget_renamed("mesh0", "node").await.unwrap(), ["mesh3"]);
+        assert_eq!(net.index_of("mesh3").await.unwrap(), None);
         let missing = InterfaceSetup { interface: String::from("none0"), ..setup(Vec::new()) };
         assert!(matches!(net.set_up(&missing).await, Err(NetError::NoInterface(_))));
     });

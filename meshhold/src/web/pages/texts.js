@@ -36,6 +36,7 @@ export const reasons = {
 	"device-unreachable": ["Device unreachable", "There is no way to the LAN device now."],
 	"no-translation": ["No port left", "All ports for flows to LAN devices are in use."],
 	"hop-limit": ["Hop limit", "The packet has travelled too far, perhaps in a circle."],
+	"barrier": ["Barrier", "A mesh address was about to leave by another interface, unencrypted: routes or rules of this host are not as they should be."],
 	"lan-guard": ["LAN guard", "A mesh address showed up on another interface: somebody on the LAN tried to get in without a circuit."],
 	"no-owner": ["Nobody's address", "No member owns the destination address."],
 	"no-session": ["No session", "There was no circuit to carry it, or it belongs to none."],
