@@ -3,7 +3,9 @@
 //! Owns the checks. Changes nothing. Must not know who asks.
 
 mod clock;
+pub(crate) mod delivery;
 mod firewall;
+pub(crate) mod onward;
 mod services;
 
 use crate::control::api::{DatapathMode, NetworkStatus, Status};
@@ -57,7 +59,8 @@ impl Finding {
 /// Looks at everything; `port` is the node's own UDP port. Runs programs: not for the daemon's loop.
 pub fn examine(status: &Status, port: u16) -> Vec<Finding> {
     let open = services::open(status);
-    let wanted = firewall::Wanted { port, interface: &status.interface, open: services::first_ports(&open) };
+    let wanted =
+        firewall::Wanted { port, interface: &status.interface, open: services::packets(&open, status) };
     let checks: [(&str, Vec<Finding>); 10] = [
         ("capabilities", capabilities()),
         ("firewall", firewall::blocking(&wanted)),

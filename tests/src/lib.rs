@@ -7,6 +7,7 @@ pub mod ask;
 pub mod capture;
 pub mod exchange;
 pub mod fault;
+pub mod firewall;
 pub mod flow;
 pub mod igd;
 pub mod lab;

@@ -54,14 +54,28 @@ const NODE_PACKAGES: [(&str, &str); 2] = [("node", "nodejs"), ("npm", "npm")];
 const NODE_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
 /// For the lab, unpacked into a folder and not installed: their scripts would replace the machine's own resolver, or start
-/// a gateway on it. With the folder and the program in it.
-const UNPACKED: [(&str, &str, &[&str]); 4] = [
+/// a gateway or a firewall on it. With the folder and the program in it.
+const UNPACKED: [(&str, &str, &[&str]); 6] = [
     ("networkd", "lib/systemd/systemd-networkd", &["systemd", "libsystemd-shared"]),
     (
         "resolved",
         "lib/systemd/systemd-resolved",
         &["systemd-resolved", "libnss-resolve", "libsystemd-shared"],
     ),
+    (
+        "firewalld",
+        "usr/sbin/firewalld",
+        &[
+            "firewalld",
+            "gir1.2-glib-2.0",
+            "libgirepository-1.0-1",
+            "python3-dbus",
+            "python3-firewall",
+            "python3-gi",
+            "python3-nftables",
+        ],
+    ),
+    ("ufw", "usr/sbin/ufw", &["ufw"]),
     ("miniupnpd", "usr/sbin/miniupnpd", &["miniupnpd-nftables"]),
     ("prometheus", "usr/bin/promtool", &["prometheus"]),
 ];

@@ -110,6 +110,10 @@ fn render(explanation: &Explanation, traffic: Traffic, port: Option<u16>) -> Str
     if let Some(listener) = &explanation.listener {
         let _ = writeln!(text, "listener: {listener}");
     }
+    for found in &explanation.host {
+        let _ = writeln!(text, "host {}: {}", found.check, printable(&found.summary));
+        let _ = found.remedy.iter().try_for_each(|remedy| writeln!(text, "  -> {}", printable(remedy)));
+    }
     if let Some(advice) = advice(explanation, traffic, port) {
         let _ = writeln!(text, "{advice}");
     }
@@ -124,7 +128,7 @@ fn advice(explanation: &Explanation, traffic: Traffic, port: Option<u16>) -> Opt
         "port-denied" => format!(
             "no entry of the port scope has it: open it with `meshhold mgmt-keys edit ID --allow {protocol}:{port}` and the entries that are to stay"
         ),
-        "pass-scope" if explanation.listener.is_none() => {
+        "pass-scope" if explanation.listener.is_none() && explanation.host.is_empty() => {
             format!("but nothing waits on {protocol} port {port} of this node")
         }
         "no-owner" => "no member has this address".to_owned(),

@@ -2,6 +2,7 @@
 //!
 //! Owns the stable shapes. No reply carries a secret, but for the one that shares a key. Must not know how the daemon computes them.
 
+pub use super::explanation::{Explanation, Verdict};
 pub use super::figures::{Figures, GossipFigures, HandshakeFigures, ProgramCost};
 use super::problem::Problem;
 use crate::config::keys::{KeyError, KeyReply, KeyRequest};
@@ -74,41 +75,6 @@ pub enum Traffic {
     Udp,
     /// An echo request.
     Icmp,
-}
-
-/// What `meshlan explain --json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Explanation {
-    /// What becomes of the packet.
-    pub verdict: Verdict,
-    /// The Reason, as in status and counters.
-    pub reason: String,
-    /// The entry of the port scope that opens the port.
-    pub scope_entry: Option<String>,
-    /// The local socket that waits on the port.
-    pub listener: Option<String>,
-    /// The other end.
-    pub peer: Option<PeerName>,
-    /// How datagrams travel to or from it now; none while there is no circuit.
-    pub path: Option<PathStatus>,
-}
-
-impl Explanation {
-    /// A packet that gets nowhere.
-    pub fn dropped(reason: &str) -> Self {
-        let reason = reason.to_owned();
-        Self { verdict: Verdict::Drop, reason, scope_entry: None, listener: None, peer: None, path: None }
-    }
-}
-
-/// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It goes on.
-    Pass,
-    /// It ends here.
-    Drop,
 }
 
 /// What was dropped lately.

@@ -17,10 +17,9 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Asks `count` times; tells `heard` the number and the answer of each. Blocks.
 ///
 /// # Errors
-/// Raw sockets are not permitted, or the system refuses.
+/// Raw sockets are not permitted, there is no way to the address, or the system refuses otherwise.
 pub(crate) fn ask(address: IpAddr, count: u16, heard: impl Fn(u16, Answer)) -> anyhow::Result<Vec<Answer>> {
-    let mut socket = Echoes::new(address)
-        .with_context(|| format!("can't ping {address}: raw sockets need root or CAP_NET_RAW"))?;
+    let mut socket = Echoes::new(address).with_context(|| format!("can't ping {address}"))?;
     let mut answers = Vec::new();
     for number in 1..=count {
         if number > 1 {
@@ -46,7 +45,10 @@ pub(crate) fn failure(answers: &[Answer], now: &Explanation) -> String {
     match (now.reason.as_str(), &now.peer, &now.path) {
         ("no-owner", ..) => "no member has this address".to_owned(),
         ("not-mesh", ..) => "no network of this node holds this address".to_owned(),
-        (reason, ..) if now.verdict == Verdict::Drop => format!("dropped on this node: {reason}"),
+        (reason, ..) if now.verdict == Verdict::Drop => match now.host.first() {
+            Some(found) => format!("dropped on this node ({reason}): {}", printable(&found.summary)),
+            None => format!("dropped on this node: {reason}"),
+        },
         (_, Some(peer), None) => {
             format!(
                 "no circuit to {}: its node doesn't answer handshakes, or none of its addresses is reached",

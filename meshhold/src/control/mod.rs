@@ -9,6 +9,7 @@ mod calls;
 pub mod client;
 pub(crate) mod connection;
 pub(crate) mod echo;
+mod explanation;
 mod figures;
 pub mod problem;
 pub(crate) mod routes;

@@ -18,7 +18,9 @@ use crate::control::api::{DropsReply, ExplainRequest, Explanation, PeerName, Tra
 use crate::datapath::policy::Policy;
 use crate::datapath::probe::{self, Kind, Packet, Way};
 use crate::datapath::userspace::Rules;
-use crate::datapath::workers::offload::header::UDP;
+use crate::datapath::workers::offload::header::{Layout, UDP};
+use crate::doctor::delivery::Incoming;
+use crate::doctor::onward::Passing;
 use crate::platform::linux::listeners;
 
 /// One packet to be asked about, and what is known of its ends.
@@ -73,13 +75,16 @@ impl Daemon {
     }
 
     fn answer(&self, policy: Policy, case: &Case<'_>) -> anyhow::Result<Explanation> {
+        let caller = case.packet.source().and_then(|peer| stand_in(&policy, peer));
         let reason = match self.lan.judge(&policy, &case.packet) {
             Some(reason) => reason?,
             None => in_user_space(policy, &case.packet),
         };
         let reason = reason
             .context("MeshHold has no say in this packet: it holds no mesh address, and goes on untouched")?;
-        Ok(self.explanation(case, reason))
+        let mut explanation = self.explanation(case, reason);
+        explanation.passing = self.passing(case, reason, caller, explanation.listener.is_none());
+        Ok(explanation)
     }
 
     /// The address that a name, an address or a node id means.
@@ -150,7 +155,57 @@ impl Daemon {
             listener: incoming.and_then(|(network, service)| listener(network, packet, service)),
             peer: peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.to_string() }),
             path: circuit.and_then(|circuit| self.path_status(&circuit)),
+            host: Vec::new(),
+            passing: None,
         }
+    }
+
+    /// What is to be asked of the host about a packet that passes: of one for this node itself, or from it.
+    fn passing(
+        &self,
+        case: &Case<'_>,
+        reason: Reason,
+        caller: Option<Ipv4Addr>,
+        unserved: bool,
+    ) -> Option<Passing> {
+        let Case { packet, network, peer } = case;
+        let (source, destination) = (packet.source()?, packet.destination()?);
+        let block = network.as_ref()?.own_block();
+        let is_own = |address: IpAddr| address == either(address, block.node4(), block.node6());
+        let incoming = packet.way == Way::In && is_own(destination);
+        let outgoing = packet.way == Way::Out && is_own(source) && peer.is_some();
+        if !reason.is_pass() || !(incoming || outgoing) {
+            return None;
+        }
+        let (protocol, port) = words(packet)?;
+        let caller = caller.filter(|_| reason == Reason::PassScope && self.lan.has_kernel_programs());
+        let waiting = port.map(|port| listeners::on_port(protocol == "tcp", port)).unwrap_or_default();
+        let waiting: Vec<IpAddr> = waiting.iter().map(std::net::SocketAddr::ip).collect();
+        let ends = Incoming { source, destination, caller, udp: protocol == "udp" }.arrival(&waiting);
+        let unserved = unserved && reason == Reason::PassScope;
+        let mesh = self.config.meshlan.interface.clone();
+        Some(Passing { incoming, protocol, port, ends, unserved, mesh })
+    }
+}
+
+/// The address that stands for a peer at services on loopback.
+fn stand_in(policy: &Policy, peer: IpAddr) -> Option<Ipv4Addr> {
+    let peers = || policy.networks.iter().flat_map(|network| &network.peers);
+    let found = match peer {
+        IpAddr::V4(ip) => peers().find(|peer| peer.ipv4 == ip)?.caller4,
+        IpAddr::V6(ip) => peers().find(|peer| peer.ipv6 == ip)?.caller6,
+    };
+    (!found.is_unspecified()).then_some(found)
+}
+
+/// Protocol and port as firewalls name them.
+fn words(packet: &Packet) -> Option<(&'static str, Option<u16>)> {
+    match (packet.service(), Layout::of(&packet.bytes)?.protocol) {
+        (Some((UDP, port)), _) => Some(("udp", Some(port))),
+        (Some((_, port)), _) => Some(("tcp", Some(port))),
+        (None, meshhold_common::packet::ICMP) => Some(("icmp", None)),
+        (None, meshhold_common::packet::ICMP6) => Some(("icmpv6", None)),
+        _ => None,
     }
 }
 

@@ -280,6 +280,11 @@ impl Lan {
         self.kernel.is_some()
     }
 
+    /// Whether kernel programs decide, and not the workers.
+    pub(super) fn has_kernel_programs(&self) -> bool {
+        self.kernel.is_some()
+    }
+
     /// What would become of a packet at the kernel programs, where there are any; see [`EbpfDatapath::judge`].
     pub(super) fn judge(
         &self,

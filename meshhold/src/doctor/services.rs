@@ -3,11 +3,15 @@
 //! Must not know firewalls.
 
 use super::Finding;
-use crate::control::api::Status;
+use super::delivery::Incoming;
+use super::firewall::Service;
+use crate::control::api::{DatapathMode, Status};
 use crate::platform::linux::listeners::{self, Listener};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 const CHECK: &str = "services";
+/// Stands for all caller addresses.
+const CALLER: Ipv4Addr = Ipv4Addr::new(127, 64, 0, 1);
 
 /// An entry of a network's port scope.
 #[derive(Debug)]
@@ -38,9 +42,27 @@ pub(super) fn open(status: &Status) -> Vec<Open> {
     status.networks.iter().flat_map(of).collect()
 }
 
-/// One packet of each entry stands for all.
-pub(super) fn first_ports(open: &[Open]) -> Vec<(&'static str, u16, String)> {
-    open.iter().map(|one| (one.protocol, one.ports.0, one.rule.clone())).collect()
+/// One packet of each entry and family stands for all: to the first port on which something waits.
+pub(super) fn packets(open: &[Open], status: &Status) -> Vec<Service> {
+    let waiting = listeners::all();
+    let peers = status.networks.iter().flat_map(|network| &network.peers);
+    let known: Vec<IpAddr> =
+        peers.flat_map(|peer| peer.ipv4.map(IpAddr::V4).into_iter().chain([peer.ipv6.into()])).collect();
+    let caller = (status.datapath.mode == DatapathMode::Ebpf).then_some(CALLER);
+    let of = |one: &Open| {
+        let here = waiting.iter().filter(|listener| one.has(listener));
+        let port = here.clone().map(|listener| listener.port).next().unwrap_or(one.ports.0);
+        let bound: Vec<IpAddr> =
+            here.filter(|listener| listener.port == port).map(|listener| listener.address).collect();
+        let arrival = |own: &IpAddr| {
+            let source = known.iter().copied().find(|peer| peer.is_ipv4() == own.is_ipv4()).unwrap_or(*own);
+            Incoming { source, destination: *own, caller, udp: one.protocol == "udp" }.arrival(&bound)
+        };
+        let mut arrivals: Vec<_> = one.own.iter().map(arrival).collect();
+        arrivals.dedup();
+        Service { protocol: one.protocol, port, rule: one.rule.clone(), arrivals }
+    };
+    open.iter().map(of).collect()
 }
 
 /// Entries without a service that the mesh reaches.
@@ -51,10 +73,7 @@ pub(super) fn unreached(open: &[Open]) -> Vec<Finding> {
 
 impl Open {
     fn judge(&self, waiting: &[Listener]) -> Vec<Finding> {
-        let is_here = |one: &&Listener| {
-            one.protocol == self.protocol && (self.ports.0..=self.ports.1).contains(&one.port)
-        };
-        let here: Vec<&Listener> = waiting.iter().filter(is_here).collect();
+        let here: Vec<&Listener> = waiting.iter().filter(|one| self.has(one)).collect();
         if here.is_empty() {
             let summary = format!("port {} is open in '{}' and nothing waits there", self.rule, self.network);
             let remedy = "start the service, or close the port with `meshhold mgmt-keys edit`";
@@ -65,6 +84,10 @@ impl Open {
         beside.retain(|one| !here.iter().any(|other| other.port == one.port && self.reaches(other.address)));
         beside.dedup_by_key(|one| one.port);
         beside.into_iter().map(|one| self.beside(one)).collect()
+    }
+
+    fn has(&self, one: &Listener) -> bool {
+        one.protocol == self.protocol && (self.ports.0..=self.ports.1).contains(&one.port)
     }
 
     fn reaches(&self, ip: IpAddr) -> bool {

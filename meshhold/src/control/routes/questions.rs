@@ -52,7 +52,7 @@ pub(super) async fn explain_packet(
 
 async fn explained(app: &App, request: Request) -> Result<Explanation, Problem> {
     match app.ask(request).await? {
-        Response::Explanation(explanation) => Ok(*explanation),
+        Response::Explanation(explanation) => Ok(explanation.asked_of_host().await),
         _ => Err(misfit()),
     }
 }

@@ -5,19 +5,24 @@
 //! their packets pass no netfilter hook. Must not know how rules are written.
 
 mod nft;
+mod question;
+mod remedy;
 mod rules;
 mod save;
 #[cfg(test)]
 mod tests;
 
 use super::Finding;
-use rules::{Chain, End, Hook, Opening, Packet, Rule, walk};
+use super::delivery::Arrival;
+use question::{Purpose, Question, arriving, opening, questions};
+pub(super) use question::{Service, Wanted};
+use remedy::{past_translation, remedy};
+use rules::{Chain, End, Hook, walk};
 use serde_json::Value;
 use std::fs;
 use std::process::{Command, Stdio};
 
 const CHECK: &str = "firewall";
-const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 /// Programs of iptables by family: `-save` behind the name prints the rules.
 const LEGACY: [(&str, &str, &str); 2] = [
     ("iptables-legacy", "ipv4", "/proc/net/ip_tables_names"),
@@ -25,19 +30,28 @@ const LEGACY: [(&str, &str, &str); 2] = [
 ];
 const NFT: [(&str, &str, &str); 2] = [("iptables-nft", "ipv4", "ip "), ("ip6tables-nft", "ipv6", "ip6 ")];
 
-/// What must get through.
-#[derive(Debug)]
-pub(super) struct Wanted<'a> {
-    /// The node's own UDP port.
-    pub(super) port: u16,
-    /// The mesh interface.
-    pub(super) interface: &'a str,
-    /// Ports that a scope opens: protocol, port, and as the scope has it.
-    pub(super) open: Vec<(&'static str, u16, String)>,
-}
-
 /// Rules and policies that drop what must get through.
 pub(super) fn blocking(wanted: &Wanted<'_>) -> Vec<Finding> {
+    found(&all(), wanted)
+}
+
+/// Rules that drop one packet, or send it elsewhere: what comes in from the mesh, or what a program here sends into it.
+pub(super) fn stopping(
+    is_incoming: bool,
+    protocol: &'static str,
+    port: Option<u16>,
+    ends: Arrival,
+    mesh: &str,
+) -> Vec<Finding> {
+    let what = "this packet".to_owned();
+    let question = match is_incoming {
+        true => arriving(what, protocol, port, ends, mesh),
+        false => opening(what, protocol, port, ends, mesh),
+    };
+    answers(&all(), &question)
+}
+
+fn all() -> Vec<Chain> {
     let mut chains = from_nft();
     for (program, family, names) in LEGACY {
         // The file is there once somebody used them; asking would load the tables.
@@ -45,7 +59,7 @@ pub(super) fn blocking(wanted: &Wanted<'_>) -> Vec<Finding> {
             chains.extend(saved(program, family).unwrap_or_default());
         }
     }
-    found(&chains, wanted)
+    chains
 }
 
 fn from_nft() -> Vec<Chain> {
@@ -77,82 +91,35 @@ fn output(program: &str, words: &[&str]) -> Option<Vec<u8>> {
     output.status.success().then_some(output.stdout)
 }
 
-/// One packet that must get through, in words and by family.
-struct Question<'a> {
-    what: String,
-    packet: Packet<'a>,
-    /// What lets it in, as nft, iptables, and ufw say it.
-    opening: [String; 3],
-}
-
 fn found(chains: &[Chain], wanted: &Wanted<'_>) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = Vec::new();
-    for question in questions(wanted) {
-        for family in FAMILIES {
-            let packet = Packet { family, ..question.packet };
-            let hooks = [Some(Hook::Prerouting), Some(packet.hook)];
-            let bases = chains.iter().filter(|chain| hooks.contains(&chain.hook));
-            for base in bases.filter(|chain| packet.hook == Hook::Input || chain.hook == Some(Hook::Output)) {
-                findings.extend(finding(walk(chains, base, packet), &question, base));
-            }
-        }
-    }
+    let mut findings: Vec<Finding> =
+        questions(wanted).iter().flat_map(|question| answers(chains, question)).collect();
     // A policy stops all ports alike: said once.
     let mut remedies = std::collections::BTreeSet::new();
     findings.retain(|finding| remedies.insert(finding.remedy.clone()));
     findings
 }
 
-fn questions<'a>(wanted: &Wanted<'a>) -> Vec<Question<'a>> {
-    let (port, mesh) = (wanted.port, wanted.interface);
-    let node = Packet {
-        family: "ipv4",
-        protocol: "udp",
-        ports: (None, Some(port)),
-        interface: None,
-        mesh,
-        hook: Hook::Input,
+/// What stops this packet.
+fn answers(chains: &[Chain], question: &Question<'_>) -> Vec<Finding> {
+    let packet = question.packet;
+    let asked = |chain: &&Chain| match packet.hook {
+        Hook::Input => matches!(chain.hook, Some(Hook::Prerouting | Hook::Input)),
+        hook => chain.hook == Some(hook),
     };
-    let incoming = Question {
-        what: format!("udp port {port}"),
-        packet: node,
-        opening: [
-            format!("udp dport {port} accept"),
-            format!("-p udp --dport {port} -j ACCEPT"),
-            format!("ufw allow {port}/udp"),
-        ],
-    };
-    let outgoing = Question {
-        what: format!("what this node sends from udp port {port}"),
-        packet: Packet { ports: (Some(port), Some(port)), hook: Hook::Output, ..node },
-        opening: [
-            format!("udp sport {port} accept"),
-            format!("-p udp --sport {port} -j ACCEPT"),
-            format!("ufw allow out proto udp from any port {port}"),
-        ],
-    };
-    let open = wanted.open.iter().map(|(protocol, port, rule)| Question {
-        what: format!("{rule}, which a port scope opens, where it comes in by {mesh}"),
-        packet: Packet { protocol, ports: (None, Some(*port)), interface: Some(mesh), ..node },
-        opening: [
-            format!("iifname \"{mesh}\" accept"),
-            format!("-i {mesh} -j ACCEPT"),
-            format!("ufw allow in on {mesh}"),
-        ],
-    });
-    [incoming, outgoing].into_iter().chain(open).collect()
+    chains.iter().filter(asked).filter_map(|base| finding(chains, base, question)).collect()
 }
 
-/// `base` is the chain that the kernel asked first.
-fn finding(end: End<'_>, question: &Question<'_>, base: &Chain) -> Option<Finding> {
-    match end {
+/// `base` is a chain that the kernel asks first.
+fn finding(chains: &[Chain], base: &Chain, question: &Question<'_>) -> Option<Finding> {
+    match walk(chains, base, question.packet) {
         End::Through | End::Accepted => None,
-        End::Translated { chain, to, .. } if question.packet.interface.is_some() => {
+        End::Translated { chain, to, .. } if question.purpose == Purpose::In => {
             let summary = format!(
                 "{} is sent on to {to} by a rule of {}, before it reaches the service here (Docker does so for published ports)",
                 question.what, chain.place
             );
-            Some(Finding::error(CHECK, summary, opening(base, question)))
+            Some(Finding::error(CHECK, summary, past_translation(chains, base, question)))
         }
         End::Translated { .. } => None,
         End::Dropped { chain, rule, surely } => {
@@ -161,7 +128,7 @@ fn finding(end: End<'_>, question: &Question<'_>, base: &Chain) -> Option<Findin
                 None => format!("the policy of {} drops what no rule accepts, and none accepts", chain.place),
             };
             let summary = format!("{by} {}", question.what);
-            let remedy = remedy(chain, rule, question, base);
+            let remedy = remedy(chains, base, (chain, rule), question);
             Some(match surely {
                 true => Finding::error(CHECK, summary, remedy),
                 false => Finding::warning(
@@ -171,24 +138,5 @@ fn finding(end: End<'_>, question: &Question<'_>, base: &Chain) -> Option<Findin
                 ),
             })
         }
-    }
-}
-
-/// A rule about this very port goes; where a rule or policy is about more, an exception comes before it.
-fn remedy(chain: &Chain, rule: Option<&Rule>, question: &Question<'_>, base: &Chain) -> String {
-    match rule {
-        Some(rule) if rule.is_about_port() && !chain.name.starts_with("ufw") => rule.removal.clone(),
-        _ => opening(base, question),
-    }
-}
-
-fn opening(base: &Chain, question: &Question<'_>) -> String {
-    let [nft, iptables, ufw] = &question.opening;
-    let by_ufw =
-        base.rules.iter().any(|rule| rule.removal.contains(" ufw-") || rule.removal.contains(" ufw6-"));
-    match &base.opening {
-        _ if by_ufw && !base.is_nat => ufw.clone(),
-        Opening::Nft => format!("nft insert rule {} {nft}", base.place),
-        Opening::Iptables(program) => format!("{program} -I {} {iptables}", base.name),
     }
 }

@@ -4,11 +4,16 @@
 
 use super::rules::{Chain, Field, Hook, Opening, Rule, Test, Value, Verdict};
 use serde_json::Value as Json;
+use std::net::IpAddr;
 
 /// Reads `nft --json list ruleset`.
 pub(super) fn read(ruleset: &Json) -> Vec<Chain> {
     let items = || ruleset["nftables"].as_array().into_iter().flatten();
     let mut chains: Vec<Chain> = items().filter_map(|item| item.get("chain")).map(read_chain).collect();
+    for owned in items().filter_map(|item| item.get("table")).filter(|table| is_owned(table)) {
+        let key = format!("{} {}", text(&owned["family"]), text(&owned["name"]));
+        chains.iter_mut().filter(|chain| chain.table == key).for_each(|chain| chain.is_owned = true);
+    }
     for rule in items().filter_map(|item| item.get("rule")) {
         let (table, name) = (table(rule), text(&rule["chain"]));
         if let Some(chain) = chains.iter_mut().find(|chain| chain.table == table && chain.name == name) {
@@ -28,6 +33,13 @@ pub(super) fn foreign(ruleset: &Json) -> Vec<String> {
     tables.sort();
     tables.dedup();
     tables
+}
+
+/// With `flags owner` (NFT_TABLE_F_OWNER). nft 1.0.6 writes the table's name in the flag's place, newer ones a list where
+/// there are several.
+fn is_owned(table: &Json) -> bool {
+    let is = |flag: &Json| flag == "owner" || (flag.is_string() && flag == &table["name"]);
+    is(&table["flags"]) || table["flags"].as_array().is_some_and(|flags| flags.iter().any(is))
 }
 
 fn text(json: &Json) -> &str {
@@ -55,6 +67,7 @@ fn read_chain(chain: &Json) -> Chain {
         _ => Hook::Elsewhere,
     });
     let (table, name) = (table(chain), text(&chain["name"]).to_owned());
+    let opening = by_iptables(&table, &name).map_or(Opening::Nft, Opening::Iptables);
     Chain {
         place: format!("{table} {name}"),
         table,
@@ -62,10 +75,24 @@ fn read_chain(chain: &Json) -> Chain {
         family,
         hook,
         is_nat: chain["type"] == "nat",
+        is_owned: false,
         drops: chain["policy"] == "drop",
-        opening: Opening::Nft,
+        opening,
         rules: Vec::new(),
     }
+}
+
+/// Tables that iptables-nft keeps, though it may have written no rule that nft doesn't understand.
+fn by_iptables(table: &str, chain: &str) -> Option<String> {
+    let (family, table) = table.split_once(' ')?;
+    let program = match family {
+        "ip" => "iptables-nft",
+        "ip6" => "ip6tables-nft",
+        _ => return None,
+    };
+    let is_theirs = ["filter", "nat", "mangle", "raw"].contains(&table)
+        && ["INPUT", "OUTPUT", "PREROUTING", "POSTROUTING"].contains(&chain);
+    is_theirs.then(|| format!("{program} -t {table}"))
 }
 
 /// A rule, and one for each verdict of its verdict map.
@@ -144,6 +171,8 @@ fn read_test(left: &Json, right: &Json, negated: bool) -> Vec<Test> {
     let field = match (field, text(meta)) {
         ("dport", _) => Field::DestinationPort,
         ("sport", _) => Field::SourcePort,
+        ("saddr", _) => Field::Source,
+        ("daddr", _) => Field::Destination,
         ("protocol" | "nexthdr", _) | (_, "l4proto") => Field::Protocol,
         (_, "iifname" | "iif") => Field::Input,
         (_, "oifname" | "oif") => Field::Output,
@@ -158,17 +187,26 @@ fn read_test(left: &Json, right: &Json, negated: bool) -> Vec<Test> {
     presumed.into_iter().chain([Test { field, values: found, negated }]).collect()
 }
 
-/// A word, a number, a range, or a set of them.
+/// A word, a number, a range, a prefix, or a set of them.
 fn values(json: &Json, into: &mut Vec<Value>) {
     let port = |json: &Json| json.as_u64().and_then(|number| u16::try_from(number).ok());
     if let Some(all) = json.as_array().or_else(|| json["set"].as_array()) {
         all.iter().for_each(|one| values(one, into));
     } else if let Some([first, last]) = json["range"].as_array().map(Vec::as_slice) {
-        into.extend(port(first).zip(port(last)).map(|(first, last)| Value::Range(first, last)));
+        let range = port(first).zip(port(last)).map(|(first, last)| Value::Range(first, last));
+        into.push(range.unwrap_or_else(|| Value::Text("a range".to_owned())));
+    } else if let (Some(base), Some(bits)) = (net(&json["prefix"]["addr"]), json["prefix"]["len"].as_u64()) {
+        into.push(Value::Net(base, bits as u8));
+    } else if let Some(address) = net(json) {
+        into.push(Value::Net(address, if address.is_ipv4() { 32 } else { 128 }));
     } else if let Some(number) = json.as_u64() {
         into.push(Value::Text(number.to_string()));
         into.extend(port(json).map(|port| Value::Range(port, port)));
     } else if let Some(word) = json.as_str() {
         into.push(Value::Text(word.to_owned()));
     }
+}
+
+fn net(json: &Json) -> Option<IpAddr> {
+    json.as_str()?.parse().ok()
 }

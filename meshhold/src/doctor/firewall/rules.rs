@@ -3,6 +3,8 @@
 //! Owns the walk through chains, with three answers: yes, no, and not known. Must not know who wrote the rules, nor how
 //! they were read.
 
+use std::net::IpAddr;
+
 /// Most jumps into each other.
 const DEPTH: usize = 16;
 
@@ -12,6 +14,8 @@ pub(super) enum Field {
     Protocol,
     SourcePort,
     DestinationPort,
+    Source,
+    Destination,
     Input,
     Output,
     State,
@@ -30,6 +34,8 @@ pub(super) enum Value {
     Text(String),
     /// Ports.
     Range(u16, u16),
+    /// Addresses: with so many first bits.
+    Net(IpAddr, u8),
 }
 
 /// One condition of a rule.
@@ -86,6 +92,8 @@ pub(super) struct Chain {
     pub(super) hook: Option<Hook>,
     /// It translates addresses.
     pub(super) is_nat: bool,
+    /// Its table has an owner, which lets nobody else change it.
+    pub(super) is_owned: bool,
     /// What no rule decides is dropped.
     pub(super) drops: bool,
     /// The command that lets in what these words describe.
@@ -102,12 +110,16 @@ pub(super) enum Opening {
     Iptables(String),
 }
 
-/// A packet that isn't there yet: the first of its flow.
+/// A packet that isn't there yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
     pub(super) family: &'static str,
     pub(super) protocol: &'static str,
     pub(super) ports: (Option<u16>, Option<u16>),
+    /// Source and destination, where they are known.
+    pub(super) ends: Option<(IpAddr, IpAddr)>,
+    /// `new` for the first of its flow, else `established`.
+    pub(super) state: &'static str,
     /// None: by any but the mesh interface and loopback.
     pub(super) interface: Option<&'a str>,
     pub(super) mesh: &'a str,
@@ -209,12 +221,18 @@ impl Test {
     fn fits(&self, packet: Packet<'_>) -> Option<bool> {
         let found = match self.field {
             Field::Protocol => Some(self.has(|text| is_protocol(text, packet.protocol))),
-            Field::SourcePort => packet.ports.0.map(|port| self.has_port(port)),
-            Field::DestinationPort => packet.ports.1.map(|port| self.has_port(port)),
+            // What has no ports fits no condition on them.
+            Field::SourcePort | Field::DestinationPort if !matches!(packet.protocol, "tcp" | "udp") => {
+                Some(false)
+            }
+            Field::SourcePort => packet.ports.0.and_then(|port| self.known(self.has_port(port))),
+            Field::DestinationPort => packet.ports.1.and_then(|port| self.known(self.has_port(port))),
+            Field::Source => packet.ends.and_then(|(source, _)| self.known(self.has_address(source))),
+            Field::Destination => packet.ends.and_then(|(_, to)| self.known(self.has_address(to))),
             Field::Input if packet.hook != Hook::Output => self.is_by(packet),
             Field::Output if packet.hook == Hook::Output => self.is_by(packet),
             Field::Input | Field::Output => Some(false),
-            Field::State => Some(self.has(|text| text.eq_ignore_ascii_case("new"))),
+            Field::State => Some(self.has(|text| text.eq_ignore_ascii_case(packet.state))),
             Field::Family => Some(self.has(|text| text == packet.family)),
             Field::DestinationType => {
                 (packet.hook != Hook::Output).then(|| self.has(|text| text.eq_ignore_ascii_case("local")))
@@ -232,6 +250,18 @@ impl Test {
         self.values
             .iter()
             .any(|value| matches!(value, Value::Range(first, last) if (*first..=*last).contains(&port)))
+    }
+
+    fn has_address(&self, address: IpAddr) -> bool {
+        self.values
+            .iter()
+            .any(|value| matches!(value, Value::Net(base, bits) if holds(*base, *bits, address)))
+    }
+
+    /// Beside a set by name, or what isn't understood, only a hit is certain.
+    fn known(&self, hit: bool) -> Option<bool> {
+        let is_plain = |value: &Value| !matches!(value, Value::Text(text) if text.parse::<IpAddr>().is_err() && text.parse::<u16>().is_err());
+        (hit || self.values.iter().all(is_plain)).then_some(hit)
     }
 
     fn is_by(&self, packet: Packet<'_>) -> Option<bool> {
@@ -258,7 +288,25 @@ impl Test {
     }
 }
 
+fn holds(base: IpAddr, bits: u8, address: IpAddr) -> bool {
+    let bits = u32::from(bits);
+    match (base, address) {
+        (IpAddr::V4(base), IpAddr::V4(address)) => {
+            (base.to_bits() ^ address.to_bits()).checked_shr(32 - bits.min(32)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(base), IpAddr::V6(address)) => {
+            (base.to_bits() ^ address.to_bits()).checked_shr(128 - bits.min(128)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
 fn is_protocol(text: &str, protocol: &str) -> bool {
-    let number = if protocol == "udp" { "17" } else { "6" };
-    text.eq_ignore_ascii_case(protocol) || text == number || text == "all"
+    let (number, other) = match protocol {
+        "udp" => ("17", "udp"),
+        "icmp" => ("1", "icmp"),
+        "icmpv6" => ("58", "ipv6-icmp"),
+        _ => ("6", "tcp"),
+    };
+    text.eq_ignore_ascii_case(protocol) || text == number || text == other || text == "all"
 }

@@ -4,6 +4,7 @@
 //! Must not know what the rules mean for anybody.
 
 use super::rules::{Chain, Field, Hook, Opening, Rule, Test, Value, Verdict};
+use std::net::IpAddr;
 
 /// Reads what `program`-save printed; `program` is what changes these rules, for packets of `family`.
 pub(super) fn read(text: &str, program: &str, family: &'static str) -> Vec<Chain> {
@@ -50,6 +51,7 @@ fn read_chain(text: &str, table: &str, program: &str, family: &'static str) -> O
         family: Some(family),
         hook,
         is_nat: table == "nat",
+        is_owned: false,
         drops: policy == "DROP",
         opening: Opening::Iptables(format!("{program} -t {table}")),
         rules: Vec::new(),
@@ -83,6 +85,8 @@ fn read_rule(words: &[String]) -> (Vec<Test>, Verdict) {
             "-j" => return (tests, target(text(), words.collect())),
             "-g" => return (tests, Verdict::Goto(text().to_owned())),
             "-p" => test(Field::Protocol, vec![Value::Text(text().to_owned())]),
+            "-s" => test(Field::Source, nets(text())),
+            "-d" => test(Field::Destination, nets(text())),
             "-i" => test(Field::Input, vec![Value::Text(text().to_owned())]),
             "-o" => test(Field::Output, vec![Value::Text(text().to_owned())]),
             "--dport" | "--dports" => test(Field::DestinationPort, ports(text())),
@@ -124,4 +128,14 @@ fn ports(text: &str) -> Vec<Value> {
         Some(Value::Range(first.parse().ok()?, last.parse().ok()?))
     };
     text.split(',').filter_map(range).collect()
+}
+
+/// `127.0.0.0/8,192.0.2.1`
+fn nets(text: &str) -> Vec<Value> {
+    let net = |text: &str| {
+        let (base, bits) = text.split_once('/').unwrap_or((text, ""));
+        let base: IpAddr = base.parse().ok()?;
+        Some(Value::Net(base, bits.parse().unwrap_or(if base.is_ipv4() { 32 } else { 128 })))
+    };
+    text.split(',').map(|word| net(word).unwrap_or_else(|| Value::Text(word.to_owned()))).collect()
 }

@@ -6,7 +6,10 @@ use super::*;
 use serde_json::json;
 
 fn said(chains: &[Chain]) -> Vec<(String, String)> {
-    let open = vec![("tcp", 22, "tcp:22".to_owned())];
+    let ip = |text: &str| text.parse().unwrap();
+    let arrival = |source, destination| Arrival { source: ip(source), destination: ip(destination) };
+    let arrivals = vec![arrival("127.64.0.9", "127.0.0.1"), arrival("fd12::2", "fd12::1")];
+    let open = vec![Service { protocol: "tcp", port: 22, rule: "tcp:22".to_owned(), arrivals }];
     let findings = found(chains, &Wanted { port: 7777, interface: "mesh0", open });
     findings.into_iter().map(|one| (one.summary, one.remedy.unwrap_or_default())).collect()
 }
@@ -131,4 +134,87 @@ fn what_docker_publishes_is_told_where_a_scope_opens_it() {
     assert!(summary.contains("172.17.0.2:80") && summary.contains("tcp:22"), "{summary}");
     assert_eq!(remedy, "iptables-nft -t nat -I PREROUTING -i mesh0 -j ACCEPT");
     assert!(said(&save::read(&docker(8080), "iptables-nft", "ipv4")).is_empty());
+}
+
+/// As the CIS benchmarks want it, and what they leave out: 127.0.0.0/8 is no address of the loopback interface alone.
+#[test]
+fn a_rule_about_loopback_addresses_meets_the_packet_as_the_host_sees_it() {
+    let source = json!({"payload": {"protocol": "ip", "field": "saddr"}});
+    let prefix = |addr: &str, len: u8| json!({"prefix": {"addr": addr, "len": len}});
+    let drop = |left: &Value, right: Value| json!({"expr": [{"match": {"op": "==", "left": left, "right": right}}, {"drop": null}]});
+    let lo = meta("iifname", "lo", &json!({"accept": null}));
+    let mesh = meta("iifname", "mesh0", &json!({"accept": null}));
+    let cis = drop(&source, prefix("127.0.0.0", 8));
+    let chains = table("accept", &[lo.clone(), cis.clone(), mesh.clone()]);
+    assert_eq!(remedies(&chains), ["nft insert rule inet filter input iifname \"mesh0\" accept"]);
+    assert!(said(&table("accept", &[mesh, cis])).is_empty(), "let in before");
+    for harmless in [prefix("127.0.0.0", 24), prefix("10.0.0.0", 8), json!("127.0.0.1")] {
+        assert!(
+            said(&table("accept", &[lo.clone(), drop(&source, harmless.clone())])).is_empty(),
+            "{harmless}"
+        );
+    }
+    let set = drop(&source, json!("@bad"));
+    assert!(said(&table("accept", &[set])).is_empty(), "a set whose content isn't known");
+    let text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -i lo -j ACCEPT\n-A INPUT -s 127.0.0.0/8 -j DROP\n-A INPUT -i mesh0 -j ACCEPT\nCOMMIT\n";
+    let chains = save::read(text, "iptables-legacy", "ipv4");
+    assert_eq!(remedies(&chains), ["iptables-legacy -t filter -I INPUT -i mesh0 -j ACCEPT"]);
+}
+
+#[test]
+fn answers_have_to_get_out() {
+    let text = "*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT ! -o lo -d 127.0.0.0/8 -j DROP\nCOMMIT\n";
+    let chains = save::read(text, "iptables-nft", "ipv4");
+    assert_eq!(remedies(&chains), ["iptables-nft -t filter -I OUTPUT -o mesh0 -j ACCEPT"]);
+}
+
+#[test]
+fn a_rule_of_the_cis_benchmark_that_ufw_wrote_is_overtaken_by_ufw() {
+    let cis = "-A ufw-user-input -s 127.0.0.0/8 -j DROP\n-A ufw-user-input -i mesh0 -j ACCEPT\n-A ufw-user-input -p udp -m udp --dport 7777 -j ACCEPT\n";
+    let chains = save::read(&format!("{UFW}{cis}COMMIT\n"), "iptables-nft", "ipv4");
+    assert_eq!(remedies(&chains), ["ufw delete allow in on mesh0; ufw prepend allow in on mesh0"]);
+}
+
+/// The frame of firewalld's rules, with eth1 in a zone of its own.
+#[test]
+fn firewalld_is_told_in_its_own_words_for_each_zone() {
+    let chain = |name: &str, hook: Option<&str>| json!({"chain": {"family": "inet", "table": "firewalld", "name": name, "type": "filter", "hook": hook}});
+    let rule = |chain: &str, expr: Value| json!({"rule": {"family": "inet", "table": "firewalld", "chain": chain, "handle": 1, "expr": expr}});
+    let by = |name: &str, to: &str| json!([{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": name}}, {"goto": {"target": to}}]);
+    let ruleset = |more: Vec<Value>| {
+        let frame = vec![
+            chain("filter_INPUT", Some("input")),
+            chain("filter_INPUT_ZONES", None),
+            chain("filter_IN_public", None),
+            chain("filter_IN_work", None),
+            chain("filter_IN_trusted", None),
+            rule("filter_INPUT", json!([{"jump": {"target": "filter_INPUT_ZONES"}}])),
+            rule("filter_INPUT", json!([{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}])),
+            rule("filter_INPUT_ZONES", by("eth1", "filter_IN_work")),
+            rule("filter_IN_trusted", json!([{"accept": null}])),
+        ];
+        let last = rule("filter_INPUT_ZONES", json!([{"goto": {"target": "filter_IN_public"}}]));
+        nft::read(&json!({"nftables": frame.into_iter().chain(more).chain([last]).collect::<Vec<_>>()}))
+    };
+    assert_eq!(
+        remedies(&ruleset(vec![])),
+        [
+            "firewall-cmd --permanent --zone=work --add-port=7777/udp && firewall-cmd --permanent --zone=public --add-port=7777/udp && firewall-cmd --reload",
+            "firewall-cmd --permanent --zone=trusted --change-interface=mesh0 && firewall-cmd --reload",
+        ]
+    );
+    let mesh = rule("filter_INPUT_ZONES", by("mesh0", "filter_IN_trusted"));
+    assert_eq!(remedies(&ruleset(vec![mesh])).len(), 1);
+}
+
+#[test]
+fn nobody_but_its_owner_is_sent_to_a_table() {
+    let owned = json!({"table": {"family": "inet", "name": "filter", "handle": 1, "flags": "owner"}});
+    let chain = json!({"chain": {"family": "inet", "table": "filter", "name": "input", "type": "filter", "hook": "input", "policy": "drop"}});
+    let chains = nft::read(&json!({ "nftables": [owned, chain] }));
+    assert!(
+        remedies(&chains)
+            .iter()
+            .all(|remedy| remedy.starts_with("only the program that owns table inet filter"))
+    );
 }

@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::datapath::workers::offload::checksum::{fold, sum};
@@ -38,13 +39,19 @@ impl Echoes {
     ///
     /// # Errors
     /// The process may not open raw sockets, or there is no route.
-    pub fn new(to: IpAddr) -> io::Result<Self> {
+    pub fn new(to: IpAddr) -> anyhow::Result<Self> {
         let (domain, protocol) = match to {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
-        let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-        socket.connect(&SocketAddr::new(to, 0).into())?;
+        let socket = Socket::new(domain, Type::RAW, Some(protocol)).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => anyhow!("raw sockets need root or CAP_NET_RAW"),
+            _ => anyhow!("this host opens no raw socket of that family: {error}"),
+        })?;
+        let connected = socket.connect(&SocketAddr::new(to, 0).into());
+        connected.map_err(|error| {
+            anyhow!("this host has no way to it ({error}): `meshhold meshlan explain icmp {to}` says why")
+        })?;
         Ok(Self { socket, v6: to.is_ipv6(), id: std::process::id() as u16, sequence: 0 })
     }
 

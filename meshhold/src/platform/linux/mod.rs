@@ -29,6 +29,7 @@ pub mod net;
 pub mod notify;
 pub mod processors;
 pub mod reserved;
+pub mod route_word;
 mod routes;
 pub mod sched;
 pub mod suspects;
