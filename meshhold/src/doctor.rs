@@ -6,6 +6,7 @@ mod clock;
 pub(crate) mod delivery;
 mod firewall;
 pub(crate) mod onward;
+mod routing;
 mod services;
 
 use crate::control::api::{DatapathMode, NetworkStatus, Status};
@@ -61,11 +62,12 @@ pub fn examine(status: &Status, port: u16) -> Vec<Finding> {
     let open = services::open(status);
     let wanted =
         firewall::Wanted { port, interface: &status.interface, open: services::packets(&open, status) };
-    let checks: [(&str, Vec<Finding>); 10] = [
+    let checks: [(&str, Vec<Finding>); 11] = [
         ("capabilities", capabilities()),
         ("firewall", firewall::blocking(&wanted)),
         ("reverse path filter", reverse_path(&status.interface)),
         ("services", services::unreached(&open)),
+        ("routes", routing::astray(status)),
         ("names", names(status)),
         ("address ranges", ranges(status)),
         ("clock", clock::skewed(status)),

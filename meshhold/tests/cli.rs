@@ -455,3 +455,9 @@ fn a_reader_that_goes_away_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && !text(output.stderr).contains("error"));
 }
+
+#[test]
+fn a_device_is_told_by_its_address_and_a_name_is_answered_with_the_way_to_it() {
+    let (_, error) = Node::new().expect("meshlan forwards add Camera camera.lan", 2);
+    assert!(error.contains("IP address in the LAN") && error.contains("getent hosts camera.lan"), "{error}");
+}

@@ -89,6 +89,17 @@ fn led_away(a: &Node, b: &Node) -> Result<()> {
     ensure!(said.contains("host-route") && said.contains("eth0") && !said.contains("raw sockets"), "{said}");
     rules(&b.host, peer4, peer6, "del")?;
     passes(b, &["tcp", &to(peer4, 80)])?;
+    let range = b.network()?.range;
+    let whole = |what: &str| b.host.run("ip", &["rule", what, "pref", "90", "to", &range, "lookup", "999"]);
+    whole("add")?;
+    let said = b.try_meshhold(&["doctor"], "")?.stdout;
+    ensure!(
+        said.contains(&format!("what is for {range} doesn't leave by mesh0: its route leads to eth0")),
+        "{said}"
+    );
+    whole("del")?;
+    let said = b.try_meshhold(&["doctor"], "")?.stdout;
+    ensure!(said.contains("ok       routes: nothing in the way"), "{said}");
     // What the service would answer goes astray.
     rules(&a.host, own4, own6, "add")?;
     stopped(a, &["icmp", &peer6.to_string()], "host-route", "doesn't send what is for")?;

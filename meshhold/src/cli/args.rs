@@ -129,6 +129,7 @@ pub(super) enum ForwardsCommand {
         /// Display name, e.g. 'Office printer'
         name: String,
         /// Its address in the LAN, e.g. 192.168.1.40
+        #[arg(value_parser = target)]
         target: IpAddr,
     },
     /// Show all devices
@@ -209,4 +210,11 @@ pub(super) struct AddArgs {
     /// IPv4 range of the new network [default: a free /18 of meshlan.ipv4_range]
     #[arg(long, value_name = "RANGE", conflicts_with = "source")]
     pub(super) ipv4_range: Option<Ipv4Range>,
+}
+
+/// A device keeps its address; whose a name is may change, and a name server may lie.
+fn target(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        format!("a device is forwarded to its IP address in the LAN, such as 192.168.1.40; look up that of '{text}' (`getent hosts {text}`) and make the router give it the same always")
+    })
 }

@@ -72,7 +72,7 @@ fn misled(onward: Onward, to: IpAddr, mesh: &str) -> Option<Finding> {
     Some(wrong(summary, to, mesh))
 }
 
-fn words(onward: &Onward) -> String {
+pub(super) fn words(onward: &Onward) -> String {
     match onward {
         Onward::Here => "it takes it for its own".to_owned(),
         Onward::By(name) => format!("its route leads to {name}"),

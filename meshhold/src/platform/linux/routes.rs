@@ -248,6 +248,21 @@ impl Net {
         settled(what, &[libc::ENOENT, libc::ESRCH], self.handle.rule().del(rule.clone()).execute().await)
     }
 
+    /// Rules of a range that should be there and aren't, a phrase each; none where the kernel has no policy routing.
+    ///
+    /// # Errors
+    /// Netlink failed.
+    pub async fn missing_rules(&self, interface: &str, range: (IpAddr, u8)) -> Result<Vec<String>, NetError> {
+        let family = if range.0.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let Some(existing) = self.our_rules(family).await? else { return Ok(Vec::new()) };
+        let table = table_of(interface);
+        let is_there = |wanted: &RuleMessage| {
+            existing.iter().any(|found| rule_table(found) == table && same_rule(found, wanted))
+        };
+        let wanted = Layer::ALL.map(|layer| layer.rule(family, table, range));
+        Ok(wanted.iter().filter(|rule| !is_there(rule)).map(describe_rule).collect())
+    }
+
     /// Rules made by MeshHold; `None` where the kernel has no policy routing for the family.
     pub(super) async fn our_rules(
         &self,
