@@ -25,7 +25,7 @@ fn members_and_devices_have_names() -> Result<()> {
         for node in [&site.laptop, &site.gateway] {
             await_answer(node, &["gateway.mesh", "A"], &ipv4.to_string())?;
             await_answer(node, &["GateWay.Home-Network.MESH", "AAAA"], &ipv6.to_string())?;
-            await_answer(node, &["lobby-camera.mesh", "A"], &camera.to_string())?;
+            await_answer(node, &["-x", &camera.to_string()], "lobby-camera.mesh.")?;
             await_answer(node, &["-x", &ipv4.to_string()], "gateway.mesh.")?;
             await_answer(node, &["-x", &ipv6.to_string()], "gateway.mesh.")?;
             await_answer(node, &["+tcp", "gateway.mesh", "A"], &ipv4.to_string())?;
@@ -40,6 +40,36 @@ fn members_and_devices_have_names() -> Result<()> {
             let log = node.log()?;
             let told = ["nobody.mesh", "lobby-camera.mesh", "example.com"].map(|name| log.contains(name));
             ensure!(told == [false; 3], "the log has names that were looked up: {log}");
+        }
+        await_answer(&site.laptop, &["lobby-camera.mesh", "A"], &camera.to_string())?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_gateway_reaches_its_own_devices_by_name() -> Result<()> {
+    run("names-own-devices", |lab| {
+        let site = Site::new(lab, &["tcp:80"])?;
+        let gateway = &site.gateway;
+        let [mesh4, mesh6] = site.addresses("Lobby camera")?;
+        for (name, target) in [
+            ("lobby-camera", site.camera.ipv4.to_string()),
+            ("office-printer", site.printer.ipv6.to_string()),
+        ] {
+            let name = format!("{name}.mesh");
+            let (kind, other) = if target.contains(':') { ("AAAA", "A") } else { ("A", "AAAA") };
+            await_answer(gateway, &[&name, kind], &target)?;
+            await_answer(gateway, &[&name, other], "")?;
+            let printed = gateway.meshhold(&["meshlan", "ping", &name, "--count", "2"])?;
+            ensure!(printed.contains("2 of 2 echoes") && printed.contains(&target), "{printed}");
+        }
+        for address in [mesh4, mesh6] {
+            let printed = gateway.meshhold(&["meshlan", "ping", &address.to_string(), "--count", "1"])?;
+            ensure!(printed.contains("1 of 1 echoes, "), "{printed}");
+            let printed = gateway.meshhold(&["meshlan", "explain", "icmp", &address.to_string()])?;
+            ensure!(printed.contains(&format!("reach the device at {}", site.camera.ipv4)), "{printed}");
+            let refused = gateway.host.ping(address, 1)?;
+            ensure!(refused == (0, 1), "a mesh address that leads nowhere is refused at once: {refused:?}");
         }
         Ok(())
     })

@@ -114,6 +114,12 @@ fn render(explanation: &Explanation, traffic: Traffic, port: Option<u16>) -> Str
         let _ = writeln!(text, "host {}: {}", found.check, printable(&found.summary));
         let _ = found.remedy.iter().try_for_each(|remedy| writeln!(text, "  -> {}", printable(remedy)));
     }
+    if let Some(target) = explanation.own_device {
+        let _ = writeln!(
+            text,
+            "that is for packets of members: programs of this node reach the device at {target}, not at a mesh address"
+        );
+    }
     if let Some(advice) = advice(explanation, traffic, port) {
         let _ = writeln!(text, "{advice}");
     }

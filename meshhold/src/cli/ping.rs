@@ -15,7 +15,11 @@ pub(super) fn run(config: &Config, to: &str, count: u16, json: bool) -> anyhow::
         anyhow::bail!("the daemon's answer isn't an address; restart it with this version");
     };
     let before = explain(config, address)?;
-    let answers = if before.verdict == Verdict::Drop { Vec::new() } else { echoes(address, count, json)? };
+    let answers = match (before.own_device, before.verdict) {
+        (Some(target), _) => echoes(target, count, json)?,
+        (None, Verdict::Pass) => echoes(address, count, json)?,
+        (None, Verdict::Drop) => Vec::new(),
+    };
     let replies: Vec<f64> = answers.iter().filter_map(milliseconds).collect();
     let after = explain(config, address)?;
     let failure = replies.is_empty().then(|| failure(&answers, &after));
@@ -56,6 +60,10 @@ fn summary(
 ) -> String {
     let peer = now.peer.as_ref().map(|peer| format!(" of {}", printable(&peer.name))).unwrap_or_default();
     let path = now.path.as_ref().map(|path| format!(", path {path}")).unwrap_or_default();
+    let (peer, path) = match now.own_device {
+        Some(target) => (" of this node's own device".to_owned(), format!(", at {target} in its LAN")),
+        None => (peer, path),
+    };
     let mut text = format!("{address}{peer}{path}: {} of {count} echoes", replies.len());
     if let (Some(least), Some(most)) = (least(replies), least_by(replies, |value| -value)) {
         let mean = replies.iter().sum::<f64>() / replies.len() as f64;

@@ -42,6 +42,9 @@ pub(crate) fn milliseconds(answer: &Answer) -> Option<f64> {
 
 /// The step at which it failed.
 pub(crate) fn failure(answers: &[Answer], now: &Explanation) -> String {
+    if let Some(target) = now.own_device {
+        return format!("the device doesn't answer at {target}: it is off, in another LAN, or drops ICMP");
+    }
     match (now.reason.as_str(), &now.peer, &now.path) {
         ("no-owner", ..) => "no member has this address".to_owned(),
         ("not-mesh", ..) => "no network of this node holds this address".to_owned(),

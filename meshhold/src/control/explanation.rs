@@ -6,10 +6,11 @@ use super::api::{PathStatus, PeerName};
 use crate::doctor::onward::{Passing, obstacles};
 use crate::doctor::{Finding, Severity};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 
 /// What `meshlan explain --json` prints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// What becomes of the packet.
     pub verdict: Verdict,
@@ -27,6 +28,10 @@ pub struct Explanation {
     /// is `drop` and the reason `host-route` or `host-firewall`, though the mesh's rules let it pass.
     #[serde(default)]
     pub host: Vec<Finding>,
+    /// LAN address of the device of this node itself that it is for: the rest is said of members, its own programs go there.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub own_device: Option<IpAddr>,
     /// What is yet to be asked of the host.
     #[serde(skip)]
     pub(crate) passing: Option<Passing>,
@@ -35,17 +40,7 @@ pub struct Explanation {
 impl Explanation {
     /// A packet that gets nowhere.
     pub fn dropped(reason: &str) -> Self {
-        let reason = reason.to_owned();
-        Self {
-            verdict: Verdict::Drop,
-            reason,
-            scope_entry: None,
-            listener: None,
-            peer: None,
-            path: None,
-            host: Vec::new(),
-            passing: None,
-        }
+        Self { reason: reason.to_owned(), ..Self::default() }
     }
 
     /// With what the host says to a packet that the mesh's rules let pass. Runs programs: not for the daemon's loop.
@@ -61,11 +56,12 @@ impl Explanation {
 }
 
 /// What becomes of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It goes on.
     Pass,
     /// It ends here.
+    #[default]
     Drop,
 }

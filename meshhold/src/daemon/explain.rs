@@ -40,11 +40,26 @@ impl Daemon {
             _ => bail!("which port? write ADDRESS:PORT, for instance 198.18.3.17:22"),
         };
         let destination = self.resolve(&request.to)?;
+        if request.from.is_none()
+            && kind == Kind::Icmp
+            && let Some(answer) = self.lonely_device(destination)
+        {
+            return Ok(answer);
+        }
         let policy = self.policy();
         let Some(case) = self.case(kind, destination, request.from.as_deref())? else {
             return Ok(Explanation::dropped(Reason::NotMesh.as_str()));
         };
         self.answer(policy, &case)
+    }
+
+    /// What there is to say of a device of ours that no member could send anything to yet.
+    fn lonely_device(&self, address: IpAddr) -> Option<Explanation> {
+        let network = self.networks.values().find(|network| network.holds(address))?;
+        let own_device = self.gateway.target(&network.own_block(), address)?;
+        let alone = network.members.peers().next().is_none();
+        let (verdict, reason) = (Verdict::Pass, Reason::PassForward.as_str().to_owned());
+        alone.then(|| Explanation { verdict, reason, own_device: Some(own_device), ..Explanation::default() })
     }
 
     /// Answers `meshlan explain packet`.
@@ -147,7 +162,11 @@ impl Daemon {
         let wanted = network.zip(*peer).map(|(network, peer)| (network.id, peer.node));
         let mut circuits = self.circuits.machine.status();
         let circuit = circuits.find(|circuit| Some((circuit.network, circuit.peer)) == wanted);
-        let incoming = network.filter(|_| packet.way == Way::In).zip(packet.service());
+        let of_us = network.filter(|_| packet.way == Way::In);
+        let incoming = of_us.zip(packet.service());
+        let own_device = of_us
+            .zip(packet.destination())
+            .and_then(|(network, to)| self.gateway.target(&network.own_block(), to));
         Explanation {
             verdict: if reason.is_pass() { Verdict::Pass } else { Verdict::Drop },
             reason: reason.as_str().to_owned(),
@@ -157,6 +176,7 @@ impl Daemon {
             path: circuit.and_then(|circuit| self.path_status(&circuit)),
             host: Vec::new(),
             passing: None,
+            own_device,
         }
     }
 

@@ -21,6 +21,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Headers of a TCP segment without options, in bytes: IPv4, IPv6.
 const HEADERS: [u32; 2] = [40, 60];
 
+/// Addresses of devices in the LAN, by their place in the block.
+pub(super) type Targets = BTreeMap<u8, IpAddr>;
+
 /// The devices and their ways.
 pub(super) struct Gateway {
     forwards: Forwards,
@@ -44,6 +47,20 @@ impl Gateway {
     /// What other members are told.
     pub(super) fn devices(&self) -> Vec<Device> {
         self.forwards.devices()
+    }
+
+    /// The place of each, and its address in the LAN.
+    pub(super) fn targets(&self) -> Targets {
+        self.forwards.list().into_iter().map(|placed| (placed.slot, placed.forward.target)).collect()
+    }
+
+    /// Where the device that has this mesh address in our block is in the LAN.
+    pub(super) fn target(&self, block: &Block, address: IpAddr) -> Option<IpAddr> {
+        let is = |slot: u8| match address {
+            IpAddr::V4(ip) => ip == block.device4(slot),
+            IpAddr::V6(ip) => ip == block.device6(slot),
+        };
+        self.targets().into_iter().find(|(slot, _)| is(*slot)).map(|(_, target)| target)
     }
 
     /// The ways may have changed.

@@ -430,9 +430,13 @@ impl Daemon {
         let by_age = self.store.keys().iter().map(|key| key.network);
         let networks: Vec<&Network> =
             by_age.filter_map(|id| self.networks.values().find(|network| network.id == id)).collect();
-        let own = (self.identity.node_id(), self.config.node.name.as_str());
-        let connected = self.lan.is_there();
-        self.names.refresh(&networks, own, &self.gateway.devices(), connected);
+        let own = names::Own {
+            node: self.identity.node_id(),
+            name: &self.config.node.name,
+            devices: &self.gateway.devices(),
+            targets: &self.gateway.targets(),
+        };
+        self.names.refresh(&networks, own, self.lan.is_there());
     }
 
     fn expire(&mut self, unix: u64) {

@@ -13,6 +13,7 @@ use meshhold_core::identity::NodeId;
 use meshhold_core::key::NetworkId;
 use meshhold_core::name::{Claim, assign, label};
 
+use super::gateway::Targets;
 use super::handover::{HandOver, Wanted};
 use super::network::Network;
 use crate::control::api::DnsStatus;
@@ -43,6 +44,17 @@ struct Named<'a> {
     claim: Claim<'a>,
     ipv4: Option<Ipv4Addr>,
     ipv6: Ipv6Addr,
+    near: Option<IpAddr>,
+}
+
+/// What this node is, and the devices that it fronts.
+#[derive(Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) node: NodeId,
+    pub(super) name: &'a str,
+    pub(super) devices: &'a [Device],
+    /// Where this host reaches these: from here their mesh addresses lead nowhere.
+    pub(super) targets: &'a Targets,
 }
 
 impl Names {
@@ -87,27 +99,21 @@ impl Names {
     }
 
     /// Brings what is said up to date. `networks` oldest first; `connected`: there is an interface.
-    pub(super) fn refresh(
-        &mut self,
-        networks: &[&Network],
-        own: (NodeId, &str),
-        devices: &[Device],
-        connected: bool,
-    ) {
+    pub(super) fn refresh(&mut self, networks: &[&Network], own: Own<'_>, connected: bool) {
         if std::mem::take(&mut self.stale) {
-            self.gather(networks, own, devices);
+            self.gather(networks, own);
         }
         self.hand_over.want(self.wanted().filter(|_| connected));
         self.hand_over.look();
     }
 
     /// What there is to say now.
-    fn gather(&mut self, networks: &[&Network], own: (NodeId, &str), devices: &[Device]) {
+    fn gather(&mut self, networks: &[&Network], own: Own<'_>) {
         self.refreshed_at = Some(Instant::now());
         let Ok(suffix) = Name::from_ascii(format!("{}.", self.suffix)) else { return };
         let reverse: Vec<Name> = networks.iter().flat_map(|network| reverse(network)).collect();
         self.zones = [&suffix].into_iter().chain(&reverse).map(without_dot).collect();
-        let (labels, hosts) = self.hosts(networks, own, devices);
+        let (labels, hosts) = self.hosts(networks, own);
         self.zone = Arc::new(Zone::new(suffix, reverse, labels, hosts));
         if let Some(server) = &self.server {
             server.publish(Arc::clone(&self.zone));
@@ -115,17 +121,12 @@ impl Names {
     }
 
     /// The labels of the networks, and who is in them.
-    fn hosts(
-        &mut self,
-        networks: &[&Network],
-        own: (NodeId, &str),
-        devices: &[Device],
-    ) -> (Vec<String>, Vec<Host>) {
+    fn hosts(&mut self, networks: &[&Network], own: Own<'_>) -> (Vec<String>, Vec<Host>) {
         let (mut labels, mut hosts) = (Vec::new(), Vec::new());
         self.conflicts.clear();
         self.own = None;
         for (at, network) in networks.iter().enumerate() {
-            let named = members(network, own, devices);
+            let named = members(network, own);
             let claims: Vec<Claim<'_>> = named.iter().map(|named| named.claim).collect();
             let names = assign(&claims);
             self.conflicts.insert(network.id, conflicts(&claims, &names));
@@ -138,6 +139,7 @@ impl Names {
                 network: at,
                 ipv4: named.ipv4,
                 ipv6: named.ipv6,
+                near: named.near,
             };
             hosts.extend(named.iter().zip(names).map(host));
             labels.push(network_label(network, &labels));
@@ -205,21 +207,23 @@ fn without_dot(zone: &Name) -> String {
 }
 
 /// Everybody in a network, with the addresses that are in use here.
-fn members<'a>(network: &'a Network, own: (NodeId, &'a str), devices: &'a [Device]) -> Vec<Named<'a>> {
+fn members<'a>(network: &'a Network, own: Own<'a>) -> Vec<Named<'a>> {
     let usable = network.own4().is_some();
     let of_node = |node, name, block: Block| Named {
         claim: Claim { node, slot: None, name },
         ipv4: usable.then(|| block.node4()),
         ipv6: block.node6(),
+        near: None,
     };
     let behind = |node, block: Block, device: &'a Device| Named {
         claim: Claim { node, slot: Some(device.slot), name: &device.name },
         ipv4: usable.then(|| block.device4(device.slot)),
         ipv6: block.device6(device.slot),
+        near: own.targets.get(&device.slot).copied().filter(|_| node == own.node),
     };
     let block = network.own_block();
-    let mut all = vec![of_node(own.0, own.1, block)];
-    all.extend(devices.iter().map(|device| behind(own.0, block, device)));
+    let mut all = vec![of_node(own.node, own.name, block)];
+    all.extend(own.devices.iter().map(|device| behind(own.node, block, device)));
     for peer in network.members.peers() {
         let block = network.shown_block(peer.block);
         all.push(of_node(peer.node, &peer.name, block));

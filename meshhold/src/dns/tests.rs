@@ -29,6 +29,7 @@ async fn server() -> NameServer {
         network: 0,
         ipv4: Some([10, 77, 0, last].into()),
         ipv6: [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into(),
+        near: None,
     };
     let hosts = vec![host("nas", 1), host(&longest(), 2)];
     let reverse = reverse_zones("10.77.0.0".parse().unwrap(), 16);

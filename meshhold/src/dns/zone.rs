@@ -3,6 +3,7 @@
 //! Owns the difference between "no such name" and "nothing of that type" (RFC 2308, RFC 8020). Must not know sockets or
 //! messages.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_server::proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
@@ -24,6 +25,8 @@ pub struct Host {
     pub ipv4: Option<Ipv4Addr>,
     /// The address that it has in any case.
     pub ipv6: Ipv6Addr,
+    /// What programs of this host are told in place of both, where its mesh addresses lead nowhere from here.
+    pub near: Option<IpAddr>,
 }
 
 /// All names of this node's networks; answers are made when they are asked for.
@@ -36,6 +39,8 @@ pub struct Zone {
     hosts: Vec<Packed>,
     /// The labels of all hosts end to end: a string for each would double what a host costs.
     labels: String,
+    /// What programs of this host are told of few of `hosts`, by place.
+    near: BTreeMap<u32, IpAddr>,
     /// Places in `hosts`, by address.
     by_ipv4: Vec<u32>,
     by_ipv6: Vec<u32>,
@@ -77,7 +82,8 @@ impl Zone {
             labels: String::with_capacity(hosts.iter().map(|host| host.label.len()).sum()),
             ..Self::default()
         };
-        for host in &hosts {
+        for (at, host) in (0..).zip(&hosts) {
+            zone.near.extend(host.near.map(|near| (at, near)));
             let label_at = zone.labels.len() as u32;
             zone.labels.push_str(&host.label);
             let (label_len, network) = (host.label.len() as u8, host.network as u16);
@@ -119,7 +125,7 @@ impl Zone {
     /// The addresses of `host` or `host.network`, as it stands before the suffix; IPv4 first.
     pub fn addresses(&self, host: &str) -> Option<impl Iterator<Item = IpAddr> + use<>> {
         let (label, network) = host.split_once('.').map_or((host, None), |(label, rest)| (label, Some(rest)));
-        Some(both(self.host(label, network)?))
+        Some(both(self.host(label, network)?.1))
     }
 
     /// What a name below the suffix has; `None` where there is no such name.
@@ -136,7 +142,10 @@ impl Zone {
             IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
         };
         match (host, labels.as_slice()) {
-            (Some(host), _) => Some(both(host).map(data).collect()),
+            (Some((at, host)), _) => Some(match self.near.get(&at) {
+                Some(near) => vec![data(*near)],
+                None => both(host).map(data).collect(),
+            }),
             // There are names below it.
             (None, [label]) if self.networks.iter().any(|network| network == label) => Some(Vec::new()),
             (None, _) => None,
@@ -165,17 +174,18 @@ impl Zone {
             .map(|data| data.into_iter().collect())
     }
 
-    /// The host of this label: in `network`, or in the oldest network that has one.
-    fn host(&self, label: &str, network: Option<&str>) -> Option<&Packed> {
+    /// The host of this label, with its place: in `network`, or in the oldest network that has one.
+    fn host(&self, label: &str, network: Option<&str>) -> Option<(u32, &Packed)> {
         let network = match network {
             Some(network) => Some(self.networks.iter().position(|label| label == network)?),
             None => None,
         };
         let wanted = (label, network.unwrap_or_default());
         let key = |host: &Packed| (self.label(host), usize::from(host.network));
-        let found = self.hosts.get(self.hosts.partition_point(|host| key(host) < wanted))?;
+        let at = self.hosts.partition_point(|host| key(host) < wanted);
+        let found = self.hosts.get(at)?;
         let (got, of) = key(found);
-        (got == label && network.is_none_or(|network| network == of)).then_some(found)
+        (got == label && network.is_none_or(|network| network == of)).then_some((at as u32, found))
     }
 
     fn label(&self, host: &Packed) -> &str {
@@ -241,7 +251,8 @@ mod tests {
 
     fn host(label: &str, network: usize, last: u8) -> Host {
         let ipv4 = (last != 2).then(|| [10, 77, 0, last].into());
-        Host { label: label.into(), network, ipv4, ipv6: [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into() }
+        let ipv6 = [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into();
+        Host { label: label.into(), network, ipv4, ipv6, near: (last == 3).then(|| [192, 168, 1, 40].into()) }
     }
 
     fn zone() -> Zone {
@@ -277,7 +288,9 @@ mod tests {
             ("nas.mesh.", T::TXT, "no data"),
             ("nas.home.mesh.", T::A, "10.77.0.1"),
             ("nas.work.mesh.", T::A, "10.77.0.4"),
-            ("tv.mesh.", T::A, "10.77.0.3"),
+            ("tv.mesh.", T::A, "192.168.1.40"),
+            ("tv.mesh.", T::AAAA, "no data"),
+            ("3.0.77.10.in-addr.arpa.", T::PTR, "tv.mesh."),
             ("tv.home.mesh.", T::A, "no name"),
             ("six.home.mesh.", T::A, "no data"),
             ("six.home.mesh.", T::AAAA, "fd12::2"),

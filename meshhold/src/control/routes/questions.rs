@@ -130,14 +130,20 @@ pub(super) async fn ping(State(app): State<App>, Input(request): Input<PingReque
     let question =
         || ExplainRequest { traffic: Traffic::Icmp, to: address.to_string(), port: None, from: None };
     let before = explained(&app, Request::Explain(question())).await?;
-    let answers = match before.verdict {
-        Verdict::Drop => Vec::new(),
-        Verdict::Pass => echoes(address, request.count).await?,
+    let answers = match (before.own_device, before.verdict) {
+        (Some(target), _) => echoes(target, request.count).await?,
+        (None, Verdict::Pass) => echoes(address, request.count).await?,
+        (None, Verdict::Drop) => Vec::new(),
     };
     let after = explained(&app, Request::Explain(question())).await?;
     let rtts_ms: Vec<Option<f64>> = answers.iter().map(echo::milliseconds).collect();
     let failure = rtts_ms.iter().all(Option::is_none).then(|| echo::failure(&answers, &after));
-    Ok(Json(Pinged { address, peer: after.peer.map(|peer| peer.name), rtts_ms, failure }))
+    Ok(Json(Pinged {
+        address,
+        peer: after.peer.filter(|_| after.own_device.is_none()).map(|peer| peer.name),
+        rtts_ms,
+        failure,
+    }))
 }
 
 async fn echoes(address: IpAddr, count: u8) -> Result<Vec<echo::Answer>, Problem> {

@@ -28,6 +28,8 @@ impl EbpfDatapath {
         match (found, packet.way) {
             // The decision to pass had been made, and the only one that is followed by a change of the packet.
             (Some(Reason::RewriteFailed), Way::Out) => Ok(Some(Reason::PassEgress)),
+            // Of what comes by IPv4, only that for a device of the other family.
+            (Some(Reason::RewriteFailed), _) if !packet.is_ipv6() => Ok(Some(Reason::PassForward)),
             (Some(Reason::RewriteFailed), _) => {
                 let (policy, packet) = standing_in(policy, packet);
                 self.copy(&policy)?.run(packet.way, &packet.bytes)
