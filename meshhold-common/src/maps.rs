@@ -53,12 +53,29 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// Mark of [`Own::network`]: the mesh interface has no IPv6, so nothing of the host takes packets for this address.
+pub const WITHOUT_IPV6: u32 = 1 << 16;
+
 /// An address of this node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Own {
-    /// Index of the network on this node.
+    /// Index of the network on this node, and perhaps [`WITHOUT_IPV6`].
     pub network: u32,
+}
+
+impl Own {
+    /// Index of the network on this node.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.network & (WITHOUT_IPV6 - 1)
+    }
+
+    /// Whether IPv6 packets for the address must become IPv4 ones to reach anybody.
+    #[inline(always)]
+    pub const fn is_without_ipv6(self) -> bool {
+        self.network & WITHOUT_IPV6 != 0
+    }
 }
 
 /// The network that a mesh range belongs to.

@@ -53,7 +53,7 @@ impl Host for KernelHost<'_> {
     #[inline(always)]
     fn own(&mut self, address: &Address) -> Option<u32> {
         // SAFETY: the entry is read at once; the loader replaces values, it never reuses them for another type.
-        unsafe { maps::OWN.get(address) }.map(|own| own.network)
+        unsafe { maps::OWN.get(address) }.map(|own| own.index())
     }
 
     #[inline(always)]

@@ -13,6 +13,8 @@ use meshhold_common::{
     packet::{TCP, UDP},
 };
 
+use crate::maps;
+
 /// `TCP_LISTEN` of the kernel.
 const LISTEN: u32 = 10;
 /// `BPF_F_CURRENT_NETNS`.
@@ -68,11 +70,19 @@ pub fn delivery(ctx: &TcContext, packet: &Packet, peer: &Peer) -> Delivery {
         (4, TCP) => return tcp4(ctx, packet, peer),
         (4, UDP) => return udp4(ctx, packet, peer),
         (6, _) if !packet.is_plain() => true,
+        (6, TCP | UDP) if is_without_ipv6(packet) => false,
         (6, TCP) => return tcp6(ctx, packet, peer),
         (6, UDP) => return udp6(ctx, packet, peer),
         _ => true,
     };
     if native { Delivery::Native } else { Delivery::Loopback }
+}
+
+/// What listens on `::` hears IPv4 as well; nothing else here does.
+#[inline(always)]
+fn is_without_ipv6(packet: &Packet) -> bool {
+    // SAFETY: the entry is read at once; the loader replaces values, it never reuses them for another type.
+    unsafe { maps::OWN.get(&packet.destination) }.is_some_and(|own| own.is_without_ipv6())
 }
 
 #[inline(always)]

@@ -390,6 +390,7 @@ fn policy(open: u16) -> Arc<Policy> {
         prefix6: ("fd12:1::".parse().unwrap(), 32),
         own4: Some(own4(2)),
         own6: own6(2),
+        without_ipv6: false,
         scope: vec![PortRange { protocol: UDP, first: open, last: open }],
         peers: vec![peer],
         devices: Vec::new(),

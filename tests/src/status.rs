@@ -108,7 +108,8 @@ pub struct Network {
     pub warnings: Vec<String>,
     /// Own address.
     pub ipv4: Option<Ipv4Addr>,
-    /// Own address.
+    /// Own address. `::` where the node has no IPv6.
+    #[serde(deserialize_with = "or_none")]
     pub ipv6: Ipv6Addr,
     /// Open ports as `tcp:22`.
     pub scope: Vec<String>,
@@ -159,7 +160,8 @@ pub struct Peer {
     pub name: String,
     /// Mesh address.
     pub ipv4: Option<Ipv4Addr>,
-    /// Mesh address.
+    /// Mesh address. `::` where the node has no IPv6.
+    #[serde(deserialize_with = "or_none")]
     pub ipv6: Ipv6Addr,
     /// State of the circuit: `idle`, `connecting`, `connected`.
     pub state: String,
@@ -186,6 +188,11 @@ pub struct Path {
     /// Why this one was chosen.
     #[serde(default)]
     pub reason: String,
+}
+
+/// The unspecified address for null.
+fn or_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Ipv6Addr, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(Ipv6Addr::UNSPECIFIED))
 }
 
 impl Status {

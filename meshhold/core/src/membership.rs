@@ -62,6 +62,8 @@ pub struct Peer {
     pub relays: Box<[(NodeId, SocketAddr)]>,
     /// Until when its record counts (Unix seconds).
     pub expires: u64,
+    /// Its mesh interface has no IPv6.
+    pub without_ipv6: bool,
     claimed_at: u64,
     version: u64,
     /// No other peer has a better claim to its block.
@@ -88,6 +90,8 @@ pub struct Said<'a> {
     pub devices: &'a [Device],
     /// Relays that it has links to, the nearest first.
     pub relays: &'a [(NodeId, SocketAddr)],
+    /// Its mesh interface has no IPv6.
+    pub without_ipv6: bool,
 }
 
 /// The members of one network.
@@ -229,6 +233,7 @@ impl Membership {
                 && last.endpoints == endpoints
                 && last.devices == said.devices
                 && last.relays == said.relays
+                && last.without_ipv6 == said.without_ipv6
                 && last.version >= self.state.version
                 && (now + LIFETIME / 2 + 1..=now + LIFETIME).contains(&last.expires)
         });
@@ -250,6 +255,7 @@ impl Membership {
             relays: said.relays.iter().take(MAX_RELAYS).copied().collect(),
             version: self.state.version,
             expires: now + LIFETIME,
+            without_ipv6: said.without_ipv6,
         };
         self.published = Some(body.clone());
         Some(body)
@@ -267,6 +273,7 @@ impl Membership {
             devices: body.devices.into(),
             relays: body.relays.into(),
             expires: body.expires,
+            without_ipv6: body.without_ipv6,
             claimed_at: body.claimed_at,
             version: body.version,
             holds: true,

@@ -7,6 +7,7 @@ use crate::control::api::{
 };
 use crate::control::client::{self, ClientError};
 use std::fmt::Write;
+use std::net::IpAddr;
 
 /// Exit code for "no daemon".
 pub(super) const NOT_RUNNING: u8 = 3;
@@ -101,9 +102,10 @@ fn datapath(status: &Status) -> String {
 }
 
 fn section(text: &mut String, network: &NetworkStatus) {
-    let ipv4 = network.ipv4.map(|address| format!("{address}, ")).unwrap_or_default();
+    let addresses = network.ipv4.map(IpAddr::V4).into_iter().chain(network.ipv6.map(IpAddr::V6));
+    let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
     let scope = if network.scope.is_empty() { "none".to_owned() } else { network.scope.join(" ") };
-    let _ = write!(text, "my IPs: {ipv4}{}\nopen ports: {scope}\n", network.ipv6);
+    let _ = write!(text, "my IPs: {}\nopen ports: {scope}\n", addresses.join(", "));
     for conflict in &network.conflicts {
         let _ = writeln!(text, "name conflict: {}", printable(conflict));
     }
@@ -138,11 +140,8 @@ fn peer_rows(peer: &PeerStatus) -> Vec<Vec<String>> {
         (PeerState::Idle, _) => "idle".to_owned(),
     };
     let row = |address: String| vec![address, peer.node_id.clone(), printable(&peer.name), state.clone()];
-    peer.ipv4
-        .map(|address| row(address.to_string()))
-        .into_iter()
-        .chain([row(peer.ipv6.to_string())])
-        .collect()
+    let addresses = peer.ipv4.map(IpAddr::V4).into_iter().chain(peer.ipv6.map(IpAddr::V6));
+    addresses.map(|address| row(address.to_string())).collect()
 }
 
 #[cfg(test)]
@@ -155,7 +154,7 @@ mod tests {
             node_id: "12D3KooWpeer".into(),
             name: "lap\x1btop".into(),
             ipv4: Some([198, 18, 4, 17].into()),
-            ipv6: "fd12:3::1".parse().unwrap(),
+            ipv6: Some("fd12:3::1".parse().unwrap()),
             state: PeerState::Connected,
             path: Some(PathStatus {
                 kind: PathKind::Direct,
@@ -179,7 +178,7 @@ mod tests {
             range: "198.18.0.0/18".into(),
             local_view: None,
             ipv4: Some([198, 18, 0, 33].into()),
-            ipv6: "fd12:3:4::1".parse().unwrap(),
+            ipv6: Some("fd12:3:4::1".parse().unwrap()),
             scope: vec!["tcp:22".into()],
             devices: Vec::new(),
             conflicts: Vec::new(),

@@ -333,9 +333,9 @@ pub struct NetworkStatus {
     /// This node's IPv4 address; none while the range is unusable here.
     #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
-    /// This node's IPv6 address.
-    #[schema(value_type = String)]
-    pub ipv6: Ipv6Addr,
+    /// This node's IPv6 address; none where the mesh interface has no IPv6.
+    #[schema(value_type = Option<String>)]
+    pub ipv6: Option<Ipv6Addr>,
     /// Open ports (`tcp:22`, `udp:5000-5010`); empty denies everything.
     pub scope: Vec<String>,
     /// Known members, in order of their node ids.
@@ -408,9 +408,9 @@ pub struct PeerStatus {
     /// Its IPv4 address.
     #[schema(value_type = Option<String>)]
     pub ipv4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
-    #[schema(value_type = String)]
-    pub ipv6: Ipv6Addr,
+    /// Its IPv6 address; none where its node says that it has no IPv6.
+    #[schema(value_type = Option<String>)]
+    pub ipv6: Option<Ipv6Addr>,
     /// Of its circuit.
     pub state: PeerState,
     /// How its datagrams travel now; none while not connected.

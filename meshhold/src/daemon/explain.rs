@@ -86,7 +86,7 @@ impl Daemon {
         let web = self.config.api.listen_addr.map(|address| address.port());
         let web_for = self.config.api.mesh_access.as_deref().filter(|_| self.control.web);
         let own = view::OwnPorts { listen: self.config.node.listen.port(), web, web_for };
-        view::policy(&self.networks, &mut self.callers, &self.gateway, own)
+        view::policy(&self.networks, &mut self.callers, &self.gateway, own, self.families.without_ipv6())
     }
 
     fn answer(&self, policy: Policy, case: &Case<'_>) -> anyhow::Result<Explanation> {
@@ -98,7 +98,9 @@ impl Daemon {
         let reason = reason
             .context("MeshHold has no say in this packet: it holds no mesh address, and goes on untouched")?;
         let mut explanation = self.explanation(case, reason);
-        explanation.passing = self.passing(case, reason, caller, explanation.listener.is_none());
+        if explanation.verdict == Verdict::Pass {
+            explanation.passing = self.passing(case, reason, caller, explanation.listener.is_none());
+        }
         Ok(explanation)
     }
 
@@ -158,7 +160,7 @@ impl Daemon {
         let Case { packet, network, peer } = case;
         let meant = network.zip(packet.destination()).is_some_and(|(network, to)| network.holds(to));
         let nobody = packet.way == Way::Out && meant && peer.is_none() && reason.is_pass();
-        let reason = if nobody { Reason::NoOwner } else { reason };
+        let reason = if nobody { Reason::NoOwner } else { self.without_ipv6(case, reason) };
         let wanted = network.zip(*peer).map(|(network, peer)| (network.id, peer.node));
         let mut circuits = self.circuits.machine.status();
         let circuit = circuits.find(|circuit| Some((circuit.network, circuit.peer)) == wanted);
@@ -200,7 +202,11 @@ impl Daemon {
         let (protocol, port) = words(packet)?;
         let caller = caller.filter(|_| reason == Reason::PassScope && self.lan.has_kernel_programs());
         let waiting = port.map(|port| listeners::on_port(protocol == "tcp", port)).unwrap_or_default();
-        let waiting: Vec<IpAddr> = waiting.iter().map(std::net::SocketAddr::ip).collect();
+        let waiting: Vec<IpAddr> = match destination {
+            // All becomes IPv4.
+            IpAddr::V6(_) if self.families.without_ipv6() => vec![Ipv4Addr::LOCALHOST.into()],
+            _ => waiting.iter().map(std::net::SocketAddr::ip).collect(),
+        };
         let ends = Incoming { source, destination, caller, udp: protocol == "udp" }.arrival(&waiting);
         let unserved = unserved && reason == Reason::PassScope;
         let mesh = self.config.meshlan.interface.clone();
@@ -227,6 +233,30 @@ fn words(packet: &Packet) -> Option<(&'static str, Option<u16>)> {
         (None, meshhold_common::packet::ICMP6) => Some(("icmpv6", None)),
         _ => None,
     }
+}
+
+impl Daemon {
+    /// An echo by IPv6 is nothing to a host without: the sender's worker refuses it where it knows, else the kernel here is silent.
+    fn without_ipv6(&self, case: &Case<'_>, reason: Reason) -> Reason {
+        let Some(IpAddr::V6(to)) = case.packet.destination() else { return reason };
+        match (reason, case.peer, case.network) {
+            (Reason::PassEgress, Some(peer), _)
+                if peer.without_ipv6 && to == peer.ipv6 && is_echo_request6(&case.packet) =>
+            {
+                Reason::NoOwner
+            }
+            (Reason::PassIcmpEcho, _, Some(network))
+                if self.families.without_ipv6() && to == network.members.own6() =>
+            {
+                Reason::NotForUs
+            }
+            _ => reason,
+        }
+    }
+}
+
+fn is_echo_request6(packet: &Packet) -> bool {
+    Layout::of(&packet.bytes).is_some_and(|layout| layout.is_echo_request6(&packet.bytes))
 }
 
 /// That of the family of `like`.

@@ -67,6 +67,7 @@ mod tests {
             prefix6: ("fd12:1::".parse().unwrap(), 32),
             own4: Some("198.18.0.17".parse().unwrap()),
             own6: "fd12:1:0:5::1".parse().unwrap(),
+            without_ipv6: false,
             scope: vec![PortRange { protocol: TCP, first: 40_000, last: 40_001 }],
             peers: Vec::new(),
             devices: Vec::new(),

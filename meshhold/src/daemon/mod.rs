@@ -17,6 +17,7 @@ mod handover;
 mod keys;
 mod lan;
 mod mapping;
+mod mesh_families;
 mod names;
 mod netcheck;
 mod network;
@@ -72,6 +73,7 @@ use gateway::Gateway;
 use keys::Resting;
 use lan::Lan;
 use mapping::Mapped;
+use mesh_families::Families;
 use names::Names;
 use network::Network;
 use newcomer::Linked;
@@ -162,6 +164,7 @@ struct Daemon {
     lan: Lan,
     gateway: Gateway,
     names: Names,
+    families: Families,
     recent: Recent,
     traffic: Traffic,
     endpoints: Vec<SocketAddr>,
@@ -396,13 +399,19 @@ impl Daemon {
         self.ways.paths.set_mapping(self.ways.reflexive.mapping(&self.own_ips()));
         self.tell_mapping(now);
         self.stale.policy |= self.gateway.look(&self.lan).await;
+        self.stale.policy |= self.families.look(self.lan.is_there());
         self.stale.table |= self.relaying.check().await;
         self.lan.retry_guards();
         self.look_at_host(now);
         self.lan.sweep();
         self.refresh_names();
         let relays = self.near_relays();
-        let said = Said { endpoints: &endpoints, devices: &self.gateway.devices(), relays: &relays };
+        let said = Said {
+            endpoints: &endpoints,
+            devices: &self.gateway.devices(),
+            relays: &relays,
+            without_ipv6: self.families.without_ipv6(),
+        };
         for network in self.networks.values_mut().filter(|_| unix >= BUILT) {
             if network.speaks(self.linked)
                 && let Some(envelope) = network.news(unix, &self.identity, said)
@@ -435,6 +444,7 @@ impl Daemon {
             name: &self.config.node.name,
             devices: &self.gateway.devices(),
             targets: &self.gateway.targets(),
+            without_ipv6: self.families.without_ipv6(),
         };
         self.names.refresh(&networks, own, self.lan.is_there());
     }

@@ -43,7 +43,7 @@ pub(super) struct Names {
 struct Named<'a> {
     claim: Claim<'a>,
     ipv4: Option<Ipv4Addr>,
-    ipv6: Ipv6Addr,
+    ipv6: Option<Ipv6Addr>,
     near: Option<IpAddr>,
 }
 
@@ -55,6 +55,8 @@ pub(super) struct Own<'a> {
     pub(super) devices: &'a [Device],
     /// Where this host reaches these: from here their mesh addresses lead nowhere.
     pub(super) targets: &'a Targets,
+    /// The mesh interface has no IPv6.
+    pub(super) without_ipv6: bool,
 }
 
 impl Names {
@@ -131,7 +133,7 @@ impl Names {
             let names = assign(&claims);
             self.conflicts.insert(network.id, conflicts(&claims, &names));
             if let (None, Some(node), Some(label)) = (&self.own, named.first(), names.first()) {
-                let addresses = node.ipv4.map(IpAddr::V4).into_iter().chain([node.ipv6.into()]);
+                let addresses = node.ipv4.map(IpAddr::V4).into_iter().chain(node.ipv6.map(IpAddr::V6));
                 self.own = Some((format!("{label}.{}", self.suffix), addresses.collect()));
             }
             let host = |(named, label): (&Named<'_>, String)| Host {
@@ -209,25 +211,25 @@ fn without_dot(zone: &Name) -> String {
 /// Everybody in a network, with the addresses that are in use here.
 fn members<'a>(network: &'a Network, own: Own<'a>) -> Vec<Named<'a>> {
     let usable = network.own4().is_some();
-    let of_node = |node, name, block: Block| Named {
+    let of_node = |node, name, block: Block, without6: bool| Named {
         claim: Claim { node, slot: None, name },
         ipv4: usable.then(|| block.node4()),
-        ipv6: block.node6(),
+        ipv6: (!without6).then(|| block.node6()),
         near: None,
     };
-    let behind = |node, block: Block, device: &'a Device| Named {
+    let behind = |node, block: Block, device: &'a Device, without6: bool| Named {
         claim: Claim { node, slot: Some(device.slot), name: &device.name },
         ipv4: usable.then(|| block.device4(device.slot)),
-        ipv6: block.device6(device.slot),
+        ipv6: (!without6).then(|| block.device6(device.slot)),
         near: own.targets.get(&device.slot).copied().filter(|_| node == own.node),
     };
     let block = network.own_block();
-    let mut all = vec![of_node(own.node, own.name, block)];
-    all.extend(own.devices.iter().map(|device| behind(own.node, block, device)));
+    let mut all = vec![of_node(own.node, own.name, block, own.without_ipv6)];
+    all.extend(own.devices.iter().map(|device| behind(own.node, block, device, own.without_ipv6)));
     for peer in network.members.peers() {
         let block = network.shown_block(peer.block);
-        all.push(of_node(peer.node, &peer.name, block));
-        all.extend(peer.devices.iter().map(|device| behind(peer.node, block, device)));
+        all.push(of_node(peer.node, &peer.name, block, peer.without_ipv6));
+        all.extend(peer.devices.iter().map(|device| behind(peer.node, block, device, peer.without_ipv6)));
     }
     all
 }

@@ -144,6 +144,9 @@ impl Daemon {
         if outcome.mended.iter().any(|thing| thing.starts_with("interface")) {
             self.reconciler.stopped = None;
         }
+        if !outcome.mended.is_empty() {
+            self.names.compare();
+        }
         self.reconciler.note(Instant::now(), &setup.interface, &outcome);
     }
 

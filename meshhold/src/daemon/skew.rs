@@ -67,6 +67,7 @@ mod tests {
             relays: Vec::new(),
             version: written,
             expires: written + LIFETIME,
+            without_ipv6: false,
         }
     }
 

@@ -19,6 +19,7 @@ use super::drops::{Drops, Recent};
 use super::gateway::Gateway;
 use super::lan::Prepared;
 use super::mapping::Mapped;
+use super::mesh_families::Families;
 use super::names::Names;
 use super::paths::Ways;
 use super::ports::Ports;
@@ -133,6 +134,7 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         dht,
         lan,
         names,
+        families: Families::new(&config.meshlan.interface),
         recent: Recent::default(),
         traffic: Traffic::default(),
         gateway: Gateway::new(forwards, config.meshlan.mtu),

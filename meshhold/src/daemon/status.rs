@@ -29,7 +29,7 @@ impl Daemon {
                     node_id: peer.node.to_string(),
                     name: peer.name.to_string(),
                     ipv4: Some(network.shown(peer.ipv4)),
-                    ipv6: peer.ipv6,
+                    ipv6: (!peer.without_ipv6).then_some(peer.ipv6),
                     state: circuit.map_or(PeerState::Idle, |c| state(c.state)),
                     path: circuit.and_then(|circuit| self.path_status(circuit)),
                     rtt_ms: circuit.and_then(|c| self.rtt(c)).map(|rtt| rtt.as_secs_f64() * 1e3),
@@ -41,7 +41,8 @@ impl Daemon {
             });
             let devices = self.gateway.status(&self.lan, &self.networks, network);
             let conflicts = self.names.conflicts(network.id);
-            NetworkStatus { devices, conflicts, ..network_status(network, peers.collect()) }
+            let ipv6 = (!self.families.without_ipv6()).then(|| network.members.own6());
+            NetworkStatus { devices, conflicts, ipv6, ..network_status(network, peers.collect()) }
         });
         Status {
             running: true,
@@ -60,6 +61,7 @@ impl Daemon {
                 .chain(self.reconciler.warnings())
                 .chain(self.state.warning())
                 .chain(warning(unix_now()))
+                .chain(self.families.warning())
                 .collect(),
             counters: self.lan.counters(&self.relaying.counters()),
         }
@@ -90,7 +92,7 @@ fn network_status(network: &Network, peers: Vec<PeerStatus>) -> NetworkStatus {
             reason: view.reason.clone(),
         }),
         ipv4: network.own4(),
-        ipv6: network.members.own6(),
+        ipv6: None,
         scope: network.scope.rules().iter().map(ToString::to_string).collect(),
         peers,
         devices: Vec::new(),

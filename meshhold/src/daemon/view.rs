@@ -56,9 +56,11 @@ pub(super) fn policy(
     callers: &mut Callers,
     gateway: &Gateway,
     own: OwnPorts<'_>,
+    without_ipv6: bool,
 ) -> Policy {
     let of = |network: &Network| NetworkPolicy {
         devices: gateway.policy(networks, network),
+        without_ipv6,
         ..network_policy(network, callers, own)
     };
     Policy { networks: networks.values().map(of).collect() }
@@ -79,6 +81,7 @@ fn network_policy(network: &Network, callers: &mut Callers, own: OwnPorts<'_>) -
         prefix6: (network.keys.prefix6, 32),
         own4: network.own4(),
         own6: network.members.own6(),
+        without_ipv6: false,
         peers,
         scope: scope(network, own),
         devices: Vec::new(),
@@ -145,6 +148,7 @@ pub(super) fn table(
                 block4: (network.shown(peer.block.base4), 28),
                 net6: (peer.block.base6, 64),
                 view: network.local_view(),
+                without_ipv6: peer.without_ipv6,
                 transmit: circuit
                     .and_then(|circuit| circuit.transmit(paths.sizes(key).unwrap_or(Sizes::ANY))),
             });

@@ -25,6 +25,8 @@ pub struct NetworkPolicy {
     pub own4: Option<Ipv4Addr>,
     /// This node's own IPv6 address.
     pub own6: Ipv6Addr,
+    /// The mesh interface has no IPv6: IPv6 packets for services must become IPv4 ones.
+    pub without_ipv6: bool,
     /// Open ports. Empty denies everything.
     pub scope: Vec<PortRange>,
     /// The other members whose addresses are known.

@@ -60,6 +60,8 @@ pub struct PeerRoute {
     pub net6: (Ipv6Addr, u8),
     /// `Some` where members write other IPv4 addresses than this host.
     pub view: Option<LocalView>,
+    /// Its mesh interface has no IPv6: see [`Self::is_deaf`].
+    pub without_ipv6: bool,
     /// `None` while no session may be sent on.
     pub transmit: Option<TransmitPath>,
 }
@@ -178,6 +180,12 @@ impl OwnNetwork {
 }
 
 impl PeerRoute {
+    /// Whether nobody answers pings there: the address is the peer's own, of a family that it doesn't have. (TCP and UDP it
+    /// translates.)
+    pub fn is_deaf(&self, address: IpAddr) -> bool {
+        self.without_ipv6 && address == IpAddr::V6(Ipv6Addr::from_bits(self.net6.0.to_bits() | 1))
+    }
+
     /// Whether `address` lies in this peer's blocks: the test for a spoofed source.
     pub fn owns(&self, address: IpAddr) -> bool {
         match address {
@@ -221,7 +229,7 @@ mod tests {
 
     fn peer(index: u32, block4: &str, prefix: u8, net6: &str) -> PeerRoute {
         let (block4, net6) = ((block4.parse().unwrap(), prefix), (net6.parse().unwrap(), 64));
-        PeerRoute { index, network: 0, block4, net6, view: None, transmit: None }
+        PeerRoute { index, network: 0, block4, net6, view: None, without_ipv6: false, transmit: None }
     }
 
     fn table() -> Table {

@@ -28,7 +28,7 @@ async fn server() -> NameServer {
         label: label.to_owned(),
         network: 0,
         ipv4: Some([10, 77, 0, last].into()),
-        ipv6: [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into(),
+        ipv6: Some([0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into()),
         near: None,
     };
     let hosts = vec![host("nas", 1), host(&longest(), 2)];

@@ -23,8 +23,8 @@ pub struct Host {
     pub network: usize,
     /// Where IPv4 of the network is in use.
     pub ipv4: Option<Ipv4Addr>,
-    /// The address that it has in any case.
-    pub ipv6: Ipv6Addr,
+    /// Where its node has IPv6.
+    pub ipv6: Option<Ipv6Addr>,
     /// What programs of this host are told in place of both, where its mesh addresses lead nowhere from here.
     pub near: Option<IpAddr>,
 }
@@ -53,6 +53,7 @@ struct Packed {
     label_len: u8,
     network: u16,
     ipv4: Option<Ipv4Addr>,
+    /// `::` where there is none.
     ipv6: Ipv6Addr,
 }
 
@@ -87,10 +88,11 @@ impl Zone {
             let label_at = zone.labels.len() as u32;
             zone.labels.push_str(&host.label);
             let (label_len, network) = (host.label.len() as u8, host.network as u16);
-            zone.hosts.push(Packed { label_at, label_len, network, ipv4: host.ipv4, ipv6: host.ipv6 });
+            let (ipv4, ipv6) = (host.ipv4, host.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED));
+            zone.hosts.push(Packed { label_at, label_len, network, ipv4, ipv6 });
         }
         zone.by_ipv4 = zone.sorted(|host| host.ipv4.map(IpAddr::V4));
-        zone.by_ipv6 = zone.sorted(|host| Some(IpAddr::V6(host.ipv6)));
+        zone.by_ipv6 = zone.sorted(|host| host.ipv6().map(IpAddr::V6));
         zone
     }
 
@@ -208,9 +210,15 @@ impl Zone {
     }
 }
 
+impl Packed {
+    fn ipv6(&self) -> Option<Ipv6Addr> {
+        Some(self.ipv6).filter(|ip| !ip.is_unspecified())
+    }
+}
+
 /// IPv4 first.
 fn both(host: &Packed) -> impl Iterator<Item = IpAddr> + use<> {
-    host.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(host.ipv6)])
+    host.ipv4.map(IpAddr::V4).into_iter().chain(host.ipv6().map(IpAddr::V6))
 }
 
 fn soa() -> RData {
@@ -251,14 +259,20 @@ mod tests {
 
     fn host(label: &str, network: usize, last: u8) -> Host {
         let ipv4 = (last != 2).then(|| [10, 77, 0, last].into());
-        let ipv6 = [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into();
+        let ipv6 = (last != 5).then(|| [0xfd12, 0, 0, 0, 0, 0, 0, last.into()].into());
         Host { label: label.into(), network, ipv4, ipv6, near: (last == 3).then(|| [192, 168, 1, 40].into()) }
     }
 
     fn zone() -> Zone {
         let mut reverse = reverse_zones("10.77.0.0".parse().unwrap(), 16);
         reverse.extend(reverse_zones("fd12::".parse().unwrap(), 32));
-        let hosts = vec![host("tv", 1, 3), host("nas", 1, 4), host("nas", 0, 1), host("six", 0, 2)];
+        let hosts = vec![
+            host("tv", 1, 3),
+            host("nas", 1, 4),
+            host("nas", 0, 1),
+            host("six", 0, 2),
+            host("four", 0, 5),
+        ];
         Zone::new(name("mesh."), reverse, vec!["home".into(), "work".into()], hosts)
     }
 
@@ -294,6 +308,8 @@ mod tests {
             ("tv.home.mesh.", T::A, "no name"),
             ("six.home.mesh.", T::A, "no data"),
             ("six.home.mesh.", T::AAAA, "fd12::2"),
+            ("four.mesh.", T::AAAA, "no data"),
+            ("four.mesh.", T::ANY, "10.77.0.5"),
             ("home.mesh.", T::A, "no data"),
             ("nowhere.mesh.", T::A, "no name"),
             ("x.nas.mesh.", T::A, "no name"),

@@ -51,13 +51,15 @@ async fn look(status: &Status) -> Result<Vec<String>, NetError> {
 
 /// Our own address and the range, by family.
 fn ends(network: &NetworkStatus) -> Vec<(IpAddr, (IpAddr, u8))> {
-    let own6 = network.ipv6;
-    let base6 = Ipv6Addr::from_bits(own6.to_bits() & (u128::MAX << (128 - PREFIX6)));
     let four = network.ipv4.and_then(|own4| {
         let (base, prefix) = network.range.split_once('/')?;
         Some((own4.into(), (base.parse::<Ipv4Addr>().ok()?.into(), prefix.parse().ok()?)))
     });
-    four.into_iter().chain([(own6.into(), (base6.into(), PREFIX6))]).collect()
+    let six = network.ipv6.map(|own6| {
+        let base6 = Ipv6Addr::from_bits(own6.to_bits() & (u128::MAX << (128 - PREFIX6)));
+        (own6.into(), (base6.into(), PREFIX6))
+    });
+    four.into_iter().chain(six).collect()
 }
 
 /// An address of the range that isn't our own.

@@ -28,7 +28,7 @@ pub(super) struct Open {
 pub(super) fn open(status: &Status) -> Vec<Open> {
     let of = |network: &crate::control::api::NetworkStatus| {
         let own: Vec<IpAddr> =
-            network.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(network.ipv6)]).collect();
+            network.ipv4.map(IpAddr::V4).into_iter().chain(network.ipv6.map(IpAddr::V6)).collect();
         let name = network.name.clone();
         let rules = network.scope.clone().into_iter();
         rules.filter_map(move |rule| {
@@ -46,8 +46,9 @@ pub(super) fn open(status: &Status) -> Vec<Open> {
 pub(super) fn packets(open: &[Open], status: &Status) -> Vec<Service> {
     let waiting = listeners::all();
     let peers = status.networks.iter().flat_map(|network| &network.peers);
-    let known: Vec<IpAddr> =
-        peers.flat_map(|peer| peer.ipv4.map(IpAddr::V4).into_iter().chain([peer.ipv6.into()])).collect();
+    let known: Vec<IpAddr> = peers
+        .flat_map(|peer| peer.ipv4.map(IpAddr::V4).into_iter().chain(peer.ipv6.map(IpAddr::V6)))
+        .collect();
     let caller = (status.datapath.mode == DatapathMode::Ebpf).then_some(CALLER);
     let of = |one: &Open| {
         let here = waiting.iter().filter(|listener| one.has(listener));

@@ -143,7 +143,7 @@ async fn is_mesh_host(app: &App, host: &str) -> bool {
     let Ok(Answer::Status(status)) = app.ask(Ask::Status).await else { return false };
     let networks = status.networks.iter().filter(|network| network.name == *wanted || network.id == *wanted);
     let addresses = networks
-        .flat_map(|network| network.ipv4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(network.ipv6)]));
+        .flat_map(|network| network.ipv4.map(IpAddr::V4).into_iter().chain(network.ipv6.map(IpAddr::V6)));
     let names = addresses.map(bracketed).chain([format!("{}.{suffix}", status.name)]);
     let host = host.to_ascii_lowercase();
     names.flat_map(|name| authorities(&name, site.scheme, site.port)).any(|own| own == host)

@@ -64,6 +64,7 @@ pub(crate) fn policy(scope: Vec<PortRange>) -> Policy {
         prefix6: (Ipv6Addr::new(0xfd12, u16::from(own6[3]), 0, 0, 0, 0, 0, 0), 32),
         own4: Some(own4.into()),
         own6: own6.into(),
+        without_ipv6: false,
         scope,
         peers: vec![peer],
         devices: Vec::new(),

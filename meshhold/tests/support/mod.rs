@@ -173,6 +173,7 @@ pub fn table(
         block4: (Ipv4Addr::from(own4(other).to_bits() - 1), 28),
         net6: (Ipv6Addr::from(own6(other).to_bits() - 1), 64),
         view: None,
+        without_ipv6: false,
         transmit: newest.zip(remote).map(|(s, remote)| TransmitPath {
             session: s.clone(),
             path: remote.into(),

@@ -72,5 +72,6 @@ fn record(identity: &Identity, number: usize, now: u64) -> RecordBody {
         relays: Vec::new(),
         version: now,
         expires: now + LIFETIME,
+        without_ipv6: false,
     }
 }

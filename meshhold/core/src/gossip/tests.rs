@@ -33,6 +33,7 @@ fn signed(keys: &NetworkKeys, member: u8, version: u64) -> Envelope {
         relays: Vec::new(),
         version,
         expires: LATER,
+        without_ipv6: false,
     };
     body.seal(keys, &identity, &mut StdRng::seed_from_u64(version)).unwrap()
 }

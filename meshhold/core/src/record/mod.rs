@@ -30,6 +30,7 @@ pub const MAX_NAME: usize = 63;
 pub const MAX_SEALED: usize = 2048;
 const NONCE: usize = 24;
 const SIGNATURE_CONTEXT: &[u8] = b"meshhold v1 record";
+const MORE_CONTEXT: &[u8] = b"meshhold v1 record, more";
 const TOPIC_CONTEXT: &[u8] = b"meshhold v1 envelope";
 
 /// What a node says about itself in one network.
@@ -53,6 +54,9 @@ pub struct RecordBody {
     pub version: u64,
     /// Until when it counts (Unix seconds).
     pub expires: u64,
+    /// Its mesh interface has no IPv6. Said behind the record, where nodes that don't know it don't look.
+    #[serde(skip)]
+    pub without_ipv6: bool,
 }
 
 /// A sealed record on its way. Says nothing about who wrote it to a node without the network key.
@@ -76,6 +80,14 @@ pub struct Envelope {
 #[derive(Serialize, Deserialize)]
 struct Signed {
     body: RecordBody,
+    #[serde(with = "signature")]
+    signature: [u8; 64],
+}
+
+/// What is said behind the record, only where there is something to say.
+#[derive(Serialize, Deserialize)]
+struct More {
+    without_ipv6: bool,
     #[serde(with = "signature")]
     signature: [u8; 64],
 }
@@ -170,9 +182,15 @@ impl RecordBody {
         let (version, expires) = (self.version, self.expires);
         let (topic_key, slot) = (keys.topic_key(), slot(keys, self.node));
         let topic = topic_key.verifying_key().to_bytes();
-        let signature = identity.sign(&statement(&topic, &self)?);
-        let plain =
-            postcard::to_allocvec(&Signed { body: self, signature }).map_err(|_| RecordError::Format)?;
+        let said = statement(&topic, &self)?;
+        let more = self
+            .without_ipv6
+            .then(|| More { without_ipv6: true, signature: identity.sign(&further_statement(&said, true)) });
+        let signed = Signed { body: self, signature: identity.sign(&said) };
+        let mut plain = postcard::to_allocvec(&signed).map_err(|_| RecordError::Format)?;
+        if let Some(more) = more {
+            plain.extend(postcard::to_allocvec(&more).map_err(|_| RecordError::Format)?);
+        }
         let mut nonce = [0; NONCE];
         rng.fill_bytes(&mut nonce);
         let payload = Payload { msg: &plain, aad: &Envelope::head(&topic, &slot, version) };
@@ -199,12 +217,22 @@ impl RecordBody {
         let plain = cipher
             .decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: &aad })
             .map_err(|_| RecordError::Seal)?;
-        let Signed { body, signature } = postcard::from_bytes(&plain).map_err(|_| RecordError::Format)?;
+        let (signed, rest) = postcard::take_from_bytes(&plain).map_err(|_| RecordError::Format)?;
+        let Signed { mut body, signature } = signed;
         let fits = body.version == envelope.version
             && body.expires == envelope.expires
             && slot(keys, body.node) == envelope.slot;
-        if !fits || !body.node.verify(&statement(&envelope.topic, &body)?, &signature) {
+        let said = statement(&envelope.topic, &body)?;
+        if !fits || !body.node.verify(&said, &signature) {
             return Err(RecordError::Signature);
+        }
+        if !rest.is_empty() {
+            let More { without_ipv6, signature } =
+                postcard::from_bytes(rest).map_err(|_| RecordError::Format)?;
+            if !body.node.verify(&further_statement(&said, without_ipv6), &signature) {
+                return Err(RecordError::Signature);
+            }
+            body.without_ipv6 = without_ipv6;
         }
         if body.endpoints.len() > MAX_ENDPOINTS
             || body.name.len() > MAX_NAME
@@ -233,6 +261,11 @@ impl RecordBody {
 fn statement(topic: &[u8; 32], body: &RecordBody) -> Result<Vec<u8>, RecordError> {
     let body = postcard::to_allocvec(body).map_err(|_| RecordError::Format)?;
     Ok([SIGNATURE_CONTEXT, topic, &body].concat())
+}
+
+/// What the node signs of what is behind its statement: never valid behind another.
+fn further_statement(said: &[u8], without_ipv6: bool) -> Vec<u8> {
+    [MORE_CONTEXT, &[u8::from(without_ipv6)], said].concat()
 }
 
 fn slot(keys: &NetworkKeys, node: NodeId) -> [u8; 16] {

@@ -25,6 +25,7 @@ fn body(node: NodeId) -> RecordBody {
         relays: Vec::new(),
         version: 9,
         expires: NOW + LIFETIME,
+        without_ipv6: false,
     }
 }
 
@@ -108,6 +109,43 @@ fn what_is_too_large_is_not_sealed_or_believed() {
     let many =
         RecordBody { endpoints, ..body(identity.node_id()) }.seal(&keys(1), &identity, &mut rng).unwrap();
     assert_eq!(RecordBody::open(&keys(1), &many), Err(RecordError::Format));
+}
+
+#[test]
+fn what_is_said_behind_a_record_is_signed_too() {
+    let (identity, other) = (Identity::from_seed([2; 32]), Identity::from_seed([3; 32]));
+    let mut rng = StdRng::seed_from_u64(1);
+    let without = RecordBody { without_ipv6: true, ..body(identity.node_id()) };
+    let sealed = without.clone().seal(&keys(1), &identity, &mut rng).unwrap();
+    assert_eq!(RecordBody::open(&keys(1), &sealed), Ok(without.clone()));
+    // Who doesn't know of it reads what is before.
+    let plain =
+        |body: &RecordBody, signature| postcard::to_allocvec(&Signed { body: body.clone(), signature });
+    let topic = keys(1).topic_key().verifying_key().to_bytes();
+    let said = statement(&topic, &without).unwrap();
+    let signed = plain(&without, identity.sign(&said)).unwrap();
+    let more = |by: &Identity, said: &[u8]| {
+        let signature = by.sign(&further_statement(said, true));
+        postcard::to_allocvec(&More { without_ipv6: true, signature }).unwrap()
+    };
+    let whole = [signed.clone(), more(&identity, &said)].concat();
+    let old: Signed = postcard::from_bytes(&whole).unwrap();
+    assert_eq!(old.body, body(identity.node_id()), "the same record, without what is behind it");
+    // Nobody else can say it, nor behind another record.
+    for forged in [more(&other, &said), more(&identity, b"another"), vec![1]] {
+        let envelope = reseal(&sealed, &[signed.clone(), forged].concat());
+        assert!(RecordBody::open(&keys(1), &envelope).is_err());
+    }
+    assert!(RecordBody::open(&keys(1), &reseal(&sealed, &whole)).is_ok());
+}
+
+/// As a member without the node's key could.
+fn reseal(like: &Envelope, plain: &[u8]) -> Envelope {
+    let nonce = [7; NONCE];
+    let payload = Payload { msg: plain, aad: &Envelope::head(&like.topic, &like.slot, like.version) };
+    let cipher = XChaCha20Poly1305::new((&keys(1).record.0).into());
+    let sealed = [nonce.to_vec(), cipher.encrypt(XNonce::from_slice(&nonce), payload).unwrap()].concat();
+    Envelope::sign(&keys(1).topic_key(), like.slot, like.version, like.expires, sealed)
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::{
 
 use meshhold_common::{
     Address,
-    maps::{CallerEntry, CallerKey, MAX_NETWORKS, MAX_PEERS, Own, PORT_WORDS, PeerEntry, Range, port_bit},
+    maps::{
+        CallerEntry, CallerKey, MAX_NETWORKS, MAX_PEERS, Own, PORT_WORDS, PeerEntry, Range, WITHOUT_IPV6,
+        port_bit,
+    },
     nat::DeviceEntry,
     packet::{TCP, UDP},
 };
@@ -69,7 +72,8 @@ impl Wanted {
         if network.own4.is_some() {
             self.barred.insert((u32::from(bits4) + MAPPED_BITS, Address::v4(base4.octets())));
         }
-        self.own.insert(Address::v6(network.own6.octets()), own);
+        let mark = if network.without_ipv6 { WITHOUT_IPV6 } else { 0 };
+        self.own.insert(Address::v6(network.own6.octets()), Own { network: index | mark });
         if let Some(own4) = network.own4 {
             self.own.insert(Address::v4(own4.octets()), own);
         }
@@ -151,6 +155,7 @@ mod tests {
             prefix6: ("fd12:1::".parse().unwrap(), 32),
             own4: None,
             own6: "fd12:1::1".parse().unwrap(),
+            without_ipv6: false,
             scope: vec![
                 PortRange { protocol: TCP, first: 65_535, last: 65_535 },
                 PortRange { protocol: TCP, first: 60, last: 70 },

@@ -21,6 +21,7 @@ fn policy(open: &[u16]) -> Arc<Policy> {
         prefix6: ("fd12:1::".parse().unwrap(), 32),
         own4: Some(OWN.into()),
         own6: "fd12:1:0:1::1".parse().unwrap(),
+        without_ipv6: false,
         scope,
         peers: vec![peer],
         devices: Vec::new(),

@@ -72,6 +72,10 @@ impl Worker {
             Owner::Outside if is_multicast(destination) => return Err(Reason::Multicast),
             Owner::Outside => return Err(Reason::NotMesh),
         };
+        if peer.is_deaf(destination) && layout.is_echo_request6(packet) {
+            self.reject(icmp::Error::HostUnreachable, packet, wake);
+            return Err(Reason::NoOwner);
+        }
         if !layout.source(packet).is_some_and(|source| table.is_own(peer.network, source)) {
             return Err(Reason::SpoofedSource);
         }

@@ -26,6 +26,7 @@ fn news(member: u8, version: u64) -> Envelope {
         relays: Vec::new(),
         version,
         expires: now + LIFETIME,
+        without_ipv6: false,
     };
     body.seal(&network(), &identity(member), &mut OsRng).unwrap()
 }

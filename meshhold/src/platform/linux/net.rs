@@ -274,6 +274,11 @@ impl InterfaceSetup {
     }
 }
 
+/// Whether the kernel does IPv6 on an interface now; false where there is no such interface.
+pub fn has_ipv6(interface: &str) -> bool {
+    sysctl::ipv6_works(interface)
+}
+
 /// Whether 127.0.0.1 is an address of this namespace: only then the kernel takes it as a route's source.
 fn loopback_is_up() -> bool {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_ok()

@@ -117,7 +117,7 @@ pub(super) fn apply_ipv6(interface: &str, changed: &mut Vec<String>) -> bool {
     ipv6_works(interface)
 }
 
-fn ipv6_works(interface: &str) -> bool {
+pub(super) fn ipv6_works(interface: &str) -> bool {
     let Ok(text) = fs::read_to_string(ipv6_path(interface, "disable_ipv6")) else { return false };
     text.trim() == "0"
 }

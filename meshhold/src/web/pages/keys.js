@@ -72,7 +72,7 @@ function about(key, network) {
 }
 
 function addresses(network) {
-	return h("div", { class: "stack" }, network.ipv4 && copyable(network.ipv4, t.ownOf(t.ipv4, network.name)), copyable(network.ipv6, t.ownOf(t.ipv6, network.name)));
+	return h("div", { class: "stack" }, network.ipv4 && copyable(network.ipv4, t.ownOf(t.ipv4, network.name)), network.ipv6 && copyable(network.ipv6, t.ownOf(t.ipv6, network.name)));
 }
 
 function actions(key) {

@@ -73,7 +73,7 @@ function about(peer, network) {
 		[t.peer.state, [stateOf(peer.state), peer.rtt_ms != null && h("span", { class: "soft" }, ` · ${ms(peer.rtt_ms)}`)]],
 		[t.peer.network, network.name],
 		peer.ipv4 && [t.ipv4, copyable(peer.ipv4, t.ipv4)],
-		[t.ipv6, copyable(peer.ipv6, t.ipv6)],
+		peer.ipv6 && [t.ipv6, copyable(peer.ipv6, t.ipv6)],
 		[t.nodeId, copyable(peer.node_id, t.nodeId)],
 		path && [t.peer.via, h("span", null, way(path), " ", h("span", { class: "soft" }, t.peer.because(path.reason)))],
 		peer.cipher && [t.peer.cipher, peer.cipher],

@@ -10,6 +10,9 @@ pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
 const FRAGMENT_HEADER: u8 = 44;
+const ICMPV6: u8 = 58;
+/// Type of an echo request (RFC 4443 section 4.1).
+const ECHO_REQUEST6: u8 = 128;
 
 /// Offsets and lengths of one IPv4 or IPv6 packet, all in bytes. Small enough for a register: it is made for each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,11 @@ impl Layout {
     /// Where the IP header (without extensions) ends.
     pub fn transport(self) -> usize {
         self.transport.into()
+    }
+
+    /// Whether it is an echo request by IPv6.
+    pub fn is_echo_request6(self, packet: &[u8]) -> bool {
+        (self.v6, self.protocol, packet.get(self.transport())) == (true, ICMPV6, Some(&ECHO_REQUEST6))
     }
 
     /// Length of the packet by its own header, never above the bytes given.
