@@ -162,3 +162,39 @@ fn the_next_daemon_may_have_other_queues() -> Result<()> {
         Ok(())
     })
 }
+
+/// Says what a service tells its manager, a line each.
+const MANAGER: &str = "
+import socket
+manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+manager.bind('\\0meshhold-lab')
+print('listening', flush=True)
+while True:
+    print(manager.recv(4096).decode().replace('\\n', ' '), flush=True)
+";
+
+#[test]
+fn the_manager_hears_when_the_mesh_is_ready_that_it_lives_and_when_it_ends() -> Result<()> {
+    run("notify", |lab| {
+        let wrapper = vec!["env", "NOTIFY_SOCKET=@meshhold-lab", "WATCHDOG_USEC=2000000"];
+        let mut node = Node::new(lab.host("a")?, Settings { wrapper, ..Settings::default() })?;
+        node.mint(&["tcp:80"])?;
+        let manager = node.host.spawn("manager", "python3", &["-c", MANAGER])?;
+        let hears = |word: &str, times: usize| {
+            wait::until_true(LIMIT, &format!("{times} x {word}"), || {
+                Ok(manager.log()?.lines().filter(|line| line.contains(word)).count() >= times)
+            })
+        };
+        hears("listening", 1)?;
+        node.start()?;
+        hears("READY=1", 1)?;
+        let addresses = node.host.namespace().ip("address show dev mesh0")?;
+        ensure!(addresses.contains("inet ") && addresses.contains("inet6 "), "ready too early: {addresses}");
+        hears("WATCHDOG=1", 2)?;
+        node.signal("HUP")?;
+        hears("RELOADING=1", 1)?;
+        hears("READY=1", 2)?;
+        node.stop()?;
+        hears("STOPPING=1", 1)
+    })
+}

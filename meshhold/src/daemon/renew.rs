@@ -10,7 +10,7 @@ use meshhold_core::identity::NodeId;
 use super::lan::Lan;
 use super::reconcile::Mended;
 use crate::datapath::workers::TunQueues;
-use crate::platform::linux::{InterfaceSetup, NetError, caps, links, reserved, sys, sysctl};
+use crate::platform::linux::{InterfaceSetup, Net, NetError, caps, links, reserved, sys, sysctl};
 
 /// How the interface is made.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +103,7 @@ impl Lan {
 
     /// Takes up the interface where its name was taken at the start and no longer is.
     async fn take_up_late(&mut self) {
-        if !self.may_come || sys::index_of(&self.interface).is_some() {
+        if !self.may_come || !self.is_free().await {
             return;
         }
         match self.take_up().await {
@@ -114,6 +114,12 @@ impl Lan {
             }
             Err(error) => tracing::warn!("no mesh interface: {error:#}"),
         }
+    }
+
+    /// Whether nobody has the name, or has left it with the interface.
+    async fn is_free(&self) -> bool {
+        let Ok(net) = Net::new() else { return false };
+        net.require_free(&self.interface).await.is_ok()
     }
 
     async fn take_up(&mut self) -> anyhow::Result<()> {

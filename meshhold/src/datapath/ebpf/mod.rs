@@ -155,10 +155,7 @@ impl EbpfDatapath {
         }
         let pins = pin_root.map(PinRoot::create).transpose()?;
         let (mut ebpf, forgotten) = load_object(pins.as_ref())?;
-        for program in Program::ALL {
-            let classifier = classifier(&mut ebpf, program)?;
-            classifier.load().map_err(EbpfError::program(program.name()))?;
-        }
+        load_programs(&mut ebpf)?;
         let mut maps = Maps::take(&mut ebpf)?;
         let wanted = maps.adopt()?;
         let (interface, hook, holds) = (String::new(), Hook::of_kernel(), Vec::new());
@@ -262,6 +259,31 @@ impl EbpfDatapath {
 fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, EbpfError> {
     let found = ebpf.program_mut(program.name()).ok_or(EbpfError::Object { what: program.name() })?;
     found.try_into().map_err(EbpfError::program(program.name()))
+}
+
+/// The kernel's verifier is most of a start, and flows may be waiting: each program is verified by a thread of its own.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), EbpfError> {
+    let of_name = |name: &str| Program::ALL.iter().position(|program| program.name() == name);
+    let mut loaded: Vec<_> = std::thread::scope(|scope| {
+        let known = ebpf.programs_mut().filter_map(|(name, program)| Some((of_name(name)?, program)));
+        let threads: Vec<_> =
+            known.map(|(at, program)| (at, scope.spawn(move || load(at, program)))).collect();
+        threads.into_iter().map(|(at, thread)| (at, thread.join())).collect()
+    });
+    if loaded.len() < Program::ALL.len() {
+        return Err(EbpfError::Object { what: "one of the programs" });
+    }
+    // The same one is named each time where several are refused.
+    loaded.sort_by_key(|(at, _)| *at);
+    loaded.into_iter().try_for_each(|(_, result)| {
+        result.unwrap_or(Err(EbpfError::Object { what: "a program that the kernel answers for" }))
+    })
+}
+
+fn load(at: usize, program: &mut aya::programs::Program) -> Result<(), EbpfError> {
+    let name = Program::ALL.get(at).map_or("", |program| program.name());
+    let classifier: &mut SchedClassifier = program.try_into().map_err(EbpfError::program(name))?;
+    classifier.load().map_err(EbpfError::program(name))
 }
 
 /// The object with its maps, and whether those of the flows are new.
