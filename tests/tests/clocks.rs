@@ -83,8 +83,11 @@ fn recover(all: &[&Node], wrong: &[(&str, Node)]) -> Result<()> {
     Ok(())
 }
 
+/// A node whose clock is wrong, and how.
+type Wrong = (&'static str, Node);
+
 /// Two members with good clocks, and one for each wrong clock that has not been started.
-fn members(lab: &Lab) -> Result<(Vec<Node>, Vec<(&'static str, Node)>)> {
+fn members(lab: &Lab) -> Result<(Vec<Node>, Vec<Wrong>)> {
     let mut nas = Node::new(lab.host("nas")?, Settings::default())?;
     let keys = mint(&nas)?;
     nas.start_and_wait()?;

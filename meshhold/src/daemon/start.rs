@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use meshhold_core::circuit::Circuits;
-use meshhold_core::identity::NodeId;
+use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::session::Cipher;
 use rand_core::{OsRng, RngCore};
 use tokio::sync::mpsc;
@@ -108,14 +108,10 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         heard,
         drops,
     };
-    let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
-    machine.set_wall(Instant::now(), wall_clock());
-    machine.set_swarm_key(swarm_key);
+    let machine = circuits(&identity, lanes, ciphers, swarm_key);
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
     let ways = Ways::new(identity.node_id(), &config.relay, config.meshlan.mtu, [seed(), seed()]);
-    let mut relaying =
-        Relaying::new(config.relay.enabled, config.node.listen.port(), &config.meshlan.interface);
-    relaying.start();
+    let relaying = relaying(&config);
     let mut daemon = Daemon {
         ways,
         ports,
@@ -155,6 +151,25 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
     daemon.begin(&state.circuits).await;
     tracing::info!(node = %daemon.identity.node_id(), listen = %daemon.config.node.listen, "running");
     Ok((daemon, inputs))
+}
+
+fn relaying(config: &Config) -> Relaying {
+    let mut relaying =
+        Relaying::new(config.relay.enabled, config.node.listen.port(), &config.meshlan.interface);
+    relaying.start();
+    relaying
+}
+
+fn circuits(
+    identity: &Identity,
+    lanes: u8,
+    ciphers: Vec<(Cipher, u32)>,
+    swarm_key: Option<[u8; 32]>,
+) -> Circuits {
+    let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
+    machine.set_wall(Instant::now(), wall_clock());
+    machine.set_swarm_key(swarm_key);
+    machine
 }
 
 /// Why the shared port can't be had, and what to do where another port would help.
