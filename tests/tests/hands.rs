@@ -187,3 +187,28 @@ fn beside_tailscale_and_wireguard_each_keeps_its_own() -> Result<()> {
         Ok(())
     })
 }
+
+/// nebula #908: the name is another's at the start. It is taken when that lets go of it, with programs and all.
+#[test]
+fn a_name_that_was_taken_is_taken_up_when_it_is_free() -> Result<()> {
+    run("hands-name", |lab| {
+        let (mut a, mut b) = scenario::strangers(lab)?;
+        b.join(&a.mint(&["tcp:80"])?, &[])?;
+        a.host.run("ip", &["link", "add", "mesh0", "type", "bridge"])?;
+        let status = a.start_and_wait()?;
+        ensure!(status.datapath.mode == "off", "{:?}", status.datapath);
+        ensure!(
+            status.warnings.iter().any(|text| text.contains("taken by a device of kind bridge")),
+            "{status:?}"
+        );
+        b.start_and_wait()?;
+        a.host.run("ip", &["link", "del", "mesh0"])?;
+        wait::until_true(LIMIT, "the interface is there", || {
+            let status = a.status()?;
+            Ok(status.datapath.mode == "ebpf" && status.warnings.is_empty())
+        })?;
+        b.wait_peer_up(&a)?;
+        let _server = service::echo(&a.host, "tcp", "127.0.0.1".parse()?, 80)?;
+        reaches(&a, &b)
+    })
+}

@@ -45,6 +45,8 @@ pub(super) struct Lan {
     pub(super) workers: Option<Workers>,
     policy: Option<Arc<Policy>>,
     pub(super) guards: Guards,
+    /// Names that the interface had before, whose barriers go once those of the new one are up.
+    renamed: Vec<String>,
     /// Whether ports are reserved for LAN devices, once that was decided.
     pub(super) reserves: Option<bool>,
     /// One sentence for each thing that is missing.
@@ -75,6 +77,7 @@ impl Prepared {
             workers: None,
             policy: None,
             guards: Guards::default(),
+            renamed: Vec::new(),
             reserves: None,
             warnings: Vec::new(),
             without: (!config.node.offload).then_some("configuration"),
@@ -137,6 +140,7 @@ impl Lan {
         }
         for name in net.forget_renamed(&self.interface, &node).await? {
             tracing::info!("removed {name}, which this node had before {}", self.interface);
+            self.renamed.push(name);
         }
         self.net = Some(net);
         self.index = sys::index_of(&self.interface);
@@ -230,18 +234,21 @@ impl Lan {
     }
 
     /// Brings addresses and routes to the wanted state. True if they are there.
-    pub(super) async fn set_addresses(&self, setup: &InterfaceSetup) -> bool {
+    pub(super) async fn set_addresses(&mut self, setup: &InterfaceSetup) -> bool {
         let Some(net) = &self.net else { return false };
         match net.set_up(setup).await {
-            Ok(outcome) => {
-                outcome.notices.iter().for_each(|notice| tracing::warn!("{notice}"));
-                true
-            }
+            Ok(outcome) => outcome.notices.iter().for_each(|notice| tracing::warn!("{notice}")),
             Err(error) => {
                 tracing::error!("cannot configure {}: {error:#}", self.interface);
-                false
+                return false;
             }
         }
+        for name in std::mem::take(&mut self.renamed) {
+            if let Err(error) = net.forget_routes(&name).await {
+                tracing::warn!("rules of {name}, which is gone, stay: {error:#}");
+            }
+        }
+        true
     }
 
     /// Why the IPv4 range can't be used on this host, if so.

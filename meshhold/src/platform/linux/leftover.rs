@@ -7,7 +7,7 @@ use rtnetlink::{LinkUnspec, packet_route::link::LinkAttribute};
 use super::{bpffs, error::NetError, list::Interface, net::Net};
 
 /// How the mark begins; the node id follows.
-const MARK: &str = "MeshHold ";
+pub(super) const MARK: &str = "MeshHold ";
 
 impl Interface {
     /// Whether a daemon that has ended left it. Its queues are gone with the process, and the carrier with them.
@@ -34,11 +34,12 @@ impl Net {
     }
 
     /// Deletes what `node` left under names other than `interface`, pins too: the name was changed since. Returns the names.
+    /// Their ranges stay closed until [`Net::forget_routes`] is called for each, once those of `interface` are.
     pub async fn forget_renamed(&self, interface: &str, node: &str) -> Result<Vec<String>, NetError> {
         let mut gone = Vec::new();
         for found in self.interfaces().await? {
             if found.name != interface && found.is_ours(node) && !found.carrier {
-                self.clean_up(&found.name).await?;
+                self.delete_index(found.index).await?;
                 bpffs::discard(&found.name);
                 gone.push(found.name);
             }

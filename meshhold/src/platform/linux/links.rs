@@ -14,10 +14,9 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
+use super::leftover::MARK;
 use super::watch::{Link, LinkKind};
 
-/// How the alias of an interface begins that a daemon of MeshHold made: it needs no guard, its own programs judge all.
-const MARK: &[u8] = b"MeshHold ";
 /// Of struct nlmsghdr, and of struct ifinfomsg.
 const HEADER: usize = 16;
 
@@ -68,14 +67,15 @@ pub(super) struct RawLink {
     layer: u16,
     pub(super) index: u32,
     pub(super) name: String,
-    /// A daemon of MeshHold made it.
+    /// A daemon of MeshHold made it: it needs no guard, its own programs judge all.
     is_mesh: bool,
 }
 
 impl RawLink {
     /// As an interface for a LAN guard; `None` where it takes none.
     pub(super) fn guarded(self) -> Option<Link> {
-        let kind = self.kind().filter(|_| !self.is_mesh)?;
+        // Whatever somebody writes on a network card, that has a guard.
+        let kind = self.kind().filter(|kind| !self.is_mesh || *kind == LinkKind::Ethernet)?;
         Some(Link { name: self.name, index: self.index, kind })
     }
 
@@ -87,7 +87,8 @@ impl RawLink {
         let attributes = payload.get(HEADER..)?;
         let name = attribute(attributes, libc::IFLA_IFNAME)?;
         let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-        let is_mesh = attribute(attributes, libc::IFLA_IFALIAS).is_some_and(|alias| alias.starts_with(MARK));
+        let is_mesh =
+            attribute(attributes, libc::IFLA_IFALIAS).is_some_and(|alias| alias.starts_with(MARK.as_bytes()));
         Some(Self { family, layer, index, name: String::from_utf8_lossy(name).into_owned(), is_mesh })
     }
 
