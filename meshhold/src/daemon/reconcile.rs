@@ -140,6 +140,7 @@ impl Daemon {
         if self.lan.is_there() && !was_there {
             self.stale.addresses = true;
             self.stale.policy = true;
+            self.find_endpoints().await;
         }
         if outcome.mended.iter().any(|thing| thing.starts_with("interface")) {
             self.reconciler.stopped = None;
