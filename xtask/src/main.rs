@@ -6,6 +6,7 @@ mod cargo;
 mod ci;
 mod demo;
 mod fuzz_api;
+mod kernels;
 mod machines;
 #[cfg(test)]
 mod old_verifiers;
@@ -50,6 +51,8 @@ enum Task {
     Scale(scale::Arguments),
     /// Debian systems under qemu with the package installed: reboots, upgrades, other managers of the network (as root)
     Machines(machines::Arguments),
+    /// Boot the kernels that Debian serves, and try the kernel programs in each (as root)
+    Kernels(kernels::Arguments),
     /// Send schemathesis' requests to a node's HTTP API (as root; installs it from PyPI)
     FuzzApi {
         /// Generated requests an operation
@@ -74,6 +77,7 @@ fn main() -> Result<()> {
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Scale(arguments) => scale::run(&arguments),
         Task::Machines(arguments) => machines::run(&arguments),
+        Task::Kernels(arguments) => kernels::run(&arguments),
         Task::FuzzApi { examples } => fuzz_api::fuzz(examples),
         Task::Test => test::run(),
         Task::Ci => ci::run(),

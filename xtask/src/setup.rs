@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -104,10 +104,11 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-fn unpack(name: &str, program: &str, packages: &[&str]) -> Result<()> {
+/// Unpacks packages into a folder, which it yields; `program` shows that they are there.
+pub(crate) fn unpack(name: &str, program: &str, packages: &[&str]) -> Result<PathBuf> {
     let root = cargo::target_dir().join("debian").join(name);
     if root.join(program).exists() {
-        return Ok(());
+        return Ok(root);
     }
     println!("setup: unpacking {} into {}", packages.join(", "), root.display());
     std::fs::create_dir_all(&root)?;
@@ -125,7 +126,23 @@ fn unpack(name: &str, program: &str, packages: &[&str]) -> Result<()> {
             std::fs::remove_file(path)?;
         }
     }
-    Ok(())
+    Ok(root)
+}
+
+/// Where apt gets this machine's own packages with this label (`Debian`, `Debian-Security`).
+pub(crate) fn mirror(label: &str) -> Result<String> {
+    let format = ["--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"];
+    let list =
+        || Command::new("apt-get").arg("indextargets").args(format).output().context("cannot run apt-get");
+    let find = |printed: &[u8]| {
+        let text = String::from_utf8_lossy(printed).into_owned();
+        text.lines().find_map(|line| Some(line.strip_prefix(label)?.strip_prefix(' ')?.to_owned()))
+    };
+    if let Some(address) = find(&list()?.stdout) {
+        return Ok(address);
+    }
+    apt(&["update"])?;
+    find(&list()?.stdout).with_context(|| format!("apt knows no sources of {label}"))
 }
 
 /// What drives the browser, into `target/npm`, where what is there isn't exactly what is wanted.

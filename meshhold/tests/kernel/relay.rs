@@ -487,7 +487,11 @@ fn the_verifier_accepts_both_programs_within_budget() {
     for program in programs {
         let info = program.info().unwrap();
         let verified = info.verified_instruction_count().unwrap();
-        println!("{verified} instructions verified, {} bytes of machine code", info.size_jitted());
+        println!(
+            "{}: {verified} instructions verified, {} bytes of machine code",
+            info.name_as_str().unwrap_or_default(),
+            info.size_jitted()
+        );
         assert!(verified <= 50_000);
     }
 }

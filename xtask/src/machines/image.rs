@@ -201,15 +201,7 @@ fn find(system: System, folder: &Path) -> Result<Image> {
 
 /// `sources.list` for `suite`, at the addresses where apt gets this machine's own packages.
 fn sources(suite: &str) -> Result<String> {
-    let format = ["--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"];
-    let output =
-        Command::new("apt-get").arg("indextargets").args(format).output().context("cannot run apt-get")?;
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let address = |label: &str| {
-        let found = printed.lines().find_map(|line| line.strip_prefix(&format!("{label} ")));
-        found.with_context(|| format!("apt knows no sources of {label}: run `apt-get update`"))
-    };
-    let (main, security) = (address("Debian")?, address("Debian-Security")?);
+    let (main, security) = (setup::mirror("Debian")?, setup::mirror("Debian-Security")?);
     let mut text = String::new();
     for part in ["", "-updates", "-backports"] {
         writeln!(text, "deb {main} {suite}{part} main")?;
