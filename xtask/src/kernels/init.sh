@@ -46,7 +46,7 @@ configure near
 id=$(near id | grep -o '12D3[A-Za-z0-9]*' | head -n 1)
 configure far "bootstrap_peers:
   - /ip4/10.9.0.1/udp/7777/quic-v1/p2p/$id"
-near mgmt-keys add --name home --caps mesh-route --never-expires --allow tcp:8000,tcp:8001 > /tmp/key
+near mgmt-keys add --name home --caps mesh-route --never-expires --allow tcp:8000 --allow tcp:8001 > /tmp/key
 far mgmt-keys add --name home --caps mesh-route --never-expires --key - < /tmp/key
 near daemon > /tmp/near.log 2>&1 &
 far daemon > /tmp/far.log 2>&1 &
