@@ -21,7 +21,8 @@ const FOLDERS: [&str; 9] = ["bin", "usr/bin", "proc", "sys", "dev", "tmp", "run"
 /// Makes what all kernels share, an archive.
 pub(super) fn base(folder: &Path) -> Result<PathBuf> {
     let busybox = setup::unpack("busybox", "bin/busybox", &["busybox-static"])?;
-    let (daemon, tests) = programs()?;
+    let tests = tests()?;
+    let [daemon, labtool] = ["meshhold", "labtool"].map(|name| cargo::target_dir().join("debug").join(name));
     let root = folder.join("root");
     let _ = fs::remove_dir_all(&root);
     for part in FOLDERS {
@@ -31,7 +32,7 @@ pub(super) fn base(folder: &Path) -> Result<PathBuf> {
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let mut libraries = BTreeSet::new();
-    for (name, program) in [("meshhold", daemon), ("kernel-tests", tests)] {
+    for (name, program) in [("meshhold", daemon), ("labtool", labtool), ("kernel-tests", tests)] {
         output(Command::new("strip").arg("-o").arg(root.join("usr/bin").join(name)).arg(&program))?;
         libraries.extend(needed(&program)?);
     }
@@ -66,8 +67,8 @@ pub(super) fn with_modules(base: &Path, kernel: &Kernel) -> Result<PathBuf> {
     Ok(initrd)
 }
 
-/// The daemon and the tests of the kernel programs, built as for all other tests.
-fn programs() -> Result<(PathBuf, PathBuf)> {
+/// The tests of the kernel programs, built with all else as for other tests.
+fn tests() -> Result<PathBuf> {
     cargo::run(&["build", "--workspace"])?;
     let build =
         ["test", "--workspace", "--test", "kernel", "--no-run", "--message-format=json-render-diagnostics"];
@@ -78,7 +79,7 @@ fn programs() -> Result<(PathBuf, PathBuf)> {
     let mut tests =
         artifacts.filter(|artifact| artifact.pointer("/target/name") == Some(&Value::from("kernel")));
     let tests = tests.find_map(|artifact| Some(PathBuf::from(artifact.get("executable")?.as_str()?)));
-    Ok((cargo::target_dir().join("debug/meshhold"), tests.context("cargo built no test program `kernel`")?))
+    tests.context("cargo built no test program `kernel`")
 }
 
 /// The shared libraries of a program.

@@ -30,7 +30,7 @@ const MARK: &str = "RESULT ";
 const TCX: (u32, u32) = (6, 6);
 
 /// What every kernel must show, beside its hook.
-const EXPECTED: [(&str, &str); 10] = [
+const EXPECTED: [(&str, &str); 11] = [
     ("mode", "ebpf"),
     ("loopback-4", "reached"),
     ("loopback-6", "reached"),
@@ -41,6 +41,7 @@ const EXPECTED: [(&str, &str); 10] = [
     ("relay", "kernel"),
     ("policy", "ok"),
     ("budget", "ok"),
+    ("complaints", "0"),
 ];
 
 /// Which kernels.
