@@ -156,7 +156,7 @@ impl Lan {
         let mut kernel = EbpfDatapath::load(&self.interface, &pins)?;
         if let Err(error) = steer(&mut kernel, queues, sealing) {
             // What stays attached would go on filtering under the user-space path.
-            EbpfDatapath::take_off(&self.interface, &pins)?;
+            EbpfDatapath::give_way(&self.interface, &pins)?;
             return Err(error);
         }
         // Those that come later are guarded as the watch tells of them.

@@ -50,6 +50,7 @@ impl Relaying {
 
     /// Loads the kernel's part. Without it the workers do everything.
     pub(super) fn start(&mut self) {
+        KernelRelay::sweep(self.port);
         if !self.enabled {
             return;
         }

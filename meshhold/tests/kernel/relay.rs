@@ -14,7 +14,11 @@ use meshhold::{
         ebpf::KernelRelay,
         relay::{Hop, Leg},
     },
-    platform::linux::{Net, ways::Way},
+    platform::linux::{
+        Net, sys,
+        tc::{self, Side},
+        ways::Way,
+    },
 };
 use meshhold_common::relay::LegState;
 use serde_json::{Value, json};
@@ -362,6 +366,40 @@ fn ten_thousand_legs_and_what_it_can_t_take() {
     assert_eq!(lab.apply(&kept), []);
     let packets = |label| lab.relay.state(leg(label).from).unwrap().map(|state| state.packets);
     assert_eq!((packets(0), packets(5_000), packets(30_000)), (Some(1), None, Some(0)));
+}
+
+/// Before Linux 6.6 nothing ends with the daemon, so the next one does it.
+#[test]
+fn filters_forward_and_those_of_a_killed_daemon_are_swept() {
+    let name = "relay::filters_forward_and_those_of_a_killed_daemon_are_swept";
+    if !is_root() || !namespace::inside_by(name, "clsact") {
+        return;
+    }
+    let mut lab = Lab::new();
+    let filters =
+        || ["rl", "rr"].map(|name| tc::filters(sys::index_of(name).unwrap(), Side::Ingress).unwrap().len());
+    assert_eq!(lab.apply(&[FOUR.leg(), SIX.leg()]), []);
+    assert_eq!(filters(), [1, 1]);
+    for ends in [FOUR, SIX] {
+        let good = labelled(LABEL, 100, 1);
+        lab.send(ends, &good);
+        assert_eq!(lab.arrived(ends, 1), [good]);
+        assert_eq!(lab.state(ends).packets, 1);
+    }
+    assert_eq!(lab.relay.off(), []);
+    sh("tc filter del dev rl ingress prio 1");
+    assert_eq!(lab.relay.off().len(), 1);
+    let next = KernelRelay::load(PORT).unwrap();
+    std::mem::forget(std::mem::replace(&mut lab.relay, next));
+    assert_eq!(filters(), [0, 1], "it was killed");
+    KernelRelay::sweep(PORT + 1);
+    assert_eq!(filters(), [0, 1], "another daemon's");
+    KernelRelay::sweep(PORT);
+    assert_eq!(filters(), [0, 0]);
+    assert_eq!(lab.apply(&[FOUR.leg()]), []);
+    assert_eq!(filters(), [1, 1]);
+    assert_eq!(lab.apply(&[]), []);
+    assert_eq!(filters(), [0, 0], "without legs it is on no interface");
 }
 
 /// A process that carries packets between two interfaces without link headers.

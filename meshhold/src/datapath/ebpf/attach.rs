@@ -84,7 +84,10 @@ impl EbpfDatapath {
     }
 
     /// The same, but the barrier stays: user space has nothing in its place.
-    pub(super) fn give_way(interface: &str, pin_root: &Path) -> Result<(), EbpfError> {
+    ///
+    /// # Errors
+    /// As of [`Self::take_off`].
+    pub fn give_way(interface: &str, pin_root: &Path) -> Result<(), EbpfError> {
         if pin_root.is_dir() { all_off(&PinRoot::create(pin_root)?, interface, true) } else { Ok(()) }
     }
 

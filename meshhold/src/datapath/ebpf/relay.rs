@@ -22,7 +22,10 @@ use super::{
     maps::{of, typed},
 };
 use crate::datapath::relay::{Hop, Leg, LegTraffic};
-use crate::platform::linux::ways::{Link, Way};
+use crate::platform::linux::{
+    links,
+    ways::{Link, Way},
+};
 
 /// The object that the build script compiled; empty where it was told to skip it.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("MESHHOLD_EBPF_RELAY"));
@@ -98,6 +101,23 @@ impl KernelRelay {
             owner: port.to_string(),
             ebpf,
         })
+    }
+
+    /// Takes off the filters that a killed daemon left, which forward on what it was told. Links end with their daemon.
+    pub fn sweep(port: u16) {
+        if Hook::of_kernel() == Hook::Tcx {
+            return;
+        }
+        let owner = port.to_string();
+        for link in links::others("").unwrap_or_default() {
+            for (program, slot) in PROGRAMS.into_iter().zip(SLOTS) {
+                let (owner, interface) = (owner.as_str(), link.name.as_str());
+                let place = Place { program, slot, owner, interface, direction: TcAttachType::Ingress };
+                if let Err(error) = place.clear() {
+                    tracing::warn!("a relay's filter of a former daemon stays on {interface}: {error}");
+                }
+            }
+        }
     }
 
     /// Makes the kernel forward exactly those of `legs` that it can take, and returns the others, which are the
