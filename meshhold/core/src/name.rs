@@ -22,11 +22,11 @@ pub struct Claim<'a> {
     pub name: &'a str,
 }
 
-/// The host name of a display name: lower case, and a hyphen for whatever has no place in one. `None` where nothing is
-/// left of it.
+/// The host name of a display name: lower case, letters of other alphabets as Latin ones that come near, and a hyphen for
+/// whatever has no place in a host name. `None` where nothing is left of it.
 pub fn label(display: &str) -> Option<String> {
     let mut label = String::new();
-    for character in display.chars().flat_map(char::to_lowercase) {
+    for character in display.chars().filter(|character| !is_accent(*character)).flat_map(in_ascii) {
         match character {
             'a'..='z' | '0'..='9' => label.push(character),
             _ if label.is_empty() || label.ends_with('-') => {}
@@ -36,6 +36,18 @@ pub fn label(display: &str) -> Option<String> {
     label.truncate(MAX_LABEL);
     let label = label.trim_end_matches('-');
     (!label.is_empty()).then(|| label.to_owned())
+}
+
+/// Letters only: how symbols are called is no name for a host.
+fn in_ascii(character: char) -> impl Iterator<Item = char> {
+    let spelled = if character.is_alphabetic() { deunicode::deunicode_char(character) } else { None };
+    let itself = spelled.is_none().then_some(character);
+    spelled.unwrap_or_default().chars().chain(itself).flat_map(char::to_lowercase)
+}
+
+/// Combining diacritical marks: a letter with one is spelled without, in either normal form.
+fn is_accent(character: char) -> bool {
+    ('\u{300}'..='\u{36f}').contains(&character)
 }
 
 /// The label of each claim in one network, in the order of the claims. Of several that want one the lowest node id gets it,
@@ -98,8 +110,15 @@ mod tests {
             ("NAS", Some("nas")),
             ("Lobby Camera", Some("lobby-camera")),
             ("my_laptop.local", Some("my-laptop-local")),
-            ("  --Büro  3--  ", Some("b-ro-3")),
-            ("日本", None),
+            ("  --Büro  3--  ", Some("buro-3")),
+            ("Bu\u{308}ro-Drucker Ku\u{308}che", Some("buro-drucker-kuche")),
+            ("Ärger", Some("arger")),
+            ("Straße", Some("strasse")),
+            ("İzmir Łódź Þór", Some("izmir-lodz-thor")),
+            ("Сервер", Some("server")),
+            ("カメラ", Some("kamera")),
+            ("Ähm…🏠", Some("ahm")),
+            ("🏠", None),
             ("", None),
         ] {
             assert_eq!(label(display).as_deref(), want, "{display:?}");
@@ -111,7 +130,7 @@ mod tests {
     #[test]
     fn the_lower_node_id_keeps_the_bare_name() {
         let claims =
-            [claim(9, None, "nas"), claim(2, None, "NAS"), claim(2, Some(0), "nas"), claim(5, None, "日本")];
+            [claim(9, None, "nas"), claim(2, None, "NAS"), claim(2, Some(0), "nas"), claim(5, None, "🏠")];
         let labels = assign(&claims);
         assert_eq!(labels[1], "nas");
         for at in [0, 2] {
@@ -125,7 +144,7 @@ mod tests {
     #[test]
     fn everybody_has_a_name_of_its_own() {
         let mut rng = StdRng::seed_from_u64(5);
-        let names = ["nas", "NAS", "nas-aaaa", "", "日", &"n".repeat(70), "a b", "a-b"];
+        let names = ["nas", "NAS", "nas-aaaa", "", "日", "🏠", &"n".repeat(70), "a b", "a-b"];
         for _ in 0..300 {
             let mut claims: Vec<Claim<'_>> = (0..rng.gen_range(1..12))
                 .map(|at| {

@@ -26,7 +26,8 @@ impl Protocol {
     }
 }
 
-/// Inclusive range of open ports of one protocol: `tcp:22`, `udp:5000-5010`.
+/// Inclusive range of open ports of one protocol: `tcp:22`, `udp:5000-5010`. Read in any case, and as `22/tcp` too; written in
+/// this way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortRule {
     /// The protocol.
@@ -50,8 +51,13 @@ impl FromStr for PortRule {
 
     fn from_str(text: &str) -> Result<Self, ScopeError> {
         let error = |why| ScopeError { text: text.chars().take(40).collect(), why };
-        let (protocol, ports) = text.split_once(':').ok_or_else(|| error("the ':' is missing"))?;
-        let protocol = match protocol {
+        if text.contains(',') {
+            return Err(error("each rule has one port or range"));
+        }
+        let turned = text.split_once('/').map(|(ports, protocol)| (protocol, ports));
+        let (protocol, ports) =
+            text.split_once(':').or(turned).ok_or_else(|| error("the protocol is missing"))?;
+        let protocol = match protocol.to_ascii_lowercase().as_str() {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
             _ => return Err(error("the protocol is neither tcp nor udp")),
@@ -160,11 +166,20 @@ mod tests {
     }
 
     #[test]
+    fn rules_are_read_as_people_write_them() {
+        for (text, rule) in [("TCP:22", "tcp:22"), ("22/tcp", "tcp:22"), ("5000-5010/UDP", "udp:5000-5010")] {
+            assert_eq!(text.parse::<PortRule>().unwrap().to_string(), rule);
+        }
+    }
+
+    #[test]
     fn wrong_rules_say_what_is_wrong() {
         let bad = [
-            ("22", "':' is missing"),
+            ("22", "protocol is missing"),
             ("icmp:1", "neither tcp nor udp"),
-            ("TCP:22", "neither tcp nor udp"),
+            ("22/icmp", "neither tcp nor udp"),
+            ("tcp:22,80", "each rule has one port or range; write tcp:22"),
+            ("tcp:22/tcp", "1 to 65535"),
             ("tcp:", "1 to 65535"),
             ("tcp:0", "1 to 65535"),
             ("tcp:65536", "1 to 65535"),

@@ -2,6 +2,8 @@
 //!
 //! Owns the `meshkey1…` string (bech32m, BIP 350) and the BLAKE3 derivations. Must not know who uses them.
 
+mod text;
+
 use core::fmt;
 use core::str::FromStr;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -122,9 +124,12 @@ impl fmt::Debug for MeshKey {
 /// A text is no mesh-route key. Never repeats the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Wrong beginning.
-    #[error("this is no mesh-route key: it doesn't begin with '{HRP}1'")]
+    /// There is no beginning of one.
+    #[error("this is no mesh-route key: '{HRP}1', with which keys begin, isn't in it")]
     Foreign,
+    /// Pasted twice, or two keys.
+    #[error("there is more than one key here, or one key twice; give one, once")]
+    Several,
     /// A character that no key has.
     #[error("the key has a typo: character {0} can't be in a key")]
     Character(usize),
@@ -171,11 +176,9 @@ impl FromStr for MeshKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim();
+        let text = text::key_in(text)?;
+        let text = text.as_str();
         let lower = Zeroizing::new(text.to_ascii_lowercase());
-        if !lower.starts_with(HRP) || lower.as_bytes().get(HRP.len()) != Some(&b'1') {
-            return Err(KeyError::Foreign);
-        }
         let mixed = *lower != text && text.bytes().any(|b| b.is_ascii_lowercase());
         let bad = |(at, byte): (usize, u8)| {
             let wrong_case = mixed && byte.is_ascii_uppercase();

@@ -63,6 +63,40 @@ fn a_key_survives_its_string() {
     }
 }
 
+/// As keys come out of mails, chats, notes and shells.
+#[test]
+fn what_people_copy_along_is_left_out() {
+    let (key, text) = (key(), key().to_string_secret());
+    let (one, two) = text.split_at(60);
+    for copied in [
+        format!("{one}\n{two}\n"),
+        format!("{one}\r\n  {two}"),
+        format!("> \u{201c}{one} {two}\u{201d}"),
+        format!("'{}'", *text),
+        format!("\u{feff}{}\u{200b}", *text),
+        format!("{one}\u{200b}\u{ad}{two}"),
+        format!("# Home network\n\n{}\n# until Monday\n", *text),
+        format!("\u{feff}// Home\n\"{}\"", *text),
+        format!("export MESH_KEY={}", *text),
+        format!("\t{}\u{a0}", text.to_uppercase()),
+    ] {
+        assert_eq!(copied.parse::<MeshKey>(), Ok(key.clone()), "{copied}");
+    }
+    let other = MeshKey::mint(key.range, [4; 32], &mut StdRng::seed_from_u64(3)).to_string_secret();
+    for several in [format!("{0}{0}", *text), format!("{0}\n{0}", *text), format!("{}\n{}", *text, *other)] {
+        assert_eq!(several.parse::<MeshKey>(), Err(KeyError::Several));
+    }
+    let typo = format!("\u{feff}\"{one}\n{}", two.replacen('q', "p", 1));
+    assert!(
+        matches!(typo.parse::<MeshKey>(), Err(KeyError::Typo(61..))),
+        "counted from the key's first character"
+    );
+    assert!(matches!(
+        format!("{} thanks", *text).parse::<MeshKey>(),
+        Err(KeyError::Character(_) | KeyError::Checksum(_))
+    ));
+}
+
 #[test]
 fn every_wrong_character_is_named() {
     let text = key().to_string_secret();
