@@ -525,6 +525,7 @@ impl Daemon {
             views: self.views(),
             callers: Cow::Borrowed(&self.callers),
             circuits: self.live_circuits(),
+            told_before: self.circuits.machine.told_before().as_secs(),
             links: self.links.snapshot(),
         };
         self.state.keep(&state);

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use meshhold_core::circuit::Circuits;
 use meshhold_core::identity::{Identity, NodeId};
@@ -108,7 +108,8 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         heard,
         drops,
     };
-    let machine = circuits(&identity, lanes, ciphers, swarm_key);
+    let mut machine = circuits(&identity, lanes, ciphers, swarm_key);
+    machine.go_on_after(Duration::from_secs(state.told_before));
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
     let ways = Ways::new(identity.node_id(), &config.relay, config.meshlan.mtu, [seed(), seed()]);
     let relaying = relaying(&config);

@@ -35,6 +35,8 @@ pub(super) struct State<'a> {
     pub(super) callers: Cow<'a, Callers>,
     /// Circuits that there were lately: set up again at once.
     pub(super) circuits: Vec<LiveCircuit>,
+    /// The time told in handshakes is before this (Unix seconds).
+    pub(super) told_before: u64,
     /// What the links remember: envelopes and addresses.
     pub(super) links: Snapshot,
 }

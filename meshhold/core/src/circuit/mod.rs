@@ -35,6 +35,8 @@ use crate::session::{Cipher, Secret, Session};
 use crate::wire::{LANE_BITS, MAX_LANES, TYPE_COOKIE, TYPE_INITIATION, TYPE_RESPONSE};
 use peer::{Live, Peer};
 
+/// How closely the time of handshakes is remembered.
+const STEP: Duration = Duration::from_secs(600);
 /// Most peers with state.
 const MAX_PEERS: usize = 8192;
 /// Most outputs that wait; handshakes beyond are dropped and retried.
@@ -385,6 +387,21 @@ impl Circuits {
     pub fn set_wall(&mut self, now: Instant, wall: Duration) {
         self.started = Some(now);
         self.wall_start = wall;
+    }
+
+    /// What was told in handshakes so far is before this time since the Unix epoch, in whole steps of [`STEP`]: worth keeping, and
+    /// rarely another.
+    pub fn told_before(&self) -> Duration {
+        let steps = decode_time(self.last_time).as_secs() / STEP.as_secs();
+        STEP * u32::try_from(steps).unwrap_or(u32::MAX).saturating_add(u32::from(steps > 0))
+    }
+
+    /// Goes on after what [`Circuits::told_before`] gave in an earlier life, where our clock went back since: peers would take our
+    /// handshakes for replays.
+    pub fn go_on_after(&mut self, before: Duration) {
+        if self.wall_start + STEP < before {
+            self.last_time = encode_time(before);
+        }
     }
 
     fn wall(&mut self, now: Instant) -> Duration {

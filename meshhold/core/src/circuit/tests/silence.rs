@@ -127,6 +127,27 @@ fn a_clock_that_was_ahead_locks_no_node_out() {
     }
 }
 
+/// A host without a battery starts with the time at which it was switched off, or 1970.
+#[test]
+fn a_clock_that_went_back_over_a_restart_makes_no_replays() {
+    let start = Instant::now();
+    let later = start + Duration::from_secs(60);
+    let mut before = member(1, 1);
+    let recorded = initiation(&mut before, NETWORK, start);
+    for wall in [super::nodes::WALL - Duration::from_secs(3000), Duration::from_secs(30)] {
+        let mut receiver = member(2, 1);
+        assert!(!silent(&mut receiver, start, &recorded));
+        while receiver.poll_output().is_some() {}
+        let [mut forgetful, mut after] = [member(1, 2), member(1, 3)];
+        for restarted in [&mut forgetful, &mut after] {
+            restarted.set_wall(later, wall);
+        }
+        after.go_on_after(before.told_before());
+        assert!(silent(&mut receiver, later, &initiation(&mut forgetful, NETWORK, later)), "{wall:?}");
+        assert!(!silent(&mut receiver, later, &initiation(&mut after, NETWORK, later)), "{wall:?}");
+    }
+}
+
 #[test]
 fn an_initiation_with_any_byte_changed_gets_nothing() {
     let now = Instant::now();
