@@ -316,7 +316,7 @@ fn a_new_address_is_reported_when_authentic() {
     let moved = b.event();
     let at = elsewhere.0.local_addr().unwrap();
     assert!(
-        matches!(moved, WorkerEvent::Moved { local_index: 0x2000_0000, from } if from == at.into()),
+        matches!(moved, WorkerEvent::Moved { local_index: 0x2000_0000, from } if from.remote == at),
         "{moved:?}"
     );
 }

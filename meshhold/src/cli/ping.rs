@@ -98,7 +98,9 @@ mod tests {
         now.verdict = Verdict::Pass;
         now.reason = "pass-egress".to_owned();
         now.peer = Some(PeerName { node_id: "12D3KooW".into(), name: "nas".into() });
-        assert!(failure(&[Answer::Silence], &now).starts_with("no circuit to nas"));
+        assert!(failure(&[Answer::Silence], &now).contains("its node doesn't answer handshakes"));
+        now.nowhere = true;
+        assert!(failure(&[Answer::Silence], &now).contains("no handshake was sent"));
         assert_eq!(line(3, Answer::Reply(Duration::from_micros(1234))), "3: 1.23 ms");
     }
 }

@@ -159,6 +159,7 @@ mod tests {
             path: Some(PathStatus {
                 kind: PathKind::Direct,
                 remote: "192.0.2.1:7777".parse().unwrap(),
+                local: None,
                 via: Vec::new(),
                 since: 0,
                 reason: String::new(),

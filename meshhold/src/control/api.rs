@@ -448,6 +448,10 @@ pub struct PathStatus {
     /// The address that datagrams go to: the peer's, or that of the first relay.
     #[schema(value_type = String)]
     pub remote: SocketAddr,
+    /// The own address that datagrams leave from: the one that the peer sends to. None while the system chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub local: Option<IpAddr>,
     /// Node ids of the relays, the next one first.
     pub via: Vec<String>,
     /// Since when, in seconds of the Unix epoch.

@@ -52,6 +52,12 @@ pub(crate) fn failure(answers: &[Answer], now: &Explanation) -> String {
             Some(found) => format!("dropped on this node ({reason}): {}", printable(&found.summary)),
             None => format!("dropped on this node: {reason}"),
         },
+        (_, Some(peer), None) if now.nowhere => {
+            format!(
+                "no circuit to {}: its node tells no address, and there is neither a link to it nor a relay, so no handshake was sent",
+                printable(&peer.name)
+            )
+        }
         (_, Some(peer), None) => {
             format!(
                 "no circuit to {}: its node doesn't answer handshakes, or none of its addresses is reached",

@@ -24,6 +24,9 @@ pub struct Explanation {
     pub peer: Option<PeerName>,
     /// How datagrams travel to or from it now; none while there is no circuit.
     pub path: Option<PathStatus>,
+    /// A circuit is wanted, and nothing says where the peer is: no handshake is sent.
+    #[serde(default)]
+    pub nowhere: bool,
     /// What of this host's own stands in the packet's way: routes, firewall, services. With an error among them the verdict
     /// is `drop` and the reason `host-route` or `host-firewall`, though the mesh's rules let it pass.
     #[serde(default)]

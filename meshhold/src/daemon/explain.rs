@@ -175,6 +175,7 @@ impl Daemon {
             scope_entry: incoming.and_then(|(network, service)| scope_entry(network, service)),
             listener: incoming.and_then(|(network, service)| listener(network, packet, service)),
             peer: peer.map(|peer| PeerName { node_id: peer.node.to_string(), name: peer.name.to_string() }),
+            nowhere: circuit.as_ref().is_some_and(|circuit| !circuit.is_tried),
             path: circuit.and_then(|circuit| self.path_status(&circuit)),
             host: Vec::new(),
             passing: None,

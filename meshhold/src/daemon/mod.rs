@@ -274,6 +274,7 @@ impl Daemon {
             }
             WorkerEvent::Foreign { from, datagram } => self.on_foreign(now, from, datagram),
             WorkerEvent::Stray { from } => self.on_stray(now, from),
+            WorkerEvent::Unusable { local } => self.ways.paths.own_address_lost(now, local),
             WorkerEvent::Busy => self.lan.place_workers(now),
             WorkerEvent::Failed { worker, error } => self.on_worker_failed(worker, &error),
         }
@@ -309,10 +310,10 @@ impl Daemon {
         }
     }
 
-    fn on_circuit(&mut self, from: SocketAddr, datagram: Vec<u8>) {
+    fn on_circuit(&mut self, from: Path, datagram: Vec<u8>) {
         match datagram.first() {
-            Some(&(TYPE_DATA | TYPE_RELAY)) => self.lan.inject(from.into(), datagram),
-            _ => self.circuits.machine.handle_datagram(Instant::now(), from.into(), &datagram),
+            Some(&(TYPE_DATA | TYPE_RELAY)) => self.lan.inject(from, datagram),
+            _ => self.circuits.machine.handle_datagram(Instant::now(), from, &datagram),
         }
     }
 

@@ -62,7 +62,8 @@ impl Daemon {
     pub(super) fn decided(&self, decision: &Decision) -> PathStatus {
         let (kind, via) = self.kind(decision.path);
         let since = unix_now().saturating_sub(decision.at.elapsed().as_secs());
-        PathStatus { kind, remote: decision.path.remote, via, since, reason: decision.reason.clone() }
+        let Path { remote, local, .. } = decision.path;
+        PathStatus { kind, remote, local, via, since, reason: decision.reason.clone() }
     }
 
     fn tried(&self, trial: &Trial) -> TriedPath {

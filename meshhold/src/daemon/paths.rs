@@ -21,6 +21,7 @@ use super::callers::PeerKey;
 use super::circuits::Effect;
 use crate::config::RelayConfig;
 use crate::datapath::relay::{Hop, Leg};
+use crate::platform::linux::families;
 
 /// How long a link to a peer's relay is kept for the sake of that peer.
 const DIALED: Duration = Duration::from_secs(180);
@@ -85,9 +86,21 @@ impl Daemon {
     pub(super) fn connect_to(&mut self, now: Instant, key: PeerKey, last: Option<SocketAddr>) {
         let Some(peer) = self.peer(key) else { return };
         let endpoints = joined(last.as_slice(), &peer.endpoints);
-        let endpoints: Vec<Path> = endpoints.into_iter().map(Path::from).collect();
-        self.circuits.machine.connect(now, key.0, key.1, &endpoints);
+        let mut paths = self.linked(key.1);
+        let seen = paths.len();
+        for path in endpoints.into_iter().map(Path::from) {
+            if !paths.iter().take(seen).any(|known| path.covers(*known)) {
+                paths.push(path);
+            }
+        }
+        self.circuits.machine.connect(now, key.0, key.1, &paths);
         self.want_relay(now, key, false);
+    }
+
+    /// Where a peer is seen at this moment: at the far end of the link to it.
+    fn linked(&self, node: NodeId) -> Vec<Path> {
+        let links = self.links.status().into_iter().filter(|link| link.node == node);
+        links.map(|link| Path::from(link.remote).from_address(link.local)).collect()
     }
 
     fn want_relay(&mut self, now: Instant, key: PeerKey, anew: bool) {
@@ -190,6 +203,11 @@ impl Daemon {
     pub(super) fn shake(&mut self, now: Instant) {
         self.mapped.look_again();
         self.links.shaken();
+        for local in self.ways.paths.own_addresses() {
+            if !families::is_own(local) {
+                self.ways.paths.own_address_lost(now, local);
+            }
+        }
         self.ways.paths.shaken(now);
     }
 
@@ -252,13 +270,13 @@ impl Daemon {
     fn send_datagram(&self, path: Path, datagram: &[u8]) {
         let Some(label) = path.label else {
             return match path.local_port {
-                0 => self.links.send_datagram(path.remote, datagram),
+                0 => self.links.send_datagram(path, datagram),
                 _ => self.ports.send(path, datagram),
             };
         };
         let [a, b, c, d] = label.to_be_bytes();
         let labelled = [&[TYPE_RELAY, 0, 0, 0, a, b, c, d], datagram].concat();
-        self.links.send_datagram(path.remote, &labelled);
+        self.links.send_datagram(path, &labelled);
     }
 
     /// Does what the machines want done.

@@ -22,6 +22,7 @@ use super::peer::{self, Close, Greeted};
 use super::socket::canonical;
 use super::{LinkEvent, LinkStatus, Snapshot, endpoint, tls::Tls};
 use crate::clock::Endings;
+use crate::platform::linux::sys_net;
 
 /// Frames that may wait on one link: a full topic and some more. Beyond, they are lost and a digest repairs it.
 const LINK_QUEUE: usize = 4096 + 256;
@@ -154,6 +155,7 @@ impl State {
         let status = |link: &Link| LinkStatus {
             node: link.node,
             remote: link.remote,
+            local: link.connection.local_ip().and_then(sys_net::own_address),
             outgoing: link.outgoing,
             rtt: link.connection.rtt(),
             since: link.since,

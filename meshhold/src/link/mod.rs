@@ -19,7 +19,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use anyhow::Context as _;
 use meshhold_core::gossip::{Gossip, Limits, Topic};
 use meshhold_core::identity::{Identity, NodeId};
 use meshhold_core::multiaddr::Multiaddr;
+use meshhold_core::path::Path;
 use meshhold_core::record::Envelope;
 use meshhold_core::relay;
 use rand_core::{OsRng, RngCore as _};
@@ -118,8 +119,8 @@ pub enum LinkEvent {
     },
     /// A datagram that is not QUIC's. Some are lost when they are not taken fast enough.
     Circuit {
-        /// Where it came from.
-        from: SocketAddr,
+        /// Where it came from, and the address that it came to.
+        from: Path,
         /// The whole datagram.
         datagram: Vec<u8>,
     },
@@ -132,6 +133,8 @@ pub struct LinkStatus {
     pub node: NodeId,
     /// Its address.
     pub remote: SocketAddr,
+    /// The own address that it was dialed at, where the far end did that.
+    pub local: Option<IpAddr>,
     /// We dialed it.
     pub outgoing: bool,
     /// Smoothed round-trip time.
@@ -183,9 +186,9 @@ impl Links {
         Ok((Self { socket, endpoint, shared, commands }, receiver))
     }
 
-    /// Sends a datagram of a circuit from the shared port; lost when the socket is full.
-    pub fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
-        self.socket.send(to, datagram);
+    /// Sends a datagram of a circuit from the shared port, as it is; lost when the socket is full.
+    pub fn send_datagram(&self, path: Path, datagram: &[u8]) {
+        self.socket.send(path, datagram);
     }
 
     /// Treats a datagram that reached a worker's socket as if it had come to this one.

@@ -5,12 +5,14 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use meshhold_core::path::Path;
 use meshhold_core::wire::QUIC_FIRST_BYTE;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
@@ -20,6 +22,7 @@ use tokio::sync::mpsc;
 
 use super::LinkEvent;
 use super::swarm::SwarmKey;
+use crate::platform::linux::sys_net::{self, Outgoing};
 
 /// Longest datagram that is handed out as a circuit's; jumbo frames fit.
 const MAX_CIRCUIT: usize = 16 << 10;
@@ -61,14 +64,19 @@ impl LinkSocket {
         Ok(Self { io, state, local, swarm, circuits, inject, injected: Mutex::new(injected) })
     }
 
-    /// Sends one datagram as it is; lost when the socket's buffer is full.
-    pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        let destination = self.native(to);
-        let transmit =
-            Transmit { destination, ecn: None, contents: datagram, segment_size: None, src_ip: None };
+    /// Sends one datagram as it is; lost when the socket's buffer is full. From the path's own address, or from another where
+    /// this host has that no more.
+    pub(super) fn send(&self, path: Path, datagram: &[u8]) {
+        let to = self.native(path.remote);
+        let whole = Outgoing { bytes: datagram, segment: 0, to, hops: 0, from: path.local };
         // Not through tokio, which knows of no room before its first look at the socket.
-        if let Err(error) = self.state.send((&self.io).into(), &transmit) {
-            tracing::trace!(%to, %error, "datagram lost");
+        let send = |whole| sys_net::send_many(self.io.as_fd(), [whole]);
+        let sent = send(whole).or_else(|error| match path.local {
+            Some(_) if error.kind() != io::ErrorKind::WouldBlock => send(Outgoing { from: None, ..whole }),
+            _ => Err(error),
+        });
+        if let Err(error) = sent {
+            tracing::trace!(%path, %error, "datagram lost");
         }
     }
 
@@ -79,7 +87,7 @@ impl LinkSocket {
             let _ = self.inject.try_send((self.native(from), datagram));
             return;
         }
-        self.turn_aside(from, &datagram);
+        self.turn_aside(from.into(), &datagram);
     }
 
     /// True when a swarm key is set.
@@ -100,13 +108,13 @@ impl LinkSocket {
         self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
     }
 
-    fn turn_aside(&self, from: SocketAddr, datagram: &[u8]) {
+    fn turn_aside(&self, from: Path, datagram: &[u8]) {
         if datagram.is_empty() || datagram.len() > MAX_CIRCUIT {
             return;
         }
         // Whoever floods the port fills this queue; the circuits' own retries outlast it.
-        let _ =
-            self.circuits.try_send(LinkEvent::Circuit { from: canonical(from), datagram: datagram.to_vec() });
+        let from = Path { remote: canonical(from.remote), ..from };
+        let _ = self.circuits.try_send(LinkEvent::Circuit { from, datagram: datagram.to_vec() });
     }
 
     /// Keeps the QUIC datagrams of one received buffer, moved together; returns what is left of it.
@@ -117,7 +125,7 @@ impl LinkSocket {
         for start in (0..total).step_by(stride) {
             let end = total.min(start + stride);
             let Some(datagram) = buffer.get(start..end) else { break };
-            let Some(length) = self.admit(meta.addr, datagram) else { continue };
+            let Some(length) = self.admit(&meta, datagram) else { continue };
             buffer.copy_within(start..start + length, kept);
             kept += length;
             kept_stride = kept_stride.max(length);
@@ -127,9 +135,10 @@ impl LinkSocket {
     }
 
     /// Length of the QUIC packets in a datagram, or none when it is not for QUIC.
-    fn admit(&self, from: SocketAddr, datagram: &[u8]) -> Option<usize> {
+    fn admit(&self, meta: &RecvMeta, datagram: &[u8]) -> Option<usize> {
         if *datagram.first()? < QUIC_FIRST_BYTE {
-            self.turn_aside(from, datagram);
+            let local = meta.dst_ip.and_then(sys_net::own_address);
+            self.turn_aside(Path::from(meta.addr).from_address(local), datagram);
             return None;
         }
         match &self.swarm {
@@ -261,12 +270,14 @@ mod tests {
             let stride = quic(0, 100).len();
             let circuit = vec![1; stride];
             let mut buffer = [quic(0xc1, 100), circuit.clone(), quic(0xc2, 100), quic(0xc3, 40)].concat();
-            let meta = RecvMeta { addr: from, len: buffer.len(), stride, ecn: None, dst_ip: None };
+            let dst_ip = Some([192, 0, 2, 9].into());
+            let meta = RecvMeta { addr: from, len: buffer.len(), stride, ecn: None, dst_ip };
             let left = socket.sift(&mut buffer, meta);
             assert_eq!((left.len, left.stride), (240, 100));
             assert_eq!(buffer[..240], [[0xc1; 100].as_slice(), &[0xc2; 100], &[0xc3; 40]].concat());
             let LinkEvent::Circuit { from, datagram } = events.try_recv().unwrap() else { panic!() };
-            assert_eq!((from.to_string().as_str(), datagram), ("192.0.2.1:7777", circuit));
+            let expected = "192.0.2.1:7777 from 192.0.2.9";
+            assert_eq!((from.to_string().as_str(), datagram), (expected, circuit));
             assert!(events.try_recv().is_err());
         }
     }

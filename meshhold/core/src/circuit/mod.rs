@@ -127,6 +127,8 @@ pub struct CircuitStatus {
     pub state: CircuitState,
     /// Where datagrams go.
     pub remote: Option<Path>,
+    /// Something is known of where the peer may be, so handshakes are sent.
+    pub is_tried: bool,
     /// Round trip of the last handshake that we began.
     pub rtt: Option<Duration>,
     /// Cipher of the sending session.
@@ -337,6 +339,7 @@ impl Circuits {
             peer: node,
             state: if peer.sending.is_some() { CircuitState::Connected } else { CircuitState::Connecting },
             remote: peer.remote,
+            is_tried: peer.remote.is_some() || !peer.endpoints.is_empty(),
             rtt: peer.rtt,
             cipher: peer.current().map(|session| session.cipher),
             local_index: peer.sending,

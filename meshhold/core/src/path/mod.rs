@@ -8,6 +8,7 @@
 
 mod birthday;
 mod budget;
+mod local;
 mod mtu;
 mod named;
 mod peer;
@@ -15,9 +16,9 @@ pub mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
@@ -50,12 +51,24 @@ pub struct Path {
     pub label: Option<u32>,
     /// The own port that it leaves from; 0 is the one that all share.
     pub local_port: u16,
+    /// The own address that it leaves from, which is the one that the peer sends to; `None` leaves it to the system.
+    pub local: Option<IpAddr>,
 }
 
 impl Path {
     /// Through relays, the first of which is at `remote`.
     pub fn relayed(remote: SocketAddr, label: u32) -> Self {
-        Self { remote, label: Some(label), local_port: 0 }
+        Self { remote, label: Some(label), local_port: 0, local: None }
+    }
+
+    /// The same, from an own address, or from whichever the system chooses.
+    pub fn from_address(self, local: Option<IpAddr>) -> Self {
+        Self { local, ..self }
+    }
+
+    /// Whether `other` is this path, or one of those that this is while the system chooses the own address.
+    pub fn covers(&self, other: Self) -> bool {
+        *self == other || *self == other.from_address(None)
     }
 
     /// The same, from an own port that is not the shared one.
@@ -71,17 +84,18 @@ impl Path {
 
 impl From<SocketAddr> for Path {
     fn from(remote: SocketAddr) -> Self {
-        Self { remote, label: None, local_port: 0 }
+        Self { remote, label: None, local_port: 0, local: None }
     }
 }
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.label {
-            None if self.local_port != 0 => write!(f, "{} from port {}", self.remote, self.local_port),
-            None => self.remote.fmt(f),
-            Some(label) => write!(f, "{} by label {label:08x}", self.remote),
+            None if self.local_port != 0 => write!(f, "{} from port {}", self.remote, self.local_port)?,
+            None => self.remote.fmt(f)?,
+            Some(label) => write!(f, "{} by label {label:08x}", self.remote)?,
         }
+        self.local.map_or(Ok(()), |local| write!(f, " from {local}"))
     }
 }
 
@@ -177,8 +191,8 @@ impl Paths {
     /// A circuit's datagrams go by `path` now: it has just come up, or a handshake was answered there.
     pub fn taken(&mut self, now: Instant, key: PeerKey, path: Path, endpoints: &[SocketAddr]) {
         let peer = self.peers.entry(key).or_insert_with(|| Peer::new(self.mtu, now));
-        if peer.current == Some(path) {
-            return;
+        if peer.current.is_some_and(|current| current.covers(path)) {
+            return self.with(now, key, |peer, _| peer.pin(path));
         }
         let first = peer.current.is_none();
         peer.take(now, path, "a handshake was answered here".to_owned());
@@ -239,7 +253,7 @@ impl Paths {
                 self.outputs.push_back(Output::Send { peer: key, path: from, message, size: 0 });
                 self.with(now, key, |peer, now| peer.heard(now, from));
             }
-            Message::Pong { id, .. } => self.with(now, key, |peer, now| peer.answered(now, *id)),
+            Message::Pong { id, .. } => self.with(now, key, |peer, now| peer.answered(now, *id, from)),
             Message::Candidates { endpoints } => {
                 let paths = endpoints.iter().copied().filter(is_usable).map(Path::from);
                 self.with(now, key, |peer, now| {
@@ -273,6 +287,24 @@ impl Paths {
     pub fn told_anew(&mut self, now: Instant) {
         let keys: Vec<PeerKey> = self.peers.keys().copied().collect();
         keys.into_iter().for_each(|key| self.punch(now, key));
+    }
+
+    /// The own addresses that paths leave from.
+    pub fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        self.peers.values().flat_map(Peer::own_addresses).collect()
+    }
+
+    /// This host has that address no more, or nothing gets out from it: paths that left from there leave it to the system.
+    pub fn own_address_lost(&mut self, now: Instant, local: IpAddr) {
+        let users: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.own_addresses().any(|own| own == local))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in users {
+            self.with(now, key, |peer, now| peer.own_address_lost(now, local));
+        }
     }
 
     /// Whether any circuit was used a moment ago, so that its traffic is worth a look several times a second.
@@ -388,10 +420,10 @@ impl Paths {
 pub fn is_usable(address: &SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let reserved = match ip {
-        std::net::IpAddr::V4(ip) => {
+        IpAddr::V4(ip) => {
             ip.is_link_local() || ip.is_broadcast() || ip.octets()[0] >= 240 || ip.octets()[0] == 0
         }
-        std::net::IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
+        IpAddr::V6(ip) => ip.segments()[0] & 0xffc0 == 0xfe80,
     };
     address.port() != 0 && !reserved && !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified()
 }

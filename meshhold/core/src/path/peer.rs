@@ -189,20 +189,28 @@ impl Peer {
     /// Paths that may work. One that is known and rests is tried again.
     pub(super) fn add(&mut self, now: Instant, paths: impl IntoIterator<Item = Path>) {
         for path in paths {
-            match self.trials.iter_mut().find(|trial| trial.path == path) {
+            match self.trials.iter_mut().find(|trial| path.covers(trial.path)) {
                 Some(trial) if trial.next.is_none() && trial.proven.is_none() => trial.probe(now),
                 Some(_) => {}
-                None => {
-                    self.make_room();
-                    self.trials.push(Trial::new(path, now));
-                    self.punch.1 = FIRST_PUNCH;
-                }
+                None => self.begin(now, path),
             }
+        }
+    }
+
+    /// A path that isn't tried yet.
+    fn begin(&mut self, now: Instant, path: Path) {
+        if !self.knows(path) {
+            self.make_room();
+            self.trials.push(Trial::new(path, now));
+            self.punch.1 = FIRST_PUNCH;
         }
     }
 
     /// As [`Self::add`], of one by which the peer has sent.
     pub(super) fn heard(&mut self, now: Instant, path: Path) {
+        if !self.knows(path) {
+            self.pin(path);
+        }
         self.add(now, [path]);
         self.trials.iter_mut().filter(|trial| trial.path == path).for_each(|trial| trial.heard = true);
     }
@@ -241,13 +249,13 @@ impl Peer {
 
     /// Takes `path`.
     pub(super) fn take(&mut self, now: Instant, path: Path, reason: String) {
-        if self.current == Some(path) {
-            return;
+        if self.current.is_some_and(|current| current.covers(path)) {
+            return self.pin(path);
         }
         self.left = self.current.replace(path).map(|left| (left, now));
         (self.verified, self.doubt, self.owed, self.astray) = (now, None, false, None);
         self.mtu = Mtu::new(self.most.min(usual(path, self.most)), now);
-        self.add(now, [path]);
+        self.begin(now, path);
         if !path.is_direct() {
             self.punch = (now + FIRST_PUNCH, FIRST_PUNCH);
         }
@@ -305,7 +313,11 @@ impl Peer {
     /// An authenticated datagram came by `from`.
     pub(super) fn arrived(&mut self, now: Instant, from: Path) {
         let Some(current) = self.current.filter(|current| *current != from) else { return };
-        let straggler = |(left, at): (Path, Instant)| left == from && now.duration_since(at) < STRAGGLERS;
+        if current.covers(from) {
+            return self.pin(from);
+        }
+        let straggler =
+            |(left, at): (Path, Instant)| left.covers(from) && now.duration_since(at) < STRAGGLERS;
         if self.left.is_some_and(straggler) {
             return;
         }
@@ -320,10 +332,13 @@ impl Peer {
         }
     }
 
-    /// A probe was answered.
-    pub(super) fn answered(&mut self, now: Instant, id: u32) {
+    /// A probe was answered; the answer came by `from`.
+    pub(super) fn answered(&mut self, now: Instant, id: u32, from: Path) {
         self.mtu.answered(id, now);
         let found = |trial: &Trial| trial.pending.iter().any(|(pending, _)| *pending == id);
+        if self.trials.iter().any(|trial| found(trial) && trial.path.covers(from)) {
+            self.pin(from);
+        }
         let Some(trial) = self.trials.iter_mut().find(|trial| found(trial)) else { return };
         let sent = trial.pending.iter().find(|(pending, _)| *pending == id).map_or(now, |(_, sent)| *sent);
         let rtt = now.saturating_duration_since(sent);
@@ -384,9 +399,12 @@ impl Peer {
         self.owed |= total.tx_bytes > before.tx_bytes;
     }
 
-    /// This host's addresses changed.
+    /// This host's addresses or routes changed: the system may choose another own address than the peer sends to, and be right.
     pub(super) fn shaken(&mut self, now: Instant) {
         self.is_shaken = true;
+        if let Some(current) = self.current.filter(|current| current.local.is_some()) {
+            self.begin(now, current.from_address(None));
+        }
         self.doubt(now);
     }
 

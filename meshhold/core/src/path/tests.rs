@@ -2,6 +2,7 @@
 //!
 //! A failing seed is printed; `MESHHOLD_SEED=<seed>` runs it alone, `MESHHOLD_SEEDS=10000` more of them.
 
+mod local;
 mod ports;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,7 @@
 //! the kernel cuts up again (UDP_SEGMENT). Must not know what the datagrams hold.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub(super) struct SendBatch {
     unsegmented: Arc<AtomicBool>,
     /// Next hop and label of a relayed datagram that was too long for the interface.
     refused: Option<(SocketAddr, u32)>,
+    /// An own address that nothing could be sent from.
+    unusable: Option<IpAddr>,
 }
 
 /// Where a batch goes and who counts what doesn't.
@@ -108,7 +110,7 @@ impl SendBatch {
     /// `segmentation`: whether runs may hold several datagrams.
     pub(super) fn new(segmentation: bool, unsegmented: Arc<AtomicBool>) -> Self {
         let (buffer, runs) = (vec![0; CAPACITY].into(), Vec::with_capacity(MAX_RUNS));
-        Self { buffer, used: 0, runs, segmentation, unsegmented, refused: None }
+        Self { buffer, used: 0, runs, segmentation, unsegmented, refused: None, unusable: None }
     }
 
     /// Room for the next datagram of `len` bytes to `to`, behind a label where the path has one; sends what is there if there is too little. `None` where no
@@ -158,7 +160,8 @@ impl SendBatch {
             return self.commit(bytes.len(), &target);
         }
         self.flush(exit);
-        let whole = Outgoing { bytes, segment: segment as u16, to: exit.socket.native(remote), hops };
+        let to = exit.socket.native(remote);
+        let whole = Outgoing { bytes, segment: segment as u16, to, hops, from: None };
         if let Err(error) = send([whole], 0, exit) {
             exit.counters.add(reason(&error), bytes.len().div_ceil(segment.max(1)) as u64);
             self.refused = labelled(&error, bytes, remote).or(self.refused);
@@ -166,14 +169,20 @@ impl SendBatch {
     }
 
     /// Sends one datagram now, and doesn't mind if it gets nowhere.
-    pub(super) fn probe(&self, datagram: &[u8], path: Path, exit: Exit<'_>) {
+    pub(super) fn probe(&mut self, datagram: &[u8], path: Path, exit: Exit<'_>) {
         let header = path.label.map(label_header);
         let bytes = [header.as_ref().map_or(&[][..], |header| &header[..]), datagram].concat();
         let Some(socket) = exit.socket_of(path.local_port) else { return };
         let to = socket.native(path.remote);
-        if let Err(error) =
-            sys_net::send_many(socket.descriptor(), [Outgoing { bytes: &bytes, segment: 0, to, hops: 0 }])
-        {
+        let whole = Outgoing { bytes: &bytes, segment: 0, to, hops: 0, from: path.local };
+        let send = |whole| sys_net::send_many(socket.descriptor(), [whole]);
+        let sent = match (send(whole), path.local) {
+            (Err(error), Some(local)) if is_about_source(&error) => {
+                send(Outgoing { from: None, ..whole }).inspect(|_| self.unusable = Some(local))
+            }
+            (sent, _) => sent,
+        };
+        if let Err(error) = sent {
             tracing::trace!(%path, %error, "a probe was not sent");
         }
     }
@@ -181,6 +190,11 @@ impl SendBatch {
     /// Next hop and label of what was too long for the interface since the last call.
     pub(super) fn take_refused(&mut self) -> Option<(SocketAddr, u32)> {
         self.refused.take()
+    }
+
+    /// An own address that nothing could be sent from since the last call, though to the same destination from another.
+    pub(super) fn take_unusable(&mut self) -> Option<IpAddr> {
+        self.unusable.take()
     }
 
     /// Sends everything; what the kernel still doesn't take after [`PATIENCE`] is dropped and counted.
@@ -214,16 +228,27 @@ impl SendBatch {
     fn outgoing(&self, run: &Run, exit: Exit<'_>) -> Outgoing<'_> {
         let bytes = self.buffer.get(run.start..run.start + run.len).unwrap_or_default();
         let segment = if run.datagrams > 1 { run.segment as u16 } else { 0 };
-        Outgoing { bytes, segment, to: exit.native(run.to.path), hops: run.to.hops }
+        let Target { path, hops } = run.to;
+        Outgoing { bytes, segment, to: exit.native(path), hops, from: path.local }
     }
 
-    /// A run was refused: one by one if it was a run of several, else dropped and counted.
-    fn settle(&mut self, at: usize, error: io::Error, exit: Exit<'_>) {
+    /// A run was refused: from another address if that was why, one by one if it was a run of several, else dropped and counted.
+    fn settle(&mut self, at: usize, mut error: io::Error, exit: Exit<'_>) {
         let Some(run) = self.runs.get(at) else {
             return;
         };
-        let Path { remote, local_port, .. } = run.to.path;
-        let whole = self.outgoing(run, exit);
+        let Path { remote, local_port, local, .. } = run.to.path;
+        let mut whole = self.outgoing(run, exit);
+        if let Some(local) = local.filter(|_| is_about_source(&error)) {
+            whole.from = None;
+            match send([whole], local_port, exit) {
+                Ok(_) => {
+                    self.unusable = Some(local);
+                    return;
+                }
+                Err(other) => error = other,
+            }
+        }
         if run.datagrams == 1 {
             exit.counters.add(reason(&error), 1);
             self.refused = labelled(&error, whole.bytes, remote).or(self.refused);
@@ -260,6 +285,12 @@ impl Run {
 fn labelled(error: &io::Error, datagram: &[u8], to: SocketAddr) -> Option<(SocketAddr, u32)> {
     let &[TYPE_RELAY, _, _, _, a, b, c, d] = datagram.first_chunk::<LABEL_HEADER>()? else { return None };
     (reason(error) == Reason::TooBig).then_some((to, u32::from_be_bytes([a, b, c, d])))
+}
+
+/// Whether the kernel may have refused the source address: it is this host's no more, or no route leads from there.
+fn is_about_source(error: &io::Error) -> bool {
+    let codes = [libc::EINVAL, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 fn label_header(label: u32) -> [u8; LABEL_HEADER] {

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -69,6 +70,11 @@ pub enum WorkerEvent {
         hop: Hop,
         /// Bytes of UDP payload that the way takes.
         carries: u16,
+    },
+    /// Nothing can be sent from this own address, though to the same destination from another: it went from there.
+    Unusable {
+        /// The address.
+        local: IpAddr,
     },
     /// A worker for bulk has something to do. Repeated while it has.
     Busy,

@@ -96,7 +96,7 @@ impl Worker {
     fn handle(&mut self, buffer: &mut [u8], got: Received, port: u16, snapshot: &mut Arc<Snapshot>) {
         self.refresh(snapshot);
         let bytes = buffer.get_mut(..got.len).unwrap_or_default();
-        let from = Path::from(got.from).from_port(port);
+        let from = Path::from(got.from).from_port(port).from_address(got.to);
         let arrival = Arrival { segment: got.segment.max(1), from, hops: got.hops };
         let wake = Wake { snapshot, now: Instant::now() };
         if got.len > KEEPALIVE {

@@ -193,6 +193,9 @@ impl Worker {
             self.serve_held(&snapshot);
             self.batch.flush(self.outlet.exit());
             self.tell_too_big(&snapshot);
+            if let Some(local) = self.batch.take_unusable() {
+                self.report(WorkerEvent::Unusable { local });
+            }
         }
     }
 

@@ -127,6 +127,9 @@ fn prepare(socket: &Socket, listen: SocketAddr, share: bool) -> std::io::Result<
     }
     // On a dual-stack socket this is what IPv4 datagrams follow.
     set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+    if let Err(error) = sys_net::tell_destination(socket.as_fd(), listen.is_ipv6()) {
+        tracing::warn!(%error, "answers may leave from another address than was asked");
+    }
     socket.set_reuse_port(share)?;
     size_buffers(socket);
     Ok(())

@@ -68,12 +68,12 @@ async fn junk_of_all_lengths_disturbs_no_link() {
             }
         });
         flood.await.unwrap();
-        one.links.send_datagram(two.addr, &[2; 100]);
+        one.links.send_datagram(two.addr.into(), &[2; 100]);
         assert_eq!(two.until_circuit().await.0, one.addr);
         let last = [1, 2, 3];
         let arrived = async {
             loop {
-                two.links.send_datagram(one.addr, &last);
+                two.links.send_datagram(one.addr.into(), &last);
                 let next = tokio::time::timeout(Duration::from_millis(200), one.until_circuit()).await;
                 if next.is_ok_and(|(from, datagram)| from == two.addr && datagram == last) {
                     return;
@@ -126,7 +126,7 @@ async fn malformed_and_oversized_frames_close_their_link_only() {
     }
     let links: Vec<NodeId> = victim.links.status().iter().map(|link| link.node).collect();
     assert_eq!(links, [good.id]);
-    good.links.send_datagram(victim.addr, &[1]);
+    good.links.send_datagram(victim.addr.into(), &[1]);
     victim.until_circuit().await;
 }
 

@@ -88,7 +88,7 @@ impl Node {
 
     async fn until_circuit(&mut self) -> (SocketAddr, Vec<u8>) {
         let circuit = |event| match event {
-            LinkEvent::Circuit { from, datagram } => Some((from, datagram)),
+            LinkEvent::Circuit { from, datagram } => Some((from.remote, datagram)),
             _ => None,
         };
         self.until("the datagram", circuit).await
@@ -251,9 +251,9 @@ async fn circuit_datagrams_pass_beside_quic_in_both_directions() {
         two.until_up(one.id).await;
         for length in [1, 148, 1400, 9000] {
             let datagram = vec![0x3f; length];
-            two.links.send_datagram(one.addr, &datagram);
+            two.links.send_datagram(one.addr.into(), &datagram);
             assert_eq!(one.until_circuit().await, (two.addr, datagram.clone()), "{bind}");
-            one.links.send_datagram(two.addr, &datagram);
+            one.links.send_datagram(two.addr.into(), &datagram);
             assert_eq!(two.until_circuit().await, (one.addr, datagram), "{bind}");
         }
         one.links.inject(two.addr, vec![1; 5]);

@@ -109,7 +109,9 @@ impl Net {
         let mut filter = RouteMessage::default();
         filter.header.address_family = family;
         let messages = collect("list routes", self.handle.route().get(filter).execute()).await?;
-        Ok(messages.into_iter().filter_map(route).collect())
+        // A kernel without IPv6 answers with the routes of all other families.
+        let of_family = messages.into_iter().filter(|message| message.header.address_family == family);
+        Ok(of_family.filter_map(route).collect())
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Outgoing<'a> {
     pub to: SocketAddr,
     /// Time to live, or hop limit; 0 leaves it to the system.
     pub hops: u8,
+    /// Source address, of the destination's family; `None` leaves it to the system.
+    pub from: Option<IpAddr>,
 }
 
 /// What one `recvmsg` brought.
@@ -51,6 +53,8 @@ pub struct Received {
     pub segment: usize,
     /// Where they came from, v4-mapped addresses shown as IPv4.
     pub from: SocketAddr,
+    /// To which address of this host, where the socket was made to tell by [`tell_destination`].
+    pub to: Option<IpAddr>,
     /// Time to live or hop limit that they all came with, where the socket has IP_RECVTTL and IPV6_RECVHOPLIMIT.
     pub hops: Option<u8>,
 }
@@ -183,10 +187,20 @@ pub fn attach_reuseport_filter(socket: BorrowedFd<'_>, program: &[Instruction]) 
     })
 }
 
-/// Room for two control messages of a `u16` or an `i32` each, aligned as the kernel wants it.
-type Control = [u64; 6];
-/// Bytes of one of them with its header: `CMSG_SPACE` of either.
-const ONE_CONTROL: usize = 24;
+/// Lets [`receive`] say to which address datagrams came; a dual-stack socket says it of IPv4 too.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn tell_destination(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result<()> {
+    match ipv6 {
+        true => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
+        false => set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
+    }
+}
+
+/// Room for control messages, aligned as the kernel wants it: two of an int each (24 bytes with their headers), and an address
+/// of either family (32 and 40 bytes).
+type Control = [u64; 15];
 
 /// Sends up to [`MAX_RUNS`] runs with one `sendmmsg` and returns how many went.
 ///
@@ -212,8 +226,8 @@ pub fn send_many<'a>(
         header.msg_namelen = name_len;
         header.msg_iov = vector;
         header.msg_iovlen = 1;
-        if run.segment != 0 || run.hops != 0 {
-            write_control(&mut header, control.write([0; 6]), &run);
+        if run.segment != 0 || run.hops != 0 || run.from.is_some() {
+            write_control(&mut header, control.write([0; 15]), &run);
         }
         message.write(libc::mmsghdr { msg_hdr: header, msg_len: 0 });
         count += 1;
@@ -231,27 +245,49 @@ pub fn send_many<'a>(
 
 fn write_control(header: &mut libc::msghdr, control: &mut Control, run: &Outgoing<'_>) {
     header.msg_control = control.as_mut_ptr().cast();
-    let (level, kind) = match run.to.ip().to_canonical() {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT),
-    };
-    let segment = (run.segment != 0).then_some((libc::SOL_UDP, libc::UDP_SEGMENT, run.segment.into(), 2));
-    let hops = (run.hops != 0).then_some((level, kind, c_int::from(run.hops), size_of::<c_int>()));
-    let room = control.as_mut_ptr().cast::<u8>();
-    for (at, (level, kind, value, len)) in segment.into_iter().chain(hops).enumerate() {
-        header.msg_controllen = ((at + 1) * ONE_CONTROL) as _;
-        // SAFETY: the buffer has 48 aligned bytes, room for two messages of 24: a header of 16, which is aligned to 8, and
-        // at most 4 bytes of data after it.
-        unsafe {
-            let message = room.add(at * ONE_CONTROL).cast::<libc::cmsghdr>();
-            (*message).cmsg_level = level;
-            (*message).cmsg_type = kind;
-            (*message).cmsg_len = libc::CMSG_LEN(len as u32) as _;
-            match len {
-                2 => libc::CMSG_DATA(message).cast::<u16>().write_unaligned(value as u16),
-                _ => libc::CMSG_DATA(message).cast::<c_int>().write_unaligned(value),
-            }
+    if run.segment != 0 {
+        put_control(header, (libc::SOL_UDP, libc::UDP_SEGMENT), run.segment);
+    }
+    let ipv4 = run.to.ip().to_canonical().is_ipv4();
+    if run.hops != 0 {
+        let kind =
+            if ipv4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) };
+        put_control(header, kind, c_int::from(run.hops));
+    }
+    match run.from {
+        Some(IpAddr::V4(from)) if ipv4 => {
+            let ipi_spec_dst = libc::in_addr { s_addr: u32::from_ne_bytes(from.octets()) };
+            let ipi_addr = libc::in_addr { s_addr: 0 };
+            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst, ipi_addr };
+            put_control(header, (libc::IPPROTO_IP, libc::IP_PKTINFO), info);
         }
+        Some(IpAddr::V6(from)) if !ipv4 => {
+            let ipi6_addr = libc::in6_addr { s6_addr: from.octets() };
+            let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 0 };
+            put_control(header, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
+        }
+        _ => {}
+    }
+}
+
+/// Adds a message to the control buffer of `header`, a [`Control`], after those that it has.
+fn put_control<T>(header: &mut libc::msghdr, (level, kind): (c_int, c_int), value: T) {
+    // SAFETY: arithmetic only.
+    let (len, space) = unsafe {
+        (libc::CMSG_LEN(size_of::<T>() as u32) as usize, libc::CMSG_SPACE(size_of::<T>() as u32) as usize)
+    };
+    let at = header.msg_controllen as usize;
+    if at + space > size_of::<Control>() {
+        return;
+    }
+    header.msg_controllen = (at + space) as _;
+    // SAFETY: `at` and `space` are multiples of 8 and end inside the aligned buffer, as was just checked.
+    unsafe {
+        let message = header.msg_control.cast::<u8>().add(at).cast::<libc::cmsghdr>();
+        (*message).cmsg_level = level;
+        (*message).cmsg_type = kind;
+        (*message).cmsg_len = len as _;
+        libc::CMSG_DATA(message).cast::<T>().write_unaligned(value);
     }
 }
 
@@ -261,7 +297,7 @@ fn write_control(header: &mut libc::msghdr, control: &mut Control, run: &Outgoin
 /// As `recvmsg(2)`; `WouldBlock` when nothing waits.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let mut name = MaybeUninit::<libc::sockaddr_in6>::zeroed();
-    let mut control: Control = [0; 6];
+    let mut control: Control = [0; 15];
     let mut vector = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: msghdr is plain old data; all zeroes is a valid value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -279,31 +315,61 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     let len = len as usize;
     // SAFETY: the name was zeroed, so it is initialised whatever the kernel wrote.
     let from = read_address(unsafe { name.assume_init_ref() });
-    let (segment, hops) = read_control(&header);
+    let Told { segment, hops, to } = read_control(&header);
     let segment = segment.unwrap_or(len).clamp(1, len.max(1));
-    Ok(Received { len, segment, from, hops })
+    Ok(Received { len, segment, from, to, hops })
 }
 
-/// Size of merged datagrams, and their time to live or hop limit.
-fn read_control(header: &libc::msghdr) -> (Option<usize>, Option<u8>) {
-    let (mut segment, mut hops) = (None, None);
+/// What the kernel told beside the datagrams.
+#[derive(Default)]
+struct Told {
+    /// Size of merged datagrams.
+    segment: Option<usize>,
+    /// Their time to live or hop limit.
+    hops: Option<u8>,
+    to: Option<IpAddr>,
+}
+
+fn read_control(header: &libc::msghdr) -> Told {
+    let mut told = Told::default();
     // SAFETY: the kernel filled the control buffer and set its length; the macros stay inside it.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: null, or a header inside the buffer.
     while let Some(message) = unsafe { next.as_ref() } {
-        // SAFETY: all that the sockets ask for carries an int.
+        // SAFETY: of those kinds that an int is read of, each carries one.
         let value = || unsafe { libc::CMSG_DATA(message).cast::<c_int>().read_unaligned() };
         match (message.cmsg_level, message.cmsg_type) {
-            (libc::SOL_UDP, libc::UDP_GRO) => segment = usize::try_from(value()).ok(),
+            (libc::SOL_UDP, libc::UDP_GRO) => told.segment = usize::try_from(value()).ok(),
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-                hops = u8::try_from(value()).ok();
+                told.hops = u8::try_from(value()).ok();
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                // SAFETY: that is what a message of this kind carries.
+                let info = unsafe { libc::CMSG_DATA(message).cast::<libc::in_pktinfo>().read_unaligned() };
+                told.to = own_address(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                // SAFETY: that is what a message of this kind carries.
+                let info = unsafe { libc::CMSG_DATA(message).cast::<libc::in6_pktinfo>().read_unaligned() };
+                told.to = own_address(Ipv6Addr::from(info.ipi6_addr.s6_addr).into());
             }
             _ => {}
         }
         // SAFETY: `message` is a header inside the buffer.
         next = unsafe { libc::CMSG_NXTHDR(header, message) };
     }
-    (segment, hops)
+    told
+}
+
+/// The destination of a datagram as an address that answers can leave from; `None` where it was for many, or means nothing
+/// without its interface.
+pub fn own_address(destination: IpAddr) -> Option<IpAddr> {
+    let ip = destination.to_canonical();
+    let is_own = match ip {
+        IpAddr::V4(ip) => !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unicast_link_local(),
+    };
+    (is_own && !ip.is_multicast() && !ip.is_unspecified()).then_some(ip)
 }
 
 fn write_address(slot: &mut MaybeUninit<libc::sockaddr_in6>, address: SocketAddr) -> libc::socklen_t {

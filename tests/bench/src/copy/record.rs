@@ -134,7 +134,7 @@ impl Outbox {
 fn send(socket: &UdpSocket, bytes: &[u8], size: usize, to: SocketAddr) {
     let segment = if bytes.len() > size { u16::try_from(size).unwrap_or_default() } else { 0 };
     // What the network refuses is lost, as on any network.
-    let _ = sys_net::send_many(socket.as_fd(), [Outgoing { bytes, segment, to, hops: 0 }]);
+    let _ = sys_net::send_many(socket.as_fd(), [Outgoing { bytes, segment, to, hops: 0, from: None }]);
 }
 
 #[cfg(test)]
