@@ -3,7 +3,7 @@
 //! Owns what is there and what is not (the degraded modes), and the order in which it comes and goes. Must
 //! not know keys, circuits or records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -255,6 +255,11 @@ impl Lan {
     pub(super) async fn conflict(&self, range: (Ipv4Addr, u8)) -> Option<String> {
         let found = self.net.as_ref()?.conflicts(&self.interface, range).await.ok()?;
         (!found.is_empty()).then(|| found.join("; "))
+    }
+
+    /// Addresses that packets leave from so that answers come back.
+    pub(super) async fn live_addresses(&self) -> Option<BTreeSet<IpAddr>> {
+        self.net.as_ref()?.live_addresses().await.ok()
     }
 
     /// Addresses of this host at which others may reach it.

@@ -352,6 +352,7 @@ impl Daemon {
             self.find_endpoints().await;
         }
         if matches!(event, NetEvent::AddressesChanged | NetEvent::RoutesChanged) {
+            self.leave_lost_addresses(Instant::now()).await;
             self.shake(Instant::now());
         }
     }

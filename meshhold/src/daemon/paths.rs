@@ -21,7 +21,6 @@ use super::callers::PeerKey;
 use super::circuits::Effect;
 use crate::config::RelayConfig;
 use crate::datapath::relay::{Hop, Leg};
-use crate::platform::linux::families;
 
 /// How long a link to a peer's relay is kept for the sake of that peer.
 const DIALED: Duration = Duration::from_secs(180);
@@ -199,15 +198,20 @@ impl Daemon {
         self.traffic.take(sessions);
     }
 
+    /// Of addresses that this host has no more, or whose interface is down, no path leaves.
+    pub(super) async fn leave_lost_addresses(&mut self, now: Instant) {
+        let used = self.ways.paths.own_addresses();
+        if !used.is_empty()
+            && let Some(live) = self.lan.live_addresses().await
+        {
+            used.difference(&live).for_each(|lost| self.ways.paths.own_address_lost(now, *lost));
+        }
+    }
+
     /// Addresses or routes changed, or this host slept.
     pub(super) fn shake(&mut self, now: Instant) {
         self.mapped.look_again();
         self.links.shaken();
-        for local in self.ways.paths.own_addresses() {
-            if !families::is_own(local) {
-                self.ways.paths.own_address_lost(now, local);
-            }
-        }
         self.ways.paths.shaken(now);
     }
 

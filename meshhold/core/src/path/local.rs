@@ -11,8 +11,17 @@ use super::peer::Peer;
 impl Peer {
     /// The peer sends to the own address of `path`: what goes the other way leaves from there, if nothing else is known of it.
     /// Its firewall may have been opened by what it sent, and a router on the way may let no other pass.
-    pub(super) fn pin(&mut self, path: Path) {
-        self.rename(path.from_address(None), path);
+    pub(super) fn pin(&mut self, now: Instant, path: Path) {
+        if !self.is_straggler(now, path) {
+            self.rename(path.from_address(None), path);
+        }
+    }
+
+    /// The own address may be there and lead nowhere any more: the one that the system would choose is tried beside it.
+    pub(super) fn try_system_choice(&mut self, now: Instant) {
+        if let Some(current) = self.current.filter(|current| current.local.is_some()) {
+            self.begin(now, current.from_address(None));
+        }
     }
 
     /// The own addresses that paths leave from.
@@ -29,7 +38,9 @@ impl Peer {
         for path in lost {
             self.rename(path, path.from_address(None));
         }
-        if self.current != before {
+        if let Some(before) = before.filter(|_| self.current != before) {
+            // What the peer has sent there by now is no reason to go back: a host takes it in by other interfaces too.
+            self.left = Some((before, now));
             // The peer follows to where the next datagram comes from.
             self.wants_show = true;
             self.doubt(now);

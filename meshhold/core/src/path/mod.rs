@@ -192,7 +192,7 @@ impl Paths {
     pub fn taken(&mut self, now: Instant, key: PeerKey, path: Path, endpoints: &[SocketAddr]) {
         let peer = self.peers.entry(key).or_insert_with(|| Peer::new(self.mtu, now));
         if peer.current.is_some_and(|current| current.covers(path)) {
-            return self.with(now, key, |peer, _| peer.pin(path));
+            return self.with(now, key, |peer, now| peer.pin(now, path));
         }
         let first = peer.current.is_none();
         peer.take(now, path, "a handshake was answered here".to_owned());

@@ -130,7 +130,7 @@ pub(super) struct Peer {
     /// Of the path in use.
     mtu: Mtu,
     most: u16,
-    left: Option<(Path, Instant)>,
+    pub(super) left: Option<(Path, Instant)>,
     traffic: Option<Traffic>,
     /// Last datagram with a packet in it.
     used: Instant,
@@ -198,7 +198,7 @@ impl Peer {
     }
 
     /// A path that isn't tried yet.
-    fn begin(&mut self, now: Instant, path: Path) {
+    pub(super) fn begin(&mut self, now: Instant, path: Path) {
         if !self.knows(path) {
             self.make_room();
             self.trials.push(Trial::new(path, now));
@@ -209,7 +209,7 @@ impl Peer {
     /// As [`Self::add`], of one by which the peer has sent.
     pub(super) fn heard(&mut self, now: Instant, path: Path) {
         if !self.knows(path) {
-            self.pin(path);
+            self.pin(now, path);
         }
         self.add(now, [path]);
         self.trials.iter_mut().filter(|trial| trial.path == path).for_each(|trial| trial.heard = true);
@@ -250,7 +250,7 @@ impl Peer {
     /// Takes `path`.
     pub(super) fn take(&mut self, now: Instant, path: Path, reason: String) {
         if self.current.is_some_and(|current| current.covers(path)) {
-            return self.pin(path);
+            return self.pin(now, path);
         }
         self.left = self.current.replace(path).map(|left| (left, now));
         (self.verified, self.doubt, self.owed, self.astray) = (now, None, false, None);
@@ -310,15 +310,18 @@ impl Peer {
         self.trials.iter_mut().filter(|trial| Some(trial.path) != current).for_each(|trial| trial.probe(now));
     }
 
+    /// Whether what comes by `from` may have been sent before the peer knew that we left that path.
+    pub(super) fn is_straggler(&self, now: Instant, from: Path) -> bool {
+        self.left.is_some_and(|(left, at)| left.covers(from) && now.duration_since(at) < STRAGGLERS)
+    }
+
     /// An authenticated datagram came by `from`.
     pub(super) fn arrived(&mut self, now: Instant, from: Path) {
         let Some(current) = self.current.filter(|current| *current != from) else { return };
         if current.covers(from) {
-            return self.pin(from);
+            return self.pin(now, from);
         }
-        let straggler =
-            |(left, at): (Path, Instant)| left.covers(from) && now.duration_since(at) < STRAGGLERS;
-        if self.left.is_some_and(straggler) {
+        if self.is_straggler(now, from) {
             return;
         }
         self.heard(now, from);
@@ -337,7 +340,7 @@ impl Peer {
         self.mtu.answered(id, now);
         let found = |trial: &Trial| trial.pending.iter().any(|(pending, _)| *pending == id);
         if self.trials.iter().any(|trial| found(trial) && trial.path.covers(from)) {
-            self.pin(from);
+            self.pin(now, from);
         }
         let Some(trial) = self.trials.iter_mut().find(|trial| found(trial)) else { return };
         let sent = trial.pending.iter().find(|(pending, _)| *pending == id).map_or(now, |(_, sent)| *sent);
@@ -399,12 +402,10 @@ impl Peer {
         self.owed |= total.tx_bytes > before.tx_bytes;
     }
 
-    /// This host's addresses or routes changed: the system may choose another own address than the peer sends to, and be right.
+    /// This host's addresses or routes changed.
     pub(super) fn shaken(&mut self, now: Instant) {
         self.is_shaken = true;
-        if let Some(current) = self.current.filter(|current| current.local.is_some()) {
-            self.begin(now, current.from_address(None));
-        }
+        self.try_system_choice(now);
         self.doubt(now);
     }
 
@@ -495,6 +496,7 @@ impl Peer {
         let pause = if round > QUICK_ROUNDS { Duration::from_secs(1) } else { self.patience() };
         self.doubt = Some(Doubt { since, round: round + 1, next: now + pause });
         if round >= 1 {
+            self.try_system_choice(now);
             self.trials.iter_mut().for_each(|trial| trial.probe_once(now));
             self.wants_relay |= round % 8 == 1;
             self.wants_punch |= round % 8 == 2;

@@ -67,6 +67,14 @@ impl Net {
         Ok(self.places(mesh).await?.into_iter().map(|(ip, _)| ip).collect())
     }
 
+    /// The addresses of interfaces that are up: what packets leave from so that answers come back.
+    pub async fn live_addresses(&self) -> Result<BTreeSet<IpAddr>, NetError> {
+        let up = self.interfaces().await?.into_iter().filter(|interface| interface.up);
+        let up: BTreeSet<u32> = up.map(|interface| interface.index).collect();
+        let addresses = self.addresses().await?.into_iter().map(|(address, _)| address);
+        Ok(addresses.filter(|address| up.contains(&address.interface)).map(|address| address.ip).collect())
+    }
+
     /// The same addresses, each with the index of its interface.
     pub async fn places(&self, mesh: &InterfaceSetup) -> Result<Vec<(IpAddr, u32)>, NetError> {
         let interfaces = self.interfaces().await?;

@@ -1,9 +1,8 @@
-//! Which address families this host's kernel gives to programs, which addresses are its own, and where programs listen.
+//! Which address families this host's kernel gives to programs, and what follows for where they listen.
 //!
-//! Owns the look at the kernel by sockets. Must not know who listens, or for what.
+//! Owns the look at the kernel. Must not know who listens, or for what.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -25,12 +24,6 @@ pub fn serves(listen: IpAddr, ip: IpAddr) -> bool {
         IpAddr::V6(listen) if listen.is_unspecified() => true,
         listen => listen == ip,
     }
-}
-
-/// Whether `ip` is an address of this host that packets can leave from now: not while its interface is down.
-pub fn is_own(ip: IpAddr) -> bool {
-    let bound = UdpSocket::bind((ip, 0));
-    !bound.is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable)
 }
 
 fn has_ipv6() -> bool {
@@ -55,11 +48,6 @@ mod tests {
         for (listen, ip, expected) in cases {
             assert_eq!(serves(listen.parse().unwrap(), ip.parse().unwrap()), expected, "{listen} {ip}");
         }
-    }
-
-    #[test]
-    fn what_this_host_has_is_its_own() {
-        assert!(is_own([127, 0, 0, 1].into()) && !is_own([192, 0, 2, 1].into()));
     }
 
     #[test]
