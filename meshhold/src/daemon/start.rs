@@ -66,15 +66,7 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
     let mut lan = Prepared::new(&config, identity.node_id(), count, sealing).await;
     let mut callers = state.callers.into_owned();
     anyhow::ensure!(callers.settle(&lan.taken_callers().await), NO_CALLERS);
-    let workers_config = WorkersConfig {
-        interface: lan.queues.take(),
-        relay: config.relay.enabled,
-        interface_may_come: lan.may_come(),
-        listen: config.node.listen,
-        count,
-        mtu: config.meshlan.mtu,
-        offload: config.node.offload,
-    };
+    let workers_config = workers_config(&config, &mut lan, count);
     let (workers, control_socket, worker_events) =
         Workers::start(workers_config).map_err(|error| unusable(config.node.listen, error))?;
     let lanes = u8::try_from(workers.lanes().max(1)).unwrap_or(u8::MAX);
@@ -108,8 +100,7 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
         heard,
         drops,
     };
-    let mut machine = circuits(&identity, lanes, ciphers, swarm_key);
-    machine.go_on_after(Duration::from_secs(state.told_before));
+    let machine = circuits(&identity, lanes, ciphers, swarm_key, state.told_before);
     let names = Names::start(&config.meshlan.dns_suffix, &config.meshlan.interface).await;
     let ways = Ways::new(identity.node_id(), &config.relay, config.meshlan.mtu, [seed(), seed()]);
     let relaying = relaying(&config);
@@ -154,6 +145,18 @@ pub(super) async fn start(mut config: Config) -> anyhow::Result<(Daemon, Inputs)
     Ok((daemon, inputs))
 }
 
+fn workers_config(config: &Config, lan: &mut Prepared, count: usize) -> WorkersConfig {
+    WorkersConfig {
+        interface: lan.queues.take(),
+        relay: config.relay.enabled,
+        interface_may_come: lan.may_come(),
+        listen: config.node.listen,
+        count,
+        mtu: config.meshlan.mtu,
+        offload: config.node.offload,
+    }
+}
+
 fn relaying(config: &Config) -> Relaying {
     let mut relaying =
         Relaying::new(config.relay.enabled, config.node.listen.port(), &config.meshlan.interface);
@@ -166,9 +169,11 @@ fn circuits(
     lanes: u8,
     ciphers: Vec<(Cipher, u32)>,
     swarm_key: Option<[u8; 32]>,
+    told_before: u64,
 ) -> Circuits {
     let mut machine = Circuits::new(identity.clone(), lanes, ciphers, seed(), wall_clock());
     machine.set_wall(Instant::now(), wall_clock());
+    machine.go_on_after(Duration::from_secs(told_before));
     machine.set_swarm_key(swarm_key);
     machine
 }

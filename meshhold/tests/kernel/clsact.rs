@@ -71,7 +71,7 @@ fn filters_outlive_a_killed_daemon_and_are_replaced_in_place() {
         assert_ne!(now.program, left.program);
     }
     let mut kernel = Kernel(second);
-    assert_eq!(kernel.reason(Ingress, &request), Reason::NotForUs);
+    assert_eq!(kernel.reason(Ingress, &request), Reason::PassScope, "what was in force stays");
     let frame = [&[2; 12], &[8, 0][..], &request].concat();
     assert_eq!(kernel.reason(Guard, &frame), Reason::LanGuard);
     kernel.0.apply(&policy(usual_scope())).unwrap();
@@ -162,8 +162,9 @@ fn an_ingress_qdisc_takes_no_program_for_egress() {
     assert_eq!(["mt0", "ga0"].map(shown), before);
     sh("tc qdisc del dev mt0 ingress");
     let mut datapath = EbpfDatapath::load("mt0", &mount.pin_root()).unwrap();
-    datapath.guard("ga0").unwrap();
-    assert_eq!(filters("ga0", Side::Ingress).len(), 1);
+    let error = datapath.guard("ga0").unwrap_err().to_string();
+    assert!(error.contains("mesh_barrier") && error.contains("`ingress` qdisc"), "{error}");
+    assert_eq!(filters("ga0", Side::Ingress).len(), 1, "the guard is there without the barrier");
     datapath.detach_all().unwrap();
     assert_eq!(shown("ga0"), before[1]);
 }

@@ -5,7 +5,7 @@
 //! that the process runs in. Must not know keys, circuits, maps or programs.
 //!
 //! What survives the daemon, however it ends: the mesh interface with all that hangs on it, for the next start to go on with
-//! ([`leftover`]), and the barrier ([`routes`]). Packets to mesh addresses wait or are lost, and never leave by the default
+//! ([`leftover`]), and the barrier (`routes`). Packets to mesh addresses wait or are lost, and never leave by the default
 //! route in the clear; the next start changes it by difference, and [`cleanup`] or a reboot removes it.
 
 pub mod bpffs;

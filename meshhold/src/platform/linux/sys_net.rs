@@ -276,11 +276,11 @@ fn put_control<T>(header: &mut libc::msghdr, (level, kind): (c_int, c_int), valu
     let (len, space) = unsafe {
         (libc::CMSG_LEN(size_of::<T>() as u32) as usize, libc::CMSG_SPACE(size_of::<T>() as u32) as usize)
     };
-    let at = header.msg_controllen as usize;
+    let at = header.msg_controllen;
     if at + space > size_of::<Control>() {
         return;
     }
-    header.msg_controllen = (at + space) as _;
+    header.msg_controllen = at + space;
     // SAFETY: `at` and `space` are multiples of 8 and end inside the aligned buffer, as was just checked.
     unsafe {
         let message = header.msg_control.cast::<u8>().add(at).cast::<libc::cmsghdr>();
