@@ -93,9 +93,9 @@ impl Place<'_> {
         }
     }
 
-    /// Whether the loaded program with this id hangs there.
-    pub(super) fn has(&self, hook: Hook, program: u32) -> io::Result<bool> {
-        let seat = self.seat()?;
+    /// Whether the loaded program with this id hangs there; `interface`: its index.
+    pub(super) fn has(&self, hook: Hook, interface: u32, program: u32) -> io::Result<bool> {
+        let seat = self.seat_on(interface);
         match hook {
             Hook::Tcx => sys::tcx_programs(seat.interface, seat.side == Side::Egress)
                 .map(|hanging| hanging.contains(&program)),
@@ -104,15 +104,18 @@ impl Place<'_> {
     }
 
     fn seat(&self) -> io::Result<Seat> {
+        let index = sys::index_of(self.interface);
+        Ok(self.seat_on(index.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?))
+    }
+
+    fn seat_on(&self, interface: u32) -> Seat {
         let side = match self.direction {
             TcAttachType::Egress => Side::Egress,
             TcAttachType::Ingress | TcAttachType::Custom(_) => Side::Ingress,
         };
         let owner = self.owner.bytes().fold(0_u32, |hash, byte| hash.wrapping_mul(31) ^ u32::from(byte));
         let handle = HANDLES | u32::from(self.slot) << 12 | (owner ^ owner >> 12 ^ owner >> 24) & 0xfff;
-        let interface =
-            sys::index_of(self.interface).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-        Ok(Seat { interface, side, handle })
+        Seat { interface, side, handle }
     }
 
     pub(super) fn failed(&self, hook: Hook, error: &dyn std::error::Error) -> EbpfError {

@@ -3,6 +3,7 @@
 //! Owns the comparison of where programs should hang with where they do. Must not know who took them off.
 
 use super::{EbpfDatapath, EbpfError, Program, classifier};
+use crate::platform::linux::sys;
 
 /// What hangs on every other interface.
 const GUARDS: [Program; 2] = [Program::Barrier, Program::Guard];
@@ -57,13 +58,23 @@ impl EbpfDatapath {
 
     /// Those of `programs` that don't hang on the interface.
     fn off(&mut self, programs: &[Program], interface: &str) -> Vec<Program> {
-        programs.iter().copied().filter(|program| self.is_off(*program, interface)).collect()
+        let Some(index) = sys::index_of(interface) else { return Vec::new() };
+        programs.iter().copied().filter(|program| self.is_off(*program, (index, interface))).collect()
     }
 
-    fn is_off(&mut self, program: Program, interface: &str) -> bool {
-        let loaded = classifier(&mut self.ebpf, program).ok().and_then(|loaded| loaded.info().ok());
+    fn is_off(&mut self, program: Program, (index, interface): (u32, &str)) -> bool {
+        let Some(id) = self.id(program) else { return false };
         let place = program.place(interface, &self.interface);
-        // An interface that has gone has an error as well.
-        loaded.is_some_and(|loaded| place.has(self.hook, loaded.id()).is_ok_and(|hangs| !hangs))
+        place.has(self.hook, index, id).is_ok_and(|hangs| !hangs)
+    }
+
+    /// The kernel's number of a program. It is asked twice a second for each interface.
+    fn id(&mut self, program: Program) -> Option<u32> {
+        if let Some(id) = self.ids.get(program.name()) {
+            return Some(*id);
+        }
+        let id = classifier(&mut self.ebpf, program).ok()?.info().ok()?.id();
+        self.ids.insert(program.name(), id);
+        Some(id)
     }
 }

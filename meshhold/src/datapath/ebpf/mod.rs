@@ -108,6 +108,8 @@ pub struct EbpfDatapath {
     forgotten: bool,
     /// Interfaces with an answer program, by index. `None`: others may have a former daemon's.
     lans: Option<BTreeMap<u32, String>>,
+    /// The kernel's numbers of programs, as far as they were asked for.
+    ids: BTreeMap<&'static str, u32>,
 }
 
 /// True where this executable holds the programs.
@@ -159,7 +161,8 @@ impl EbpfDatapath {
         let mut maps = Maps::take(&mut ebpf)?;
         let wanted = maps.adopt()?;
         let (interface, hook, holds) = (String::new(), Hook::of_kernel(), Vec::new());
-        Ok(Self { ebpf, maps, wanted, pins, hook, holds, interface, fronts: None, forgotten, lans: None })
+        let (fronts, lans, ids) = (None, None, BTreeMap::new());
+        Ok(Self { ebpf, maps, wanted, pins, hook, holds, interface, fronts, forgotten, lans, ids })
     }
 
     /// Makes the kernel's tables equal to `policy`, live: what did not change is not touched, and each network's
