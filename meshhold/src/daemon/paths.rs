@@ -200,11 +200,10 @@ impl Daemon {
 
     /// Of addresses that this host has no more, or whose interface is down, no path leaves.
     pub(super) async fn leave_lost_addresses(&mut self, now: Instant) {
-        let used = self.ways.paths.own_addresses();
-        if !used.is_empty()
+        if !self.ways.paths.own_addresses().is_empty()
             && let Some(live) = self.lan.live_addresses().await
         {
-            used.difference(&live).for_each(|lost| self.ways.paths.own_address_lost(now, *lost));
+            self.ways.paths.live_addresses(now, &live);
         }
     }
 

@@ -165,6 +165,8 @@ pub enum Output {
 pub struct Paths {
     peers: BTreeMap<PeerKey, Peer>,
     own: Vec<SocketAddr>,
+    /// Own addresses that answers don't come back to: of interfaces that are down.
+    dead: BTreeSet<IpAddr>,
     mtu: u16,
     outputs: VecDeque<Output>,
     budget: Budget,
@@ -178,7 +180,8 @@ impl Paths {
     pub fn new(mtu: u16, rng_seed: [u8; 32]) -> Self {
         let (peers, own, outputs) = (BTreeMap::new(), Vec::new(), VecDeque::new());
         let (budget, named, birthday) = (Budget::new(PROBES), Named::default(), Birthday::default());
-        Self { peers, own, outputs, mtu, budget, named, birthday, rng: SeededRng::new(rng_seed) }
+        let dead = BTreeSet::new();
+        Self { peers, own, dead, outputs, mtu, budget, named, birthday, rng: SeededRng::new(rng_seed) }
     }
 
     /// Where this node may be reached, the best first: what peers are told.
@@ -190,6 +193,7 @@ impl Paths {
 
     /// A circuit's datagrams go by `path` now: it has just come up, or a handshake was answered there.
     pub fn taken(&mut self, now: Instant, key: PeerKey, path: Path, endpoints: &[SocketAddr]) {
+        let path = self.alive(path);
         let peer = self.peers.entry(key).or_insert_with(|| Peer::new(self.mtu, now));
         if peer.current.is_some_and(|current| current.covers(path)) {
             return self.with(now, key, |peer, now| peer.pin(now, path));
@@ -224,6 +228,7 @@ impl Paths {
 
     /// An authenticated datagram came by another path than the circuit's own.
     pub fn arrived(&mut self, now: Instant, key: PeerKey, from: Path) {
+        let from = self.alive(from);
         if self.admits(key, from) {
             self.named.heard(key.1, from.remote);
             self.with(now, key, |peer, now| peer.arrived(now, from));
@@ -241,6 +246,7 @@ impl Paths {
 
     /// A control message of the peer.
     pub fn message(&mut self, now: Instant, key: PeerKey, from: Path, message: &Message) {
+        let from = self.alive(from);
         if !self.admits(key, from) {
             return;
         }
@@ -289,9 +295,23 @@ impl Paths {
         keys.into_iter().for_each(|key| self.punch(now, key));
     }
 
-    /// The own addresses that paths leave from.
+    /// The own addresses that paths leave from, or would if they could.
     pub fn own_addresses(&self) -> BTreeSet<IpAddr> {
-        self.peers.values().flat_map(Peer::own_addresses).collect()
+        self.peers.values().flat_map(Peer::own_addresses).chain(self.dead.iter().copied()).collect()
+    }
+
+    /// `live` are the addresses of this host's interfaces that are up. No path leaves from another from now on, though the host
+    /// may take in what is still sent there.
+    pub fn live_addresses(&mut self, now: Instant, live: &BTreeSet<IpAddr>) {
+        self.dead = self.own_addresses().difference(live).copied().collect();
+        for lost in self.dead.clone() {
+            self.own_address_lost(now, lost);
+        }
+    }
+
+    fn alive(&self, path: Path) -> Path {
+        let is_dead = path.local.is_some_and(|local| self.dead.contains(&local));
+        if is_dead { path.from_address(None) } else { path }
     }
 
     /// This host has that address no more, or nothing gets out from it: paths that left from there leave it to the system.
