@@ -42,6 +42,8 @@ pub(super) enum Command {
     Netcheck,
     /// Say what keeps this node from doing its work, and what mends it; exit code 1 where something doesn't work
     Doctor,
+    /// Keep mesh addresses off all interfaces before the daemon runs: for a boot, before there is a network
+    Barrier,
     /// Take away what a node that ended left on this host: interface, programs, routes, and what keeps mesh addresses off
     /// the other interfaces. Keys stay. Refuses while the daemon runs
     Cleanup,

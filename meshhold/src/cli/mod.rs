@@ -4,6 +4,7 @@
 //! daemon owns: where one answers, it does the work.
 
 mod args;
+mod barrier;
 mod cleanup;
 mod doctor;
 mod drops;
@@ -96,6 +97,7 @@ fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Meshlan { command: MeshlanCommand::Forwards { command } } => {
             forwards::run(&config, command, args.json)
         }
+        Command::Barrier => barrier::run(&config, args.json),
         Command::Cleanup => cleanup::run(&config, args.json),
         Command::Doctor => doctor::run(&config, args.json),
         Command::Web { open, command } => web::run(&config, command, open, args.json),

@@ -6,6 +6,7 @@
 mod callers;
 mod circuits;
 mod clock;
+mod closed;
 mod drops;
 mod expiry;
 mod explain;
@@ -35,6 +36,8 @@ mod state;
 mod status;
 mod traffic;
 mod view;
+
+pub use closed::ranges;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -277,6 +280,7 @@ impl Daemon {
             WorkerEvent::Unusable { local } => self.ways.paths.own_address_lost(now, local),
             WorkerEvent::Busy => self.lan.place_workers(now),
             WorkerEvent::Failed { worker, error } => self.on_worker_failed(worker, &error),
+            WorkerEvent::Resumed { worker } => self.reconciler.resumed(worker),
         }
     }
 

@@ -31,13 +31,19 @@ pub(super) struct Reconciler {
     fight: Option<(Instant, String)>,
     /// What can't be put back.
     failed: Option<String>,
-    /// A worker lost its queue for another reason than that the interface went.
-    stopped: Option<String>,
+    /// Workers that lost their queue for another reason than that the interface went.
+    stopped: BTreeMap<usize, String>,
 }
 
 impl Default for Reconciler {
     fn default() -> Self {
-        Self { due: Instant::now() + LOOK, mended: BTreeMap::new(), fight: None, failed: None, stopped: None }
+        Self {
+            due: Instant::now() + LOOK,
+            mended: BTreeMap::new(),
+            fight: None,
+            failed: None,
+            stopped: BTreeMap::new(),
+        }
     }
 }
 
@@ -51,6 +57,11 @@ impl Reconciler {
     pub(super) fn soon(&mut self, now: Instant) {
         let paused = self.fight.as_ref().map(|(until, _)| *until);
         self.due = self.due.min(paused.unwrap_or(now + BUNCH).max(now + BUNCH));
+    }
+
+    /// The worker has a queue again.
+    pub(super) fn resumed(&mut self, worker: usize) {
+        self.stopped.remove(&worker);
     }
 
     /// Says what was put back, or can't be.
@@ -103,7 +114,7 @@ impl Reconciler {
     /// A sentence for each thing that isn't as it should be.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let fight = self.fight.as_ref().map(|(_, text)| text.clone());
-        fight.into_iter().chain(self.failed.clone()).chain(self.stopped.clone())
+        fight.into_iter().chain(self.failed.clone()).chain(self.stopped.values().cloned())
     }
 }
 
@@ -142,9 +153,6 @@ impl Daemon {
             self.stale.policy = true;
             self.find_endpoints().await;
         }
-        if outcome.mended.iter().any(|thing| thing.starts_with("interface")) {
-            self.reconciler.stopped = None;
-        }
         if !outcome.mended.is_empty() {
             self.names.compare();
         }
@@ -161,8 +169,11 @@ impl Daemon {
     /// A worker lost its queue: mostly because somebody deleted the interface, which is made anew then.
     pub(super) fn on_worker_failed(&mut self, worker: usize, error: &std::io::Error) {
         tracing::debug!("worker {worker} lost its queue: {error}");
-        let text = format!("worker {worker} stopped: {error}; restart the daemon");
-        self.reconciler.stopped = (!self.lan.is_gone()).then_some(text);
+        // It may be late to tell of an interface that another has taken the place of: then it says so next.
+        if !self.lan.is_gone() {
+            let text = format!("worker {worker} stopped: {error}; restart the daemon");
+            self.reconciler.stopped.insert(worker, text);
+        }
         self.reconciler.soon(Instant::now());
     }
 }

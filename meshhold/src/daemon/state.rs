@@ -41,6 +41,13 @@ pub(super) struct State<'a> {
     pub(super) links: Snapshot,
 }
 
+/// Where networks were shown on this host, by id; nothing where that can't be read.
+pub(super) fn views(data_dir: &Path) -> BTreeMap<String, View> {
+    let content = private::read(&data_dir.join("state.json")).ok().flatten();
+    let state = content.and_then(|content| serde_json::from_slice::<State>(&content).ok());
+    state.map(|state| state.views).unwrap_or_default()
+}
+
 /// Where the state is kept, and a digest of what the file holds: with thousands of peers the content itself would be
 /// most of the daemon's memory.
 #[derive(Debug)]

@@ -85,6 +85,11 @@ pub enum WorkerEvent {
         /// Why.
         error: io::Error,
     },
+    /// It uses the queue of an interface that was made anew.
+    Resumed {
+        /// Its number.
+        worker: usize,
+    },
 }
 
 /// What a worker is told.

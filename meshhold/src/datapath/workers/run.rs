@@ -313,6 +313,7 @@ impl Worker {
             }
         }
         self.tun = Some(end);
+        self.report(WorkerEvent::Resumed { worker: self.id });
     }
 
     /// The interface went away. What still arrives is authenticated (the session lives) and counted.

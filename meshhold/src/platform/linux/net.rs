@@ -110,6 +110,17 @@ impl Net {
         Err(NetError::NameTaken { name: interface.to_owned(), owner })
     }
 
+    /// Closes the ranges of networks whose interface need not be there; yields what was not closed before, a phrase each.
+    pub async fn close(
+        &self,
+        interface: &str,
+        networks: &[NetworkAddresses],
+    ) -> Result<Vec<String>, NetError> {
+        let owner = Owner { interface, index: self.index_of(interface).await? };
+        let barrier = networks.iter().flat_map(NetworkAddresses::barrier).collect::<Vec<_>>();
+        Ok(self.add_routes(owner, &barrier).await?.added)
+    }
+
     /// Brings the interface to the given state, whatever it was before: call it again with a changed set, or with the same
     /// to put back what others took away. What is as it should be is not touched.
     ///
@@ -266,11 +277,15 @@ impl InterfaceSetup {
 
     /// What closes the ranges.
     fn barrier(&self) -> Vec<Wanted> {
-        let ranges = self.routes(false).into_iter().filter_map(|want| match want {
-            Wanted::Range { range, .. } => Some(Wanted::Range { range, source: None }),
-            Wanted::Callers { .. } => None,
-        });
-        ranges.collect()
+        self.networks.iter().flat_map(NetworkAddresses::barrier).collect()
+    }
+}
+
+impl NetworkAddresses {
+    fn barrier(&self) -> impl Iterator<Item = Wanted> + use<> {
+        let ipv4 = self.own4.map(|_| (IpAddr::V4(self.range.0), self.range.1));
+        let ipv6 = (IpAddr::V6(self.prefix6.0), self.prefix6.1);
+        ipv4.into_iter().chain([ipv6]).map(|range| Wanted::Range { range, source: None })
     }
 }
 
