@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::test::{self, Tally};
-use crate::{cargo, kernels, setup, sizes};
+use crate::{cargo, setup, sizes};
 
 pub(crate) fn run() -> Result<()> {
     setup::run()?;
@@ -18,9 +18,6 @@ pub(crate) fn run() -> Result<()> {
     tally.check("sizes", sizes::run());
     let outcome = test::tests(&mut tally);
     tally.check("tests", outcome);
-    if let Err(error) = kernels::quick(&mut tally) {
-        tally.check("kernels", Err(error));
-    }
     tally.close()
 }
 
