@@ -17,6 +17,9 @@ const UNDO: &str = "for family in -4 -6; do \
     ip $family route show table main type unreachable | while read -r route; do ip $family route del $route; done; \
     done; ip route flush cache";
 
+/// What becomes of the node, by name.
+type State = (&'static str, fn(&mut Node) -> Result<()>);
+
 #[test]
 fn mesh_addresses_leave_by_no_other_interface() -> Result<()> {
     run("barrier", |lab| {
@@ -30,7 +33,7 @@ fn mesh_addresses_leave_by_no_other_interface() -> Result<()> {
         }
         let seen = watch(&b)?;
         let sender = send(&a, &[v4.to_string(), v6.to_string()])?;
-        let states: [(&str, fn(&mut Node) -> Result<()>); 5] = [
+        let states: [State; 5] = [
             ("running", |_| Ok(())),
             ("stopped", Node::stop),
             ("starting", |node| node.start_and_wait().map(drop)),

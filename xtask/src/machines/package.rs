@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{cargo, setup};
 
 const TOOLS: [&str; 2] = ["binutils", "dpkg"];
-const CONTROL: [&str; 4] = ["conffiles", "postinst", "prerm", "postrm"];
+const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
 
 /// Makes a package of the executable `meshhold` and yields its path in `folder`.
 pub(super) fn build(meshhold: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
@@ -23,8 +23,8 @@ pub(super) fn build(meshhold: &Path, version: &str, folder: &Path) -> Result<Pat
     let architecture = succeed(Command::new("dpkg").arg("--print-architecture"))?;
     let text = text.replace("@VERSION@", version).replace("@ARCHITECTURE@", architecture.trim());
     std::fs::write(control.join("control"), text)?;
-    for file in CONTROL {
-        std::fs::copy(packaging.join("debian").join(file), control.join(file))?;
+    for script in SCRIPTS {
+        std::fs::copy(packaging.join("debian").join(script), control.join(script))?;
     }
     let package = folder.join(format!("meshhold_{version}.deb"));
     // Packing well would take longer than all that the machine does with it.
@@ -33,17 +33,15 @@ pub(super) fn build(meshhold: &Path, version: &str, folder: &Path) -> Result<Pat
     Ok(package)
 }
 
-/// Copies what `debian/install` names: a file of `packaging/`, a folder, and another name where it gets one, a line each.
+/// Copies what `debian/install` names: a file of `packaging/` and a folder, a line each.
 fn place(packaging: &Path, root: &Path) -> Result<()> {
     let list = packaging.join("debian/install");
     let text = std::fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let (file, folder, name) = match words[..] {
-            [file, folder] => (file, folder, Path::new(file).file_name().context("no file name")?),
-            [file, folder, name] => (file, folder, name.as_ref()),
-            _ => bail!("{}: not a file and a folder: {line}", list.display()),
+        let Some((file, folder)) = line.split_once(' ') else {
+            bail!("{}: not a file and a folder: {line}", list.display())
         };
+        let name = Path::new(file).file_name().context("no file name")?;
         let folder = root.join(folder);
         std::fs::create_dir_all(&folder)?;
         std::fs::copy(packaging.join(file), folder.join(name))

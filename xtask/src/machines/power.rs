@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::calm;
-use super::stage::{How, Stage};
+use super::stage::Stage;
 use super::traffic::Watch;
 
 /// Within which the unit is up by the machine's own clock: it doesn't wait for a network.
@@ -15,7 +15,7 @@ const ONCE_PLUGGED: Duration = Duration::from_secs(30);
 
 pub(super) fn reboot(stage: &mut Stage) -> Result<String> {
     stage.guest.run("systemctl enable --quiet lab-talk")?;
-    come_back(stage, How::Orderly)
+    come_back(stage, "systemctl reboot")
 }
 
 /// Right after a command has answered: what it changed is on the disk.
@@ -24,7 +24,7 @@ pub(super) fn cut(stage: &mut Stage) -> Result<String> {
     stage.guest.run(
         "meshhold mgmt-keys add --name Late --caps mesh-route --never-expires --allow tcp:1 > /dev/null",
     )?;
-    let seen = come_back(stage, How::PowerCut);
+    let seen = come_back(stage, "power cut");
     let list = stage.guest.run("meshhold mgmt-keys list --json")?;
     let keys: Vec<Value> = serde_json::from_str(&list).with_context(|| format!("no list: {list}"))?;
     let late = keys.iter().find(|key| key["name"] == "Late").and_then(|key| key["id"].as_str());
@@ -34,9 +34,9 @@ pub(super) fn cut(stage: &mut Stage) -> Result<String> {
 }
 
 /// With a program that sends to mesh addresses from the first moment of the boot on.
-fn come_back(stage: &mut Stage, how: How) -> Result<String> {
+fn come_back(stage: &mut Stage, how: &str) -> Result<String> {
     let watch = Watch::start(stage, &stage.outsider)?;
-    stage.reboot(how, true)?;
+    stage.reboot(how)?;
     let mesh = stage.wait_mesh()?;
     let after = unit_up_after(stage)?;
     let (before, now) = (stage.machine_addresses, stage.own_addresses()?);
@@ -54,8 +54,9 @@ fn come_back(stage: &mut Stage, how: How) -> Result<String> {
 pub(super) fn offline(stage: &mut Stage) -> Result<String> {
     stage.guest.run("systemctl enable --quiet lab-talk")?;
     let watch = Watch::start(stage, &stage.outsider)?;
-    let booted = stage.reboot(How::Orderly, false);
-    let after = booted.and_then(|()| unit_up_after(stage));
+    stage.cable(false)?;
+    let booted = stage.reboot("systemctl reboot");
+    let after = booted.and_then(|_| unit_up_after(stage));
     stage.cable(true)?;
     let (after, mesh) = (after?, stage.wait_mesh()?);
     calm::works(stage)?;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use meshhold_tests::lab::{Host, Lab, Lifetime};
 use meshhold_tests::process::Process;
 use meshhold_tests::service::Sshd;
@@ -68,14 +68,7 @@ pub(super) struct Pace {
 
 const EMULATED: Pace =
     Pace { pause: 10.0, broken: Duration::from_secs(120), settled: Duration::from_secs(90) };
-const BOXED: Pace = Pace { pause: 1.0, broken: Duration::from_secs(20), settled: Duration::from_secs(80) };
-
-/// How a machine goes off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum How {
-    Orderly,
-    PowerCut,
-}
+const BOXED: Pace = Pace { pause: 1.0, broken: Duration::from_secs(20), settled: Duration::from_secs(40) };
 
 /// What the system runs on.
 enum Body {
@@ -218,35 +211,33 @@ impl Stage {
         self.guest.run("systemctl start lab-talk").map(drop)
     }
 
+    /// The end of the machine's cable in the namespace with the bridge.
+    pub(super) fn cable_end(&self) -> &str {
+        match &self.machine {
+            Body::Emulated(_) => TAP,
+            Body::Boxed { peer, .. } => peer,
+        }
+    }
+
     /// Path of one of the lab's scripts on this side.
     pub(super) fn script(&self, name: &str) -> String {
         self.scripts.join(name).to_string_lossy().into_owned()
     }
 
-    /// Boots again, with or without a cable: what the machine's disk has is what it finds.
-    pub(super) fn reboot(&mut self, how: How, plugged: bool) -> Result<()> {
+    /// Boots again: what the machine's disk has is what it finds.
+    pub(super) fn reboot(&mut self, how: &str) -> Result<f64> {
         self.sessions = None;
-        if let Body::Boxed { running: Some(running), .. } = &mut self.machine {
-            if how == How::Orderly {
-                // The command may end with the system.
-                let _ = self.guest.ask("systemctl poweroff --no-wall");
-                running.wait_off(self.pace.settled)?;
-            }
-            self.guest = self.machine.start_box(&self.lab, plugged)?;
-            return self.wait_booted().map(drop);
-        }
-        self.cable(plugged)?;
         let before = self.guest.run("cat /proc/sys/kernel/random/boot_id")?;
         match (how, &self.machine) {
-            (How::PowerCut, Body::Emulated(machine)) => machine.command("system_reset")?,
-            _ => drop(self.guest.ask("systemctl reboot")?),
+            ("power cut", Body::Emulated(machine)) => machine.command("system_reset")?,
+            (command, _) => drop(self.guest.ask(command)?),
         }
         let Self { machine, guest, .. } = self;
         machine.wait_until("the machine has started again", || {
             let now = guest.ask_within(Duration::from_secs(5), "cat /proc/sys/kernel/random/boot_id")?;
             Ok((now.output.len() == before.len() && now.output != before).then_some(()))
         })?;
-        self.wait_booted().map(drop)
+        self.wait_booted()
     }
 
     /// Pulls the machine's cable, or plugs it in.
@@ -303,15 +294,10 @@ fn deliver(lab: &Lab, nas: &Node, key: &str, packages: &Packages, scripts: &Path
 }
 
 fn put_in_box(lab: &Lab, image: &Image, delivery: &Path) -> Result<(Body, Guest)> {
-    let system = boxed::System {
-        disk: image.disk.clone(),
-        changes: lab.directory().join("changes"),
-        delivery: delivery.to_owned(),
-        seen_at: DELIVERY.into(),
-    };
-    let mut body = Body::Boxed { system, running: None, peer: String::new() };
-    let guest = body.start_box(lab, true)?;
-    Ok((body, guest))
+    let host = lab.host("machine")?;
+    let (system, guest) = Boxed::start(&host, &image.disk, delivery, DELIVERY)?;
+    let [.., number] = host.ipv4.octets();
+    Ok((Body::Boxed { _system: system, peer: format!("p{number}") }, guest))
 }
 
 fn boot(lab: &Lab, image: &Image, delivery: &Path) -> Result<(Body, Guest)> {
@@ -351,22 +337,6 @@ fn boot(lab: &Lab, image: &Image, delivery: &Path) -> Result<(Body, Guest)> {
 }
 
 impl Body {
-    /// Starts a box anew, on a network stack of its own that has nothing of the last one's; an error where it is no box.
-    fn start_box(&mut self, lab: &Lab, plugged: bool) -> Result<Guest> {
-        let Self::Boxed { system, running, peer } = self else {
-            bail!("an emulated machine boots by itself")
-        };
-        // The last one's processes end first.
-        *running = None;
-        let host = lab.host(&format!("machine-{}", system.boots()?))?;
-        let [.., number] = host.ipv4.octets();
-        *peer = format!("p{number}");
-        boxed::cable(lab.lan(), peer, plugged)?;
-        let (started, guest) = Boxed::start(&host, system)?;
-        *running = Some(started);
-        Ok(guest)
-    }
-
     /// Waits for something that a boot brings.
     fn wait_until<T>(&mut self, what: &str, probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
         match self {

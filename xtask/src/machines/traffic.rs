@@ -45,12 +45,14 @@ pub(super) struct Pauses {
 impl Sessions {
     pub(super) fn start(stage: &mut Stage) -> Result<Self> {
         let (machine, nas) = (stage.machine_addresses[0], stage.nas_addresses[1]);
-        let (stamp, options) = (stage.script("stamp.py"), stage.sshd.options());
-        let call = format!("exec python3 {stamp} ssh {options} root@{machine} '{BEATS}'");
+        let stamp = stage.script("stamp.py");
+        let options = stage.sshd.options();
+        let call = format!("ssh {options} root@{machine} '{BEATS}' | python3 {stamp}");
         let inward = stage.nas.host.spawn("inward", "sh", &["-c", &call])?;
         let options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR";
-        let stamp = "exec python3 /usr/local/lib/lab/stamp.py";
-        let call = format!("{stamp} ssh {options} root@{nas} \"{BEATS}\" > {OUTWARD_LOG}");
+        let call = format!(
+            "ssh {options} root@{nas} \"{BEATS}\" | python3 /usr/local/lib/lab/stamp.py > {OUTWARD_LOG}"
+        );
         let unit = "systemctl stop lab-outward 2>/dev/null; systemctl reset-failed lab-outward 2>/dev/null";
         stage.guest.run(&format!("{unit}; systemd-run -q --unit=lab-outward sh -c '{call}'"))?;
         let sessions = Self { inward };
@@ -107,7 +109,7 @@ fn longest(beats: &[f64], from: usize) -> f64 {
     late.iter().zip(late.iter().skip(1)).map(|(one, next)| next - one).fold(0.0, f64::max)
 }
 
-/// Looks at the LAN's cables for packets from or to mesh addresses, in the open, that somebody else didn't send there.
+/// Looks at the machine's cable for packets from or to mesh addresses, in the open, that somebody else didn't send there.
 #[derive(Debug)]
 pub(super) struct Watch {
     process: Process,
@@ -121,8 +123,7 @@ impl Watch {
             outsider.ipv4, outsider.ipv6
         );
         let mut command = stage.lab.lan().command("tcpdump");
-        // Once for each packet: where it comes into the bridge.
-        command.args(["-l", "-n", "--immediate-mode", "-i", "any", "-Q", "in", &filter]);
+        command.args(["-l", "-n", "--immediate-mode", "-i", stage.cable_end(), &filter]);
         let log = stage.lab.directory().join("wire.log");
         let mut process = stage.lab.lan().spawn(command, "wire", &log)?;
         wait::until_true(Duration::from_secs(10), "tcpdump looks at the wire", || {

@@ -17,7 +17,7 @@ const TRACES: &str = "ip -o link show mesh0; ip rule | grep -E '^51[0-9]{2}:'; i
     find /sys/fs/bpf/meshhold -type f; resolvectl domain | grep mesh; bpftool net show | grep -i -E 'mesh|guard'; true";
 
 pub(super) fn verified(stage: &mut Stage) -> Result<String> {
-    let said = stage.guest.run("systemd-analyze verify /usr/lib/systemd/system/meshhold.service /usr/lib/systemd/system/meshhold-barrier.service")?;
+    let said = stage.guest.run("systemd-analyze verify /usr/lib/systemd/system/meshhold.service")?;
     ensure!(said.trim().is_empty(), "systemd-analyze verify: {said}");
     let said = stage.guest.run("systemd-analyze security --no-pager meshhold.service | tail -1")?;
     let exposure = said.split_whitespace().filter_map(|word| word.parse::<f64>().ok()).next();

@@ -1,13 +1,15 @@
 #!/bin/bash
-# A system in namespaces: box.sh DISK CHANGES DELIVERY PLACE, run where network and mounts are its own already. The disk stays
-# as it is: changes go to a folder. /proc/sys and /sys are read-only but for the network and the BPF file system, so nothing of the
+# A system in namespaces: box.sh DISK DELIVERY PLACE, run where network and mounts are its own already. The disk stays as it
+# is: changes go to memory. /proc/sys and /sys are read-only but for the network and the BPF file system, so nothing of the
 # machine underneath is touched.
 set -eu
-disk=$1 changes=$2 delivery=$3 place=$4
+disk=$1 delivery=$2 place=$3
 work=/run/box
-mkdir -p $work/lower $work/root "$changes/upper" "$changes/work"
+mkdir -p $work
+mount -t tmpfs tmpfs $work
+mkdir $work/lower $work/upper $work/work $work/root
 mount -o loop,ro,noload "$disk" $work/lower
-mount -t overlay overlay -o "lowerdir=$work/lower,upperdir=$changes/upper,workdir=$changes/work" $work/root
+mount -t overlay overlay -o lowerdir=$work/lower,upperdir=$work/upper,workdir=$work/work $work/root
 mkdir -p "$work/root$place"
 mount --bind "$delivery" "$work/root$place"
 # The host's control groups may be of the older kind: only the unified tree is of use.
