@@ -392,7 +392,7 @@ impl Circuits {
         self.wall_start = wall;
     }
 
-    /// What was told in handshakes so far is before this time since the Unix epoch, in whole steps of [`STEP`]: worth keeping, and
+    /// What was told in handshakes so far is before this time since the Unix epoch, in whole steps of `STEP`: worth keeping, and
     /// rarely another.
     pub fn told_before(&self) -> Duration {
         let steps = decode_time(self.last_time).as_secs() / STEP.as_secs();
