@@ -181,8 +181,9 @@ impl EbpfDatapath {
     /// # Errors
     /// [`EbpfError::Attach`], for example where the interface has gone.
     pub fn guard(&mut self, interface: &str) -> Result<(), EbpfError> {
-        self.attach(Program::Barrier, interface)?;
-        self.attach(Program::Guard, interface)
+        // Either closes a direction of its own, whatever becomes of the other.
+        let barrier = self.attach(Program::Barrier, interface);
+        self.attach(Program::Guard, interface).and(barrier)
     }
 
     /// Removes the guard of an interface; not an error where there is none.
