@@ -135,7 +135,8 @@ fn reach(all: &Three, other: &Node, network: &Network) -> Result<()> {
     for options in [&[][..], &["-R"]] {
         let got = service::transfer(&a.host, there, 5201, 1, options)?;
         println!("{} {options:?}: {:.0} Mbit/s through {}", other.host.name, got.mbits, network.range);
-        ensure!(got.mbits > 100.0, "{got:?}");
+        // What is broken gives nothing or next to it; a development build without offloads gives 60 and more.
+        ensure!(got.mbits > 20.0, "{got:?}");
     }
     Ok(())
 }
